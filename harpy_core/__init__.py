@@ -1,0 +1,56 @@
+"""Per-cell statistics and crops of terapixel microscopy images.
+
+The public names are imported on first use, so that parsing the workflow stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harpy_core.aggregate import aggregate_stats
+    from harpy_core.crops import open_crops
+    from harpy_core.errors import InputError
+    from harpy_core.extract import extract_instances
+    from harpy_core.instances import find_instances
+    from harpy_core.plan import plan_aggregate, plan_extract
+    from harpy_core.raster import open_raster
+    from harpy_core.statistics import STATISTICS
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "InputError": "errors",
+    "STATISTICS": "statistics",
+    "aggregate_stats": "aggregate",
+    "extract_instances": "extract",
+    "find_instances": "instances",
+    "open_crops": "crops",
+    "open_raster": "raster",
+    "plan_aggregate": "plan",
+    "plan_extract": "plan",
+}
+
+__all__ = [
+    "STATISTICS",
+    "InputError",
+    "__version__",
+    "aggregate_stats",
+    "extract_instances",
+    "find_instances",
+    "open_crops",
+    "open_raster",
+    "plan_aggregate",
+    "plan_extract",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,101 @@
+"""Whole results only: staging folders, content digests, and the manifest written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value made of builtins, by its canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tree_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 over the sorted relative paths and contents of the files below a folder."""
+    root = Path(path)
+    total = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = file.relative_to(root).as_posix()
+        if name == ".snakemake_timestamp":
+            continue
+        with file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON so that the path holds either the old text or the whole new one."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            json.dump(value, handle, indent=2, sort_keys=True)
+            handle.write("\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def write_manifest(path: str | os.PathLike[str], *, kind: str, digest: str, **facts: Any) -> None:
+    """Declare a store whole: what it is, the digest of its content, and what is known of it.
+
+    The text holds no time and no machine, so equal results have equal manifests.
+    """
+    write_json(path, {"kind": kind, "digest": digest, **facts})
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what `write_manifest` wrote."""
+    with open(path, encoding="utf-8") as handle:
+        manifest: dict[str, Any] = json.load(handle)
+    return manifest
+
+
+@contextmanager
+def staging(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty sibling folder that becomes `path` when the block ends well.
+
+    What stood at `path` is replaced only then; after an error nothing is left of the attempt.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        yield work
+        replace_folder(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def replace_folder(work: Path, target: Path) -> None:
+    """Rename a finished folder onto its final place, removing what stood there."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    elif target.exists():
+        target.unlink()
+    os.replace(work, target)
+    sync_folder(target.parent)

@@ -1,0 +1,63 @@
+"""What there is to know of an image and its labels without opening them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+
+from harpy_core.manifest import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class RasterInfo:
+    """Where an image and its labels are, and their shapes.
+
+    Attributes
+    ----------
+    uri
+        Absolute path or URL of the store or TIFF.
+    image
+        Name of the image inside the store; None for a TIFF.
+    labels
+        Name of the labels inside the store, or the path of a label TIFF or Zarr array.
+    channels
+        Names of the channels in use, in order.
+    image_shape, image_chunks
+        (c, y, x) or (c, z, y, x), in pixels; all channels of the file.
+    image_dtype
+        NumPy name of the pixel type.
+    labels_shape, labels_chunks
+        (y, x) or (z, y, x), in pixels.
+    labels_dtype
+        NumPy name of the label type.
+    fingerprint
+        Digest of the metadata and of the names, sizes and times of the files.
+    """
+
+    uri: str
+    image: str | None
+    labels: str | None
+    channels: list[str]
+    image_shape: tuple[int, ...]
+    image_chunks: tuple[int, ...]
+    image_dtype: str
+    labels_shape: tuple[int, ...]
+    labels_chunks: tuple[int, ...]
+    labels_dtype: str
+    fingerprint: str
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the description; the text is the same for the same raster."""
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> RasterInfo:
+        """Read what `to_json` wrote."""
+        with open(path, encoding="utf-8") as handle:
+            fields = json.load(handle)
+        for name, value in fields.items():
+            if name.endswith(("_shape", "_chunks")):
+                fields[name] = tuple(value)
+        return cls(**fields)
