@@ -1,0 +1,293 @@
+"""Statistics of every channel in every instance, from one pass over the image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harpy_core import __version__, schedule
+from harpy_core.errors import InputError
+from harpy_core.instances import GeometryTable, InstanceIndex, Instances
+from harpy_core.kernels import engine as kernels_of
+from harpy_core.manifest import staging
+from harpy_core.moments import PixelSums, finish, measure_pixels, merge
+from harpy_core.progress import track
+from harpy_core.raster.reading import check_arrays, delivered, is_dask, unwrapped
+from harpy_core.runs import Geometry, encode_runs, measure_geometry
+from harpy_core.statistics import Statistic, chosen
+from harpy_core.tiles import Task, image_tasks, lazy_image_tasks
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from distributed import Client
+
+
+@dataclass(frozen=True, slots=True)
+class TilePart:
+    """What one task adds: only the instances it holds.
+
+    Attributes
+    ----------
+    ids : (instances,) uint64
+    geometry
+        Of the instances' pixels in the tile.
+    sums
+        One for each group of channels that the task read, with the group.
+    """
+
+    ids: np.ndarray
+    geometry: Geometry
+    sums: list[tuple[slice, PixelSums]]
+
+
+def measure_tile(task: Task, engine: str, full: bool, ignore_nan: bool) -> TilePart | None:
+    """Measure one tile: its labels encoded once, each of its image chunks decoded once."""
+    kernels = kernels_of(engine)
+    runs = encode_runs(task.read_labels(), kernels, task.plane_shape())
+    if runs.slots == 0:
+        return None
+    geometry = measure_geometry(runs, kernels, task.origin)
+    count = geometry.totals[:, 0]
+    sums = [
+        (channels, measure_pixels(planes, runs, count, kernels, full, ignore_nan))
+        for channels, planes in task.read_planes()
+    ]
+    return TilePart(runs.ids, geometry, sums)
+
+
+class StatisticsTable:
+    """The sums of all instances, merged as tiles arrive."""
+
+    def __init__(self, dtype: np.dtype, full: bool, channels: int) -> None:
+        self._index = InstanceIndex()
+        self._geometry = GeometryTable()
+        self._sums = PixelSums.empty(dtype, full, 0, channels)
+
+    def add(self, part: TilePart) -> None:
+        """Merge a tile."""
+        rows = self._index.rows(part.ids)
+        if len(self._index) > len(self._sums.whole):
+            self._sums = self._sums.grown(max(len(self._index), 2 * len(self._sums.whole)))
+        if part.sums[0][0].start == 0:
+            self._geometry.add(rows, part.geometry)
+        for channels, sums in part.sums:
+            here = self._sums.at(rows, channels)
+            merge(here, sums)
+            self._sums.put(rows, channels, here)
+
+    def finish(
+        self, statistics: dict[str, Statistic], index: np.ndarray | None
+    ) -> tuple[Instances, dict[str, np.ndarray]]:
+        """Instances and, by statistic, (instances, c) float64; ordered by id, or as `index` asks."""
+        known = self._index.ids
+        order = np.argsort(known)
+        rows, present = order, np.ones(len(order), bool)
+        if index is not None:
+            place = np.searchsorted(known[order], index)
+            place[place == len(known)] = 0
+            rows = order[place] if len(known) else np.zeros(len(index), np.int64)
+            present = known[rows] == index if len(known) else np.zeros(len(index), bool)
+        count = np.zeros(len(rows), np.int64)
+        count[present] = self._geometry.totals[rows[present], 0]
+        centroid = np.full((len(rows), 3), np.nan)
+        centroid[present] = (
+            self._geometry.totals[rows[present], 1:] / count[present][:, np.newaxis]
+        )
+        bbox = np.zeros((len(rows), 6), np.int64)
+        bbox[present] = self._geometry.box[rows[present]]
+        ids = known[rows] if index is None else index
+        return Instances(ids, count, centroid, bbox), self._finished(
+            statistics, rows, present, count
+        )
+
+    def _finished(
+        self,
+        statistics: dict[str, Statistic],
+        rows: np.ndarray,
+        present: np.ndarray,
+        count: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Channel by channel, so that what is held on the way stays small."""
+        channels = self._sums.whole.shape[1]
+        layers = {name: np.full((len(rows), channels), np.nan) for name in statistics}
+        if "count" in layers:
+            layers["count"][:] = 0.0
+        for c in range(channels):
+            moments = finish(self._sums.at(rows[present], slice(c, c + 1)), count[present])
+            for name, statistic in statistics.items():
+                layers[name][present, c] = statistic.finish(moments)[:, 0]
+        return layers
+
+
+def aggregate_stats(
+    image: Any,
+    labels: Any,
+    stats: Sequence[str] | str = ("mean", "count"),
+    channels: Sequence[str] | None = None,
+    index: Sequence[int] | np.ndarray | None = None,
+    engine: str = "auto",
+    client: Client | None = None,
+    progress: bool = False,
+    *,
+    ignore_nan: bool = False,
+) -> AnnData:
+    """Statistics of every channel in every instance.
+
+    Each chunk of the image is decoded once, whatever the statistics; tiles without labels are not
+    read. Integer images are summed in integers: the result does not depend on chunks, engine,
+    number of workers or order.
+
+    Parameters
+    ----------
+    image
+        (c, y, x) or (c, z, y, x), integers or floats: a NumPy, Dask, Zarr or xarray array.
+    labels
+        (y, x) or (z, y, x), non-negative integers of any kind; 0 is background.
+    stats
+        Names from `harpy_core.STATISTICS`.
+    channels
+        A name for each channel; ``"0"``, ``"1"``, … without.
+    index
+        Labels to report, in this order; one that is not in the image gets count 0 and NaN
+        statistics. All labels, in ascending order, without.
+    engine
+        ``numpy``, ``numba``, or ``auto`` for the fastest at hand.
+    client
+        A Dask client to run on; None uses the cores of this process.
+    progress
+        Show a progress bar.
+    ignore_nan
+        Leave NaN pixels of a float image out, instead of letting them make the statistics of
+        their own instance and channel NaN.
+
+    Returns
+    -------
+    anndata.AnnData
+        One layer of float64 (instances × channels) for each statistic, the first also as X;
+        obs: ``instance_id`` and ``count`` (pixels); obsm ``spatial``: (x, y) or (x, y, z) centroid
+        in pixels; uns ``harpy_core``: provenance.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not match, negative or float labels, an unknown statistic or engine, a
+        wrong number of channel names.
+    """
+    statistics = chosen(stats)
+    kernels_of(engine)
+    image, labels = unwrapped(image), unwrapped(labels)
+    check_arrays(image, labels)
+    names = channel_names(channels, image.shape[0])
+    wanted = None if index is None else checked_index(index)
+    full = any(statistic.full for statistic in statistics.values())
+    tasks = (
+        lazy_image_tasks(image, labels)
+        if is_dask(image) or is_dask(labels)
+        else image_tasks(image, labels, schedule.threads_of(client))
+    )
+    measure = partial(measure_tile, engine=engine, full=full, ignore_nan=ignore_nan)
+    table = StatisticsTable(delivered(np.dtype(image.dtype)), full, len(names))
+    total = sum(task.pixels for task in tasks)
+    with track(total, "aggregate", enabled=progress) as bar:
+        for task, part in schedule.results(measure, tasks, client):
+            if part is not None:
+                table.add(part)
+            bar.advance(task.pixels)
+    instances, layers = table.finish(statistics, wanted)
+    provenance = {
+        "version": __version__,
+        "stats": list(statistics),
+        "image_shape": [int(n) for n in image.shape],
+        "image_dtype": str(np.dtype(image.dtype)),
+        "ignore_nan": ignore_nan,
+    }
+    return _anndata(instances, layers, names, labels.ndim, provenance)
+
+
+def channel_names(channels: Sequence[str] | None, number: int) -> list[str]:
+    """A unique name for each channel.
+
+    Raises
+    ------
+    InputError
+        Too few, too many, or a name that stands twice.
+    """
+    names = [str(c) for c in range(number)] if channels is None else [str(c) for c in channels]
+    if len(names) != number:
+        raise InputError(
+            f"channels: {len(names)} names for an image of {number} channels; give one for each"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"channels: {twice[0]!r} stands more than once; rename one of them")
+    return names
+
+
+def checked_index(index: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Labels to report, as uint64.
+
+    Raises
+    ------
+    InputError
+        A label that is no positive integer.
+    """
+    wanted = np.asarray(index)
+    if wanted.size == 0:
+        return np.empty(0, np.uint64)
+    if wanted.dtype.kind not in "iu" or wanted.min() < 1:
+        raise InputError(
+            f"index: labels are positive integers, not {wanted.min()} ({wanted.dtype}); "
+            "leave out 0, the background, and anything below"
+        )
+    return wanted.astype(np.uint64).ravel()
+
+
+def _anndata(
+    instances: Instances,
+    layers: dict[str, np.ndarray],
+    channels: list[str],
+    axes: int,
+    provenance: dict[str, Any],
+) -> AnnData:
+    import pandas as pd
+    from anndata import AnnData
+
+    names = pd.Index(instances.id.astype(str), dtype=object, name=None)
+    return AnnData(
+        X=next(iter(layers.values())),
+        obs=pd.DataFrame({"instance_id": instances.id, "count": instances.count}, index=names),
+        var=pd.DataFrame(index=pd.Index(channels, dtype=object)),
+        layers=layers,
+        obsm={"spatial": instances.centroid[:, ::-1][:, :axes].copy()},
+        uns={"harpy_core": provenance},
+    )
+
+
+def write_table(adata: AnnData, path: str | os.PathLike[str], region: str = "labels") -> None:
+    """Write a table to a Zarr store, whole or not at all, annotated for SpatialData.
+
+    Parameters
+    ----------
+    adata
+        What `aggregate_stats` returned.
+    path
+        Folder of the store; replaced when the new one is complete.
+    region
+        Name of the labels that the instances belong to.
+    """
+    import pandas as pd
+
+    annotated = adata.copy()
+    annotated.obs["region"] = pd.Categorical([region] * len(adata), categories=[region])
+    annotated.uns["spatialdata_attrs"] = {
+        "region": region,
+        "region_key": "region",
+        "instance_key": "instance_id",
+    }
+    with staging(path) as folder:
+        annotated.write_zarr(folder)

@@ -1,0 +1,421 @@
+"""The config: its models, and the one-line error that a mistake in it gets.
+
+The models are the config's only definition: the JSON schema, the commented default and the table
+of keys are made from them (`python -m harpy_core.config`, see `harpy_core.config_files`). Imported
+while the workflow is parsed, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from harpy_core.errors import InputError
+
+Dataset = Literal["ihc", "tissue", "macsima-tonsil", "merscope-liver"]
+StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
+Stage = Literal["aggregate", "extract"]
+Engine = Literal["numba", "numpy", "cupy", "harpy"]
+
+DATASETS: tuple[str, ...] = get_args(Dataset)
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B")
+_FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY_FACTORS = {"ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "i": 1}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as ``48GB`` (1e9) or ``512MiB`` (2**20).
+
+    Raises
+    ------
+    InputError
+        The text is not a size above zero.
+    """
+    match = _BYTES.fullmatch(text.strip())
+    size = 0
+    if match is not None:
+        size = int(float(match[1]) * {**_FACTORS, **_BINARY_FACTORS}[match[2]])
+    if size < 1:
+        raise InputError(f"{text!r}: a size is a number and a unit, such as 48GB or 512MiB")
+    return size
+
+
+def _checked_size(text: str) -> str:
+    parse_bytes(text)
+    return text
+
+
+def _unlike(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise PydanticCustomError("repeated", "{value} is named twice", {"value": repr(value)})
+    return values
+
+
+def key(
+    description: str,
+    rule: str,
+    *,
+    default: Any = ...,
+    default_factory: Callable[[], Any] | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field: what it means, and the rule its value follows (shown where one does not)."""
+    if default_factory is not None:
+        bounds["default_factory"] = default_factory
+    else:
+        bounds["default"] = default
+    return Field(description=description, json_schema_extra={"rule": rule}, **bounds)
+
+
+Size = Annotated[str, AfterValidator(_checked_size)]
+Positive = Annotated[int, Field(ge=1)]
+ChunkShape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
+CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+Unlike = AfterValidator(_unlike)
+
+_SIZE_RULE = "a size is a number and a unit, such as 48GB or 512MiB"
+_TARGET_RULE = "a target size is a whole number of at least 1"
+_NAME_RULE = "a name is text"
+
+
+class Section(BaseModel):
+    """A mapping of the config: unknown keys are refused, types are not guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Source(Section):
+    """Where an image and its labels are."""
+
+    uri: str = key(
+        "SpatialData or OME-Zarr store, zipped or not; OME-TIFF; s3:// or https:// address; or a "
+        f"registered name: {', '.join(DATASETS)}. Paths are relative to the working directory.",
+        "a source is a path, an address or a registered name",
+        min_length=1,
+    )
+    image: str | None = key(
+        "Name of the image element (or group) in the store; not needed where there is only one, "
+        "nor for a TIFF.",
+        _NAME_RULE,
+        default=None,
+    )
+    labels: str | None = key(
+        "Name of the labels element in the store, or the path of a label TIFF or Zarr array; not "
+        "needed where the store has only one.",
+        _NAME_RULE,
+        default=None,
+    )
+    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
+        "Names of the channels to use, in order; null for all of them.",
+        "channels are a list of names, each once, or null",
+        default=None,
+    )
+
+
+class Tile(Section):
+    """Repeat the source along c, y and x, every repeat's labels unique."""
+
+    c: Positive = key("Channels of the tiled image.", _TARGET_RULE)
+    y: Positive = key("Rows of the tiled image, in pixels.", _TARGET_RULE)
+    x: Positive = key("Columns of the tiled image, in pixels.", _TARGET_RULE)
+    chunks: ChunkShape = key(
+        "Chunk shape of the tiled image, as [c, y, x].",
+        "chunks are three whole numbers of at least 1: [c, y, x]",
+        default_factory=lambda: [10, 2048, 2048],
+    )
+    method: Literal["link", "copy"] = key(
+        "copy writes every chunk; link makes hard links to the source's chunk files, which takes "
+        "no space, where the source's size is a multiple of the chunk shape.",
+        "methods are link and copy",
+        default="copy",
+    )
+
+
+class Aggregate(Section):
+    """Statistics of every channel in every instance."""
+
+    stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
+        f"Statistics of each channel in each instance: any of {', '.join(get_args(StatisticName))}.",
+        f"statistics are {', '.join(get_args(StatisticName))}, each at most once",
+        default_factory=lambda: ["mean", "count"],
+    )
+
+
+class Extract(Section):
+    """One centred crop of every instance, all channels."""
+
+    diameter: Positive = key(
+        "Side of the window around an instance's centroid, in pixels.",
+        "a window must be at least 1 pixel",
+        default=50,
+    )
+    batch_size: Positive = key(
+        "Instances in one chunk of the crops.",
+        "a batch must be at least 1 instance",
+        default=500,
+    )
+    remove_background: bool = key(
+        "Set to 0 the pixels of a window that lie outside its instance.",
+        "use true or false",
+        default=True,
+    )
+    extract_mask: bool = key(
+        "Write each instance's mask beside its crop.",
+        "use true or false",
+        default=False,
+    )
+
+
+class Benchmark(Section):
+    """Measured runs: every stage x engine x number of workers, repeated."""
+
+    stages: Annotated[list[Stage], Field(min_length=1), Unlike] = key(
+        "Stages to measure: aggregate (the mean, as in the published benchmark) and extract (with "
+        "the case's own extract settings).",
+        "stages are aggregate and extract, each at most once",
+        default_factory=lambda: ["aggregate", "extract"],
+    )
+    engines: Annotated[list[Engine], Field(min_length=1), Unlike] = key(
+        "Kernels to measure: numba, numpy, cupy, or harpy (the peer, see peer_python).",
+        "engines are numba, numpy, cupy and harpy, each at most once",
+        default_factory=lambda: ["numba"],
+    )
+    workers: Annotated[list[Positive], Field(min_length=1), Unlike] = key(
+        "Numbers of worker processes to measure with.",
+        "workers are a list of different whole numbers of at least 1",
+        default_factory=lambda: [1, 2, 4, 8, 16],
+    )
+    threads_per_worker: Positive = key(
+        "Threads of one worker.", "a worker has at least 1 thread", default=4
+    )
+    memory_limit: Size = key("Memory of one worker.", _SIZE_RULE, default="48GB")
+    repeats: Positive = key(
+        "Runs of each combination.", "a combination is run at least 1 time", default=3
+    )
+    peer_python: str | None = key(
+        "Python interpreter of the environment made from envs/peer.yaml; needed for the engine "
+        "harpy only.",
+        "the path of a Python interpreter",
+        default=None,
+    )
+
+
+class Case(Section):
+    """A source, and what is done with it; a section left out is not done."""
+
+    source: Source = key("The image and its labels.", "a case needs a source with a uri")
+    tile: Tile | None = key(
+        "Repeat the source to a target size; left out: the source as it is.",
+        "tile is a mapping, or null",
+        default=None,
+    )
+    aggregate: Aggregate | None = key(
+        "Statistics of every channel in every instance; left out: not done.",
+        "aggregate is a mapping ({} for the defaults), or null",
+        default=None,
+    )
+    extract: Extract | None = key(
+        "One centred crop of every instance; left out: not done.",
+        "extract is a mapping ({} for the defaults), or null",
+        default=None,
+    )
+    benchmark: Benchmark | None = key(
+        "Measure both stages over a range of workers; left out: not done.",
+        "benchmark is a mapping ({} for the defaults), or null",
+        default=None,
+    )
+
+
+class Cluster(Section):
+    """Where the workers of aggregate and extract run."""
+
+    kind: Literal["local", "slurm", "address"] = key(
+        "local: processes of this machine; slurm: workers submitted to SLURM; address: a running "
+        "Dask scheduler.",
+        "kinds are local, slurm and address",
+        default="local",
+    )
+    address: str | None = key(
+        "Address of the Dask scheduler, such as tcp://10.0.0.1:8786; only for kind address.",
+        "an address such as tcp://10.0.0.1:8786",
+        default=None,
+    )
+    workers: Positive | None = key(
+        "Worker processes; null: one for each core given (local).",
+        "a whole number of at least 1, or null",
+        default=None,
+    )
+    threads_per_worker: Positive | None = key(
+        "Threads of one worker; null: chosen from the cores given.",
+        "a whole number of at least 1, or null",
+        default=None,
+    )
+    memory_limit: Size | None = key(
+        "Memory of one worker; null: an equal share of the machine's.", _SIZE_RULE, default=None
+    )
+    queue: str | None = key("SLURM partition of the workers.", _NAME_RULE, default=None)
+    account: str | None = key("SLURM account of the workers.", _NAME_RULE, default=None)
+    walltime: str | None = key(
+        "SLURM time limit of the workers, such as 02:00:00.",
+        "a time such as 02:00:00",
+        default=None,
+        pattern=r"^(\d+-)?\d{1,3}:\d{2}(:\d{2})?$",
+    )
+
+    @model_validator(mode="after")
+    def _address_goes_with_its_kind(self) -> Cluster:
+        if (self.kind == "address") != (self.address is not None):
+            raise PydanticCustomError(
+                "address", "give an address with the kind address, and only with it"
+            )
+        return self
+
+
+class Config(Section):
+    """The whole config: cases, and where their workers run."""
+
+    cases: Annotated[dict[CaseName, Case], Field(min_length=1)] = key(
+        "What to do, case by case; the results of a case are in results/<name>/.",
+        "cases are a mapping of a name (letters, digits, - and _) to what is done; at least one",
+    )
+    cluster: Cluster = key(
+        "Where the workers of aggregate and extract run.",
+        "cluster is a mapping",
+        default_factory=Cluster,
+    )
+
+
+def load(mapping: Mapping[str, Any], file: str) -> Config:
+    """Check a config as it was read from YAML.
+
+    Parameters
+    ----------
+    mapping
+        The config's content.
+    file
+        The file it came from, for the error.
+
+    Raises
+    ------
+    InputError
+        The first mistake, in one line: file, key, value and remedy.
+    """
+    try:
+        return Config.model_validate(dict(mapping))
+    except ValidationError as error:
+        raise InputError(_one_line(error.errors(), mapping, file)) from None
+
+
+def mistake(file: str, path: Iterable[str | int], value: Any, remedy: str) -> InputError:
+    """The error of one key, in one line: file, key, value and remedy."""
+    return InputError(f"{file}: {dotted(path)} = {shown(value)}: {remedy}")
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A key's path as it is written: ``cases.liver.benchmark.workers[1]``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def shown(value: Any) -> str:
+    """A value as YAML would have it, in one short line."""
+    named = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return named[value]
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def suggestion(word: Any, choices: Iterable[str]) -> str:
+    """`` (did you mean …?)`` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
+    # A mistyped key is often why another one is missing: tell of it first.
+    error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    section, rule = _definition(path)
+    if error["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        near = suggestion(path[-1], known)
+        remedy = f"there is no such key{near or '; there are ' + ', '.join(known)}"
+    elif error["type"] == "missing":
+        return f"{file}: {dotted(path)} is missing: {rule}"
+    elif error["type"] in ("repeated", "address"):
+        remedy = error["msg"]
+    elif error["loc"][-1:] == ("[key]",):
+        remedy = "a case's name is made of letters, digits, - and _"
+    else:
+        choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+        remedy = f"{rule}{suggestion(error['input'], choices)}"
+    return str(mistake(file, path, _value_at(mapping, path), remedy))
+
+
+def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:
+    """What the user wrote at a path, as far as the path leads."""
+    value = mapping
+    for part in path:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return value
+    return value
+
+
+def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
+    """The section that holds a key, and the rule of the nearest field that has one."""
+    section: type[Section] = Config
+    model: type[Section] | None = Config
+    rule = "the config is a mapping"
+    parts = list(path)
+    while parts and model is not None:
+        section = model
+        field = model.model_fields.get(str(parts.pop(0)))
+        if field is None:
+            break
+        rule = rule_of(field)
+        model = section_of(field.annotation)
+        if model is Case and parts:
+            parts.pop(0)
+            rule = "a case is a mapping with a source"
+    return section, rule
+
+
+def rule_of(field: FieldInfo) -> str:
+    """The rule a field's value follows."""
+    extra = field.json_schema_extra
+    return str(extra["rule"]) if isinstance(extra, dict) else ""
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section a field holds, if it holds one."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+if __name__ == "__main__":
+    from harpy_core.config_files import write_generated
+
+    write_generated()

@@ -1,0 +1,399 @@
+"""The kernels compiled with Numba: the functions of `reference`, without the GIL.
+
+Every loop is compiled once per pixel type and cached on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from harpy_core.kernels import layout
+from harpy_core.kernels.layout import LONGEST_RUN, bias_of, family_of
+
+NAME = "numba"
+
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+_ONE = np.uint64(1)
+_MOST = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
+    return compiled
+
+
+@_jit
+def slot_of(key: Any, keys: Any, slots: Any, fresh: Any) -> Any:
+    """Slot of a label in an open-addressing table of 2^n places; a new label gets `fresh`."""
+    mask = keys.size - 1
+    place = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(24)) & mask
+    while slots[place] >= 0 and keys[place] != key:
+        place = (place + 1) & mask
+    if slots[place] < 0:
+        keys[place] = key
+        slots[place] = fresh
+    return slots[place]
+
+
+@_jit
+def _widen(values: Any, size: Any) -> Any:
+    wider = np.empty(size, values.dtype)
+    wider[: values.size] = values
+    return wider
+
+
+@_jit
+def rehash(ids: Any, count: Any, size: Any) -> Any:
+    """A table of `size` places (a power of two) for the first `count` labels."""
+    keys = np.zeros(size, np.uint64)
+    slots = np.full(size, -1, np.int64)
+    for slot in range(count):
+        slot_of(ids[slot], keys, slots, slot)
+    return keys, slots
+
+
+@_jit
+def rows_of(ids: Any, keys: Any, rows: Any, known: Any, count: Any) -> Any:
+    """Row of each label; new ones are appended to `known`, which has room for them."""
+    found = np.empty(ids.size, np.int64)
+    for i in range(ids.size):
+        found[i] = slot_of(ids[i], keys, rows, count)
+        if found[i] == count:
+            known[count] = ids[i]
+            count += 1
+    return found, count
+
+
+@_jit
+def _encode(labels: Any, row_stride: Any, plane_stride: Any, longest: Any) -> Any:
+    depth, height, width = labels.shape
+    start = np.empty(4096, np.int64)
+    length = np.empty(4096, np.int32)
+    slot = np.empty(4096, np.int32)
+    ids = np.empty(1024, np.uint64)
+    keys, slots = rehash(ids, 0, 4096)
+    runs = 0
+    count = 0
+    for z in range(depth):
+        for y in range(height):
+            row = labels[z, y]
+            base = z * plane_stride + y * row_stride
+            x = 0
+            while x < width:
+                label = row[x]
+                if label == 0:
+                    x += 1
+                    continue
+                first = x
+                limit = min(width, first + longest)
+                x += 1
+                while x < limit and row[x] == label:
+                    x += 1
+                if runs == start.size:
+                    start = _widen(start, 2 * runs)
+                    length = _widen(length, 2 * runs)
+                    slot = _widen(slot, 2 * runs)
+                key = np.uint64(label)
+                if 2 * count >= keys.size:
+                    keys, slots = rehash(ids, count, 4 * keys.size)
+                found = slot_of(key, keys, slots, count)
+                if found == count:
+                    if count == ids.size:
+                        ids = _widen(ids, 2 * count)
+                    ids[count] = key
+                    count += 1
+                start[runs] = base + first
+                length[runs] = x - first
+                slot[runs] = found
+                runs += 1
+    return start[:runs].copy(), length[:runs].copy(), slot[:runs].copy(), ids[:count].copy()
+
+
+def encode(
+    labels: np.ndarray, row_stride: int, plane_stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Find the runs of a label tile; see `reference.encode`."""
+    start, length, slot, ids = _encode(labels, row_stride, plane_stride, LONGEST_RUN)
+    return start, length, slot, ids
+
+
+@_jit
+def _geometry(
+    start: Any, length: Any, slot: Any, row_stride: Any, plane_stride: Any, totals: Any, box: Any
+) -> None:
+    for i in range(start.size):
+        z = start[i] // plane_stride
+        rest = start[i] - z * plane_stride
+        y = rest // row_stride
+        x = rest - y * row_stride
+        n = np.int64(length[i])
+        k = slot[i]
+        totals[k, 0] += n
+        totals[k, 1] += n * z
+        totals[k, 2] += n * y
+        totals[k, 3] += n * x + n * (n - 1) // 2
+        box[k, 0] = min(box[k, 0], z)
+        box[k, 1] = min(box[k, 1], y)
+        box[k, 2] = min(box[k, 2], x)
+        box[k, 3] = max(box[k, 3], z + 1)
+        box[k, 4] = max(box[k, 4], y + 1)
+        box[k, 5] = max(box[k, 5], x + n)
+
+
+def geometry(
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    slots: int,
+    row_stride: int,
+    plane_stride: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, coordinate sums and bounding box of each slot; see `reference.geometry`."""
+    totals = np.zeros((slots, 4), np.int64)
+    box = np.zeros((slots, 6), np.int64)
+    box[:, :3] = np.iinfo(np.int64).max
+    _geometry(start, length, slot, row_stride, plane_stride, totals, box)
+    return totals, box
+
+
+@_jit
+def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        sums = out[c]
+        for i in range(start.size):
+            first = start[i]
+            total = np.uint32(0)
+            for p in range(first, first + length[i]):
+                total += np.uint32(np.int32(plane[p]) + bias)
+            sums[slot[i], 0] += np.uint64(total)
+
+
+@_jit
+def _full_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        words = out[c]
+        for i in range(start.size):
+            first = start[i]
+            total = np.uint32(0)
+            square = np.uint64(0)
+            cube = np.uint64(0)
+            fourth_low = np.uint64(0)
+            fourth_high = np.uint64(0)
+            least = np.uint32(0xFFFFFFFF)
+            most = np.uint32(0)
+            for p in range(first, first + length[i]):
+                x = np.uint32(np.int32(plane[p]) + bias)
+                x2 = np.uint64(np.uint32(x * x))
+                x4 = x2 * x2
+                total += x
+                square += x2
+                cube += x2 * np.uint64(x)
+                fourth_low += x4 & _LOW
+                fourth_high += x4 >> _32
+                least = min(least, x)
+                most = max(most, x)
+            k = slot[i]
+            words[k, layout.SUM] += np.uint64(total)
+            words[k, layout.NARROW_SQUARE] += square
+            low = words[k, layout.NARROW_CUBE] + cube
+            if low < cube:
+                words[k, layout.NARROW_CUBE_HIGH] += _ONE
+            words[k, layout.NARROW_CUBE] = low
+            fourth_high += fourth_low >> _32
+            fourth = (fourth_high << _32) | (fourth_low & _LOW)
+            low = words[k, layout.NARROW_FOURTH] + fourth
+            words[k, layout.NARROW_FOURTH_HIGH] += fourth_high >> _32
+            if low < fourth:
+                words[k, layout.NARROW_FOURTH_HIGH] += _ONE
+            words[k, layout.NARROW_FOURTH] = low
+            words[k, layout.NARROW_MIN] = min(words[k, layout.NARROW_MIN], np.uint64(least))
+            words[k, layout.NARROW_MAX] = max(words[k, layout.NARROW_MAX], np.uint64(most))
+
+
+@_jit
+def _reduce_wide(
+    planes: Any, start: Any, length: Any, slot: Any, bias: Any, full: Any, out: Any
+) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        for i in range(start.size):
+            first = start[i]
+            k = slot[i]
+            low = out[c, k, layout.SUM]
+            high = out[c, k, layout.SUM_HIGH]
+            least = _MOST
+            most = np.uint64(0)
+            for p in range(first, first + length[i]):
+                x = np.uint64(plane[p]) + bias
+                low += x
+                if low < x:
+                    high += _ONE
+                least = min(least, x)
+                most = max(most, x)
+            out[c, k, layout.SUM] = low
+            out[c, k, layout.SUM_HIGH] = high
+            if full:
+                out[c, k, layout.WIDE_MIN] = min(out[c, k, layout.WIDE_MIN], least)
+                out[c, k, layout.WIDE_MAX] = max(out[c, k, layout.WIDE_MAX], most)
+
+
+@_jit
+def _reduce_real(
+    planes: Any, start: Any, length: Any, slot: Any, full: Any, ignore_nan: Any, out: Any
+) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        for i in range(start.size):
+            first = start[i]
+            k = slot[i]
+            total = 0.0
+            count = 0
+            least = out[c, k, layout.REAL_MIN] if full else 0.0
+            most = out[c, k, layout.REAL_MAX] if full else 0.0
+            for p in range(first, first + length[i]):
+                x = np.float64(plane[p])
+                if ignore_nan and x != x:
+                    continue
+                total += x
+                count += 1
+                if x < least or x != x:
+                    least = x
+                if x > most or x != x:
+                    most = x
+            out[c, k, layout.SUM] += total
+            out[c, k, layout.REAL_COUNT] += count
+            if full:
+                out[c, k, layout.REAL_MIN] = least
+                out[c, k, layout.REAL_MAX] = most
+
+
+def reduce(
+    planes: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    slots: int,
+    full: bool,
+    ignore_nan: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the pixels of each slot; see `reference.reduce`."""
+    integers, floats, _ = layout.words(planes.dtype, full)
+    whole = np.zeros((planes.shape[0], slots, integers), np.uint64)
+    real = np.zeros((planes.shape[0], slots, floats))
+    family = family_of(planes.dtype)
+    bias = bias_of(planes.dtype)
+    if family == "real":
+        if full:
+            real[..., layout.REAL_MIN], real[..., layout.REAL_MAX] = np.inf, -np.inf
+        _reduce_real(planes, start, length, slot, full, ignore_nan, real)
+    elif family == "wide":
+        if full:
+            whole[..., layout.WIDE_MIN] = _MOST
+        _reduce_wide(planes, start, length, slot, np.uint64(bias), full, whole)
+    elif full:
+        whole[..., layout.NARROW_MIN] = _MOST
+        _full_narrow(planes, start, length, slot, np.int32(bias), whole)
+    else:
+        _sum_narrow(planes, start, length, slot, np.int32(bias), whole)
+    return whole, real
+
+
+@_jit
+def _powers_real(
+    planes: Any, start: Any, length: Any, slot: Any, pivot: Any, ignore_nan: Any, out: Any
+) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        for i in range(start.size):
+            first = start[i]
+            k = slot[i]
+            centre = pivot[c, k]
+            one = two = three = four = 0.0
+            for p in range(first, first + length[i]):
+                x = np.float64(plane[p])
+                if ignore_nan and x != x:
+                    continue
+                d = x - centre
+                d2 = d * d
+                one += d
+                two += d2
+                three += d2 * d
+                four += d2 * d2
+            out[c, k, 0] += one
+            out[c, k, 1] += two
+            out[c, k, 2] += three
+            out[c, k, 3] += four
+
+
+@_jit
+def _powers_wide(
+    planes: Any, start: Any, length: Any, slot: Any, bias: Any, pivot: Any, out: Any
+) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        for i in range(start.size):
+            first = start[i]
+            k = slot[i]
+            centre = pivot[c, k]
+            one = two = three = four = 0.0
+            for p in range(first, first + length[i]):
+                x = np.uint64(plane[p]) + bias
+                d = np.float64(x - centre) if x >= centre else -np.float64(centre - x)
+                d2 = d * d
+                one += d
+                two += d2
+                three += d2 * d
+                four += d2 * d2
+            out[c, k, 0] += one
+            out[c, k, 1] += two
+            out[c, k, 2] += three
+            out[c, k, 3] += four
+
+
+def powers(
+    planes: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    pivot: np.ndarray,
+    ignore_nan: bool,
+) -> np.ndarray:
+    """Sums of the first four powers about a pivot; see `reference.powers`."""
+    out = np.zeros((*pivot.shape, 4))
+    if planes.dtype.kind == "f":
+        _powers_real(planes, start, length, slot, pivot, ignore_nan, out)
+    else:
+        bias = np.uint64(bias_of(planes.dtype))
+        _powers_wide(planes, start, length, slot, bias, pivot, out)
+    return out
+
+
+@_jit
+def _gather(planes: Any, source: Any, target: Any, length: Any, stride: Any, out: Any) -> None:
+    for c in range(planes.shape[0]):
+        plane = planes[c]
+        shift = c * stride
+        for i in range(source.size):
+            first = source[i]
+            place = target[i] + shift
+            for p in range(length[i]):
+                out[place + p] = plane[first + p]
+
+
+def gather(
+    planes: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    length: np.ndarray,
+    channel_stride: int,
+    out: np.ndarray,
+) -> None:
+    """Copy stretches of pixels into windows; see `reference.gather`."""
+    _gather(planes, source, target, length, channel_stride, out)

@@ -1,0 +1,315 @@
+"""The kernels in plain NumPy: what the compiled ones must agree with, and run without a compiler.
+
+Each works on one tile. `start` and `length` describe its runs as offsets into a flattened plane
+(one channel of the tile), `slot` says which of the tile's instances a run belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from harpy_core.kernels import layout
+from harpy_core.kernels.layout import LONGEST_RUN, bias_of, family_of
+
+NAME = "numpy"
+
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+def encode(
+    labels: np.ndarray, row_stride: int, plane_stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Find the runs of a label tile.
+
+    Parameters
+    ----------
+    labels
+        (z, y, x), integer and non-negative; 0 is background.
+    row_stride, plane_stride
+        Pixels from one row to the next, and from one z to the next, in the planes that the runs
+        will be used on.
+
+    Returns
+    -------
+    start : (runs,) int64
+        Offset of a run's first pixel in a plane.
+    length : (runs,) int32
+        Its pixels, at most `LONGEST_RUN`.
+    slot : (runs,) int32
+        Which of the tile's instances it belongs to.
+    ids : (slots,) uint64
+        The labels, in the order in which the tile meets them.
+    """
+    depth, height, width = labels.shape
+    rows = labels.reshape(depth * height, width)
+    change = np.ones(rows.shape, bool)
+    change[:, 1:] = rows[:, 1:] != rows[:, :-1]
+    first = np.flatnonzero(change)
+    length = np.diff(first, append=rows.size)
+    values = rows.reshape(-1)[first]
+    first, length, values = first[values != 0], length[values != 0], values[values != 0]
+
+    pieces = -(-length // LONGEST_RUN)
+    piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    first = np.repeat(first, pieces) + piece * LONGEST_RUN
+    length = np.minimum(np.repeat(length, pieces) - piece * LONGEST_RUN, LONGEST_RUN)
+
+    row, x = np.divmod(first, max(width, 1))
+    z, y = np.divmod(row, max(height, 1))
+    sorted_ids, seen, inverse = np.unique(
+        np.repeat(values, pieces).astype(np.uint64), return_index=True, return_inverse=True
+    )
+    order = np.argsort(seen)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    start = z * plane_stride + y * row_stride + x
+    return (
+        start.astype(np.int64),
+        length.astype(np.int32),
+        rank[inverse].astype(np.int32),
+        sorted_ids[order],
+    )
+
+
+def geometry(
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    slots: int,
+    row_stride: int,
+    plane_stride: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, coordinate sums and bounding box of each slot, in the tile's own coordinates.
+
+    Returns
+    -------
+    totals : (slots, 4) int64
+        Pixels, then the sums of z, y and x over them.
+    box : (slots, 6) int64
+        Smallest z, y, x, then the largest plus one.
+    """
+    z, rest = np.divmod(start, plane_stride)
+    y, x = np.divmod(rest, row_stride)
+    n = length.astype(np.int64)
+    totals = np.zeros((slots, 4), np.int64)
+    np.add.at(totals, slot, np.stack([n, n * z, n * y, n * x + n * (n - 1) // 2], axis=1))
+    low = np.full((slots, 3), np.iinfo(np.int64).max)
+    high = np.zeros((slots, 3), np.int64)
+    np.minimum.at(low, slot, np.stack([z, y, x], axis=1))
+    np.maximum.at(high, slot, np.stack([z + 1, y + 1, x + n], axis=1))
+    return totals, np.concatenate([low, high], axis=1)
+
+
+def _pixels(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets of all pixels in runs, and where each run begins among them."""
+    bounds = np.cumsum(length) - length
+    inside = np.arange(length.sum()) - np.repeat(bounds, length)
+    return np.repeat(start, length) + inside, bounds
+
+
+def _unsigned(values: np.ndarray) -> np.ndarray:
+    """Integer pixels as uint64, shifted by half their range where they are signed."""
+    shifted = values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values
+    return shifted.astype(np.uint64) + np.uint64(bias_of(values.dtype))
+
+
+def _by_slot(
+    values: np.ndarray, bounds: np.ndarray, slot: np.ndarray, slots: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """128-bit sum per slot of uint64 values, as a low and a high word."""
+    low = np.zeros(slots, np.uint64)
+    high = np.zeros(slots, np.uint64)
+    np.add.at(low, slot, np.add.reduceat(values & _LOW, bounds))
+    np.add.at(high, slot, np.add.reduceat(values >> _32, bounds))
+    high += low >> _32
+    return (high << _32) | (low & _LOW), high >> _32
+
+
+def _extreme(
+    ufunc: np.ufunc, values: np.ndarray, bounds: np.ndarray, slot: np.ndarray, out: np.ndarray
+) -> None:
+    ufunc.at(out, slot, ufunc.reduceat(values, bounds))
+
+
+def reduce(
+    planes: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    slots: int,
+    full: bool,
+    ignore_nan: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the pixels of each slot, in the words that `layout` describes.
+
+    Parameters
+    ----------
+    planes
+        (c, plane), the channels of the tile, flattened.
+    full
+        Also the sums of powers and the extremes.
+    ignore_nan
+        Leave NaN pixels out of float images.
+
+    Returns
+    -------
+    whole : (c, slots, integer words) uint64
+    real : (c, slots, float words) float64
+        Of the float family: sum, count, and where `full` also pivot, minimum and maximum.
+    """
+    integers, floats, _ = layout.words(planes.dtype, full)
+    whole = np.zeros((planes.shape[0], slots, integers), np.uint64)
+    real = np.zeros((planes.shape[0], slots, floats))
+    pixels, bounds = _pixels(start, length)
+    reduce_plane: Callable[..., None] = {
+        "narrow": _reduce_narrow,
+        "wide": _reduce_wide,
+        "real": _reduce_real,
+    }[family_of(planes.dtype)]
+    for c, plane in enumerate(planes):
+        reduce_plane(
+            plane[pixels], bounds, slot, full, ignore_nan, whole[c], real[c]
+        )
+    return whole, real
+
+
+def _reduce_narrow(
+    values: np.ndarray,
+    bounds: np.ndarray,
+    slot: np.ndarray,
+    full: bool,
+    ignore_nan: bool,
+    whole: np.ndarray,
+    real: np.ndarray,
+) -> None:
+    x = _unsigned(values)
+    slots = len(whole)
+    whole[:, layout.SUM] = _by_slot(x, bounds, slot, slots)[0]
+    if not full:
+        return
+    square = x * x
+    whole[:, layout.NARROW_SQUARE] = _by_slot(square, bounds, slot, slots)[0]
+    cube, fourth = layout.NARROW_CUBE, layout.NARROW_FOURTH
+    whole[:, cube], whole[:, cube + 1] = _by_slot(square * x, bounds, slot, slots)
+    whole[:, fourth], whole[:, fourth + 1] = _by_slot(square * square, bounds, slot, slots)
+    _extremes_of_integers(x, bounds, slot, whole, layout.NARROW_MIN)
+
+
+def _extremes_of_integers(
+    x: np.ndarray, bounds: np.ndarray, slot: np.ndarray, whole: np.ndarray, word: int
+) -> None:
+    whole[:, word] = np.iinfo(np.uint64).max
+    _extreme(np.minimum, x, bounds, slot, whole[:, word])
+    _extreme(np.maximum, x, bounds, slot, whole[:, word + 1])
+
+
+def _reduce_wide(
+    values: np.ndarray,
+    bounds: np.ndarray,
+    slot: np.ndarray,
+    full: bool,
+    ignore_nan: bool,
+    whole: np.ndarray,
+    real: np.ndarray,
+) -> None:
+    x = _unsigned(values)
+    low, high = _by_slot(x, bounds, slot, len(whole))
+    whole[:, layout.SUM], whole[:, layout.SUM_HIGH] = low, high
+    if full:
+        _extremes_of_integers(x, bounds, slot, whole, layout.WIDE_MIN)
+
+
+def _reduce_real(
+    values: np.ndarray,
+    bounds: np.ndarray,
+    slot: np.ndarray,
+    full: bool,
+    ignore_nan: bool,
+    whole: np.ndarray,
+    real: np.ndarray,
+) -> None:
+    x = values.astype(np.float64)
+    keep = ~np.isnan(x) if ignore_nan else np.ones(x.shape, bool)
+    kept = np.where(keep, x, 0.0)
+    np.add.at(real[:, layout.SUM], slot, np.add.reduceat(kept, bounds))
+    np.add.at(real[:, layout.REAL_COUNT], slot, np.add.reduceat(keep.astype(float), bounds))
+    if full:
+        real[:, layout.REAL_MIN], real[:, layout.REAL_MAX] = np.inf, -np.inf
+        _extreme(
+            np.minimum, np.where(keep, x, np.inf), bounds, slot, real[:, layout.REAL_MIN]
+        )
+        _extreme(
+            np.maximum, np.where(keep, x, -np.inf), bounds, slot, real[:, layout.REAL_MAX]
+        )
+
+
+def powers(
+    planes: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    pivot: np.ndarray,
+    ignore_nan: bool,
+) -> np.ndarray:
+    """Sums of the first four powers of the pixels' distance to a pivot; wide and float pixels.
+
+    Parameters
+    ----------
+    pivot
+        (c, slots): float64 for float pixels, shifted uint64 for integer ones.
+
+    Returns
+    -------
+    (c, slots, 4) float64
+    """
+    out = np.zeros((*pivot.shape, 4))
+    pixels, bounds = _pixels(start, length)
+    owner = np.repeat(slot, length)
+    for c, plane in enumerate(planes):
+        values = plane[pixels]
+        if values.dtype.kind == "f":
+            distance = values.astype(np.float64) - pivot[c, owner]
+            if ignore_nan:
+                distance[np.isnan(values)] = 0.0
+        else:
+            distance = difference(_unsigned(values), pivot[c, owner])
+        power = distance
+        for order in range(4):
+            np.add.at(out[c, :, order], slot, np.add.reduceat(power, bounds))
+            power = power * distance
+    return out
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`a - b` of uint64 values as float64, rounded once."""
+    return np.where(a >= b, (a - b).astype(np.float64), -((b - a).astype(np.float64)))
+
+
+def gather(
+    planes: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    length: np.ndarray,
+    channel_stride: int,
+    out: np.ndarray,
+) -> None:
+    """Copy stretches of pixels into windows.
+
+    Parameters
+    ----------
+    planes
+        (c, plane), the channels of the tile, flattened.
+    source, target, length
+        Offset of each stretch in a plane, its offset in `out` for the first channel, its pixels.
+    channel_stride
+        Pixels of `out` from one channel to the next.
+    out
+        Flat array of windows, of the planes' dtype.
+    """
+    pixels, _ = _pixels(source, length)
+    places, _ = _pixels(target, length)
+    for c, plane in enumerate(planes):
+        out[places + c * channel_stride] = plane[pixels]

@@ -1,0 +1,234 @@
+"""Decode one Zarr chunk into a buffer of ours, from a memory-mapped file where that is possible.
+
+`zarr.Array[...]` allocates and copies on every read, which costs two to three times the decoding.
+Arrays in a local folder with one of the common codecs are decoded straight into place; anything
+else (shards, filters, remote stores, archives) goes through the array interface, with equal
+results.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zlib
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+from zarr.core.metadata.v2 import ArrayV2Metadata
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.storage import LocalStore
+
+from harpy_core.errors import InputError
+
+Decoder = Callable[[Any, np.ndarray], None]
+
+numcodecs.blosc.use_threads = False
+
+
+def _decode_raw(encoded: Any, out: np.ndarray) -> None:
+    out[...] = np.frombuffer(encoded, np.uint8)
+
+
+def _decode_blosc(encoded: Any, out: np.ndarray) -> None:
+    numcodecs.blosc.decompress(encoded, out)
+
+
+def _decode_zstd(encoded: Any, out: np.ndarray) -> None:
+    numcodecs.zstd.decompress(encoded, out)
+
+
+def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
+    """Gzip and zlib members alike."""
+    stream = zlib.decompressobj(wbits=47)
+    done = 0
+    pending = memoryview(encoded)
+    step = 1 << 20
+    while pending.nbytes and not stream.eof:
+        piece = stream.decompress(pending, step)
+        out[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+        done += len(piece)
+        pending = memoryview(stream.unconsumed_tail)
+    if done != out.size:
+        raise ValueError(f"{done} bytes instead of {out.size}")
+
+
+def _checked(decode: Decoder) -> Decoder:
+    """Verify the CRC-32C that trails a chunk, then decode what stands before it."""
+
+    def decode_checked(encoded: Any, out: np.ndarray) -> None:
+        content, trailer = memoryview(encoded)[:-4], memoryview(encoded)[-4:]
+        if google_crc32c.value(bytes(content)) != int.from_bytes(trailer, "little"):
+            raise ValueError("its checksum does not match")
+        decode(content, out)
+
+    return decode_checked
+
+
+_DECODERS_V3: dict[type, Decoder] = {
+    BloscCodec: _decode_blosc,
+    ZstdCodec: _decode_zstd,
+    GzipCodec: _decode_deflate,
+}
+_DECODERS_V2: dict[str, Decoder] = {
+    "blosc": _decode_blosc,
+    "zstd": _decode_zstd,
+    "gzip": _decode_deflate,
+    "zlib": _decode_deflate,
+}
+
+
+def _direct_decoder(array: zarr.Array) -> Decoder | None:
+    """How to decode a chunk file into native or swapped bytes; None where zarr must do it."""
+    metadata = array.metadata
+    if isinstance(metadata, ArrayV2Metadata):
+        if metadata.filters or metadata.order != "C":
+            return None
+        if metadata.compressor is None:
+            return _decode_raw
+        return _DECODERS_V2.get(metadata.compressor.codec_id)
+    codecs = [c for c in metadata.codecs if not _changes_nothing(c)]
+    if not codecs or not isinstance(codecs[0], BytesCodec):
+        return None
+    rest = codecs[1:]
+    check = bool(rest) and isinstance(rest[-1], Crc32cCodec)
+    if check:
+        rest = rest[:-1]
+    if len(rest) > 1:
+        return None
+    decode = _DECODERS_V3.get(type(rest[0])) if rest else _decode_raw
+    return _checked(decode) if decode and check else decode
+
+
+def _changes_nothing(codec: object) -> bool:
+    return isinstance(codec, TransposeCodec) and codec.order == tuple(range(len(codec.order)))
+
+
+def _stored_dtype(array: zarr.Array) -> np.dtype:
+    """Type of the items in a chunk file, with its byte order."""
+    dtype = np.dtype(array.dtype)
+    if isinstance(array.metadata, ArrayV3Metadata):
+        for codec in array.metadata.codecs:
+            if isinstance(codec, BytesCodec) and codec.endian is not None:
+                return dtype.newbyteorder("<" if codec.endian.value == "little" else ">")
+    return dtype
+
+
+class ChunkFiles:
+    """The chunks of a Zarr array, each decoded once into a buffer of the caller's.
+
+    Parameters
+    ----------
+    array
+        Any regular Zarr array.
+    strict
+        Make a missing chunk an error instead of the array's fill value.
+    """
+
+    def __init__(self, array: zarr.Array, strict: bool = False) -> None:
+        self._array = array
+        self._strict = strict
+        self._stored = _stored_dtype(array)
+        self._decode = None
+        store = array.store_path.store
+        if isinstance(store, LocalStore):
+            self._decode = _direct_decoder(array)
+            self._folder = Path(store.root) / array.path
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self._array, self._strict)
+
+    def read(self, index: tuple[int, ...], out: np.ndarray) -> None:
+        """Decode the chunk at `index` into `out`.
+
+        Parameters
+        ----------
+        index
+            Which chunk, counted along each axis.
+        out
+            C-contiguous, of the chunk's full shape (chunks at the edge are padded) and the
+            array's dtype in native byte order.
+
+        Raises
+        ------
+        InputError
+            The chunk is missing (`strict`), or cannot be decoded.
+        """
+        try:
+            if self._decode is None:
+                self._read_through_zarr(index, out)
+            else:
+                self._read_file(index, out, self._decode)
+        except (OSError, ValueError, RuntimeError, zlib.error) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{self._array.store_path}: chunk {index} cannot be read ({error}); "
+                "restore or rewrite this array"
+            ) from error
+
+    def _read_file(self, index: tuple[int, ...], out: np.ndarray, decode: Decoder) -> None:
+        path = self._folder / self._array.metadata.encode_chunk_key(index)
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            self._fill(index, out)
+            return
+        try:
+            size = os.fstat(file).st_size
+            if size == 0:
+                raise ValueError("its file is empty")
+            decode(mmap.mmap(file, size, access=mmap.ACCESS_READ), out.reshape(-1).view(np.uint8))
+        finally:
+            os.close(file)
+        if self._stored != out.dtype:
+            out.reshape(-1).view(out.dtype).byteswap(inplace=True)
+
+    def _fill(self, index: tuple[int, ...], out: np.ndarray) -> None:
+        if self._strict:
+            raise InputError(
+                f"{self._array.store_path}: chunk {index} is missing; restore it, or read with "
+                "strict=False to take it as the fill value"
+            )
+        fill = self._array.fill_value
+        out[...] = 0 if fill is None else fill
+
+    def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> None:
+        if self._strict and not self._present(index):
+            self._fill(index, out)
+        region = tuple(
+            slice(i * n, min((i + 1) * n, size))
+            for i, n, size in zip(index, self._array.chunks, self._array.shape, strict=True)
+        )
+        values = self._array[region]
+        out[tuple(slice(0, n) for n in values.shape)] = values
+
+    def _present(self, index: tuple[int, ...]) -> bool:
+        whole = self._array.shards or self._array.chunks
+        outer = tuple(i * n // w for i, n, w in zip(index, self._array.chunks, whole, strict=True))
+        key = "/".join(filter(None, [self._array.path, self._array.metadata.encode_chunk_key(outer)]))
+        return bool(zarr.core.sync.sync(self._array.store_path.store.exists(key)))
+
+
+def covering(
+    region: tuple[tuple[int, int], ...], chunks: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """Indices of the chunks that a region touches.
+
+    Parameters
+    ----------
+    region
+        First index and end along each axis.
+    chunks
+        Items of a chunk along each axis.
+    """
+    return list(
+        product(*(range(a // n, -(-b // n)) for (a, b), n in zip(region, chunks, strict=True)))
+    )

@@ -1,0 +1,101 @@
+"""Run tasks on threads or on a Dask cluster: a bounded number in flight, results in order.
+
+Results come in the order of the tasks, whatever finished first, so that what is merged from them
+does not depend on timing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harpy_core.tiles import LazyTask, Task, run_on_blocks
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT = 3
+"""Tasks handed out for each thread: one at work and enough behind it to hide the way there."""
+
+
+def threads_of(client: Client | None) -> int:
+    """How many tasks can run at the same time."""
+    if client is None:
+        return len(os.sched_getaffinity(0))
+    return max(sum(client.nthreads().values()), 1)
+
+
+def in_order(
+    function: Callable[[T], R], tasks: Iterable[T], client: Client | None = None
+) -> Iterator[R]:
+    """Results of `function` over `tasks`, each as soon as those before it are there.
+
+    Parameters
+    ----------
+    function, tasks
+        Both are sent to the workers where there is a client.
+    client
+        A Dask client; None runs on threads of this process, one for each core.
+    """
+    width = IN_FLIGHT * threads_of(client)
+    if client is None:
+        with ThreadPoolExecutor(threads_of(None)) as pool:
+            yield from _rolling(lambda task: pool.submit(function, task), tasks, width)
+    else:
+        yield from _rolling(
+            lambda task: client.submit(function, task, pure=False), tasks, width
+        )
+
+
+def _rolling(submit: Callable[[T], Any], tasks: Iterable[T], width: int) -> Iterator[Any]:
+    waiting: deque[Any] = deque()
+    try:
+        for task in tasks:
+            waiting.append(submit(task))
+            if len(waiting) >= width:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def results(
+    function: Callable[[Task], R],
+    tasks: Sequence[Task] | Sequence[LazyTask],
+    client: Client | None = None,
+) -> Iterator[tuple[Task | LazyTask, R]]:
+    """Each task with its result, in the order of the tasks."""
+    if tasks and isinstance(tasks[0], LazyTask):
+        yield from zip(tasks, _computed(function, tasks, client), strict=True)
+    else:
+        sent = tasks if client is None else (task.detached() for task in tasks)
+        yield from zip(tasks, in_order(function, sent, client), strict=True)
+
+
+def _computed(
+    function: Callable[[Task], R], tasks: Sequence[LazyTask], client: Client | None
+) -> Iterator[R]:
+    """Results on Dask blocks, all of one graph, so that what the blocks share is made once."""
+    import dask
+
+    run = dask.delayed(run_on_blocks, pure=False)
+    values = [
+        run(function, LazyTask(t.region, t.channels, None, []), t.labels, t.image) for t in tasks
+    ]
+    if client is None:
+        yield from dask.compute(*values, scheduler="threads")
+        return
+    waiting = deque(client.compute(values))
+    try:
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        client.cancel(list(waiting))
