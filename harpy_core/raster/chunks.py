@@ -27,6 +27,7 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from harpy_core.errors import InputError
+from harpy_core.raster.tiff import TiffArray
 
 Decoder = Callable[[Any, np.ndarray], None]
 
@@ -111,10 +112,10 @@ def _changes_nothing(codec: object) -> bool:
     return isinstance(codec, TransposeCodec) and codec.order == tuple(range(len(codec.order)))
 
 
-def _stored_dtype(array: zarr.Array) -> np.dtype:
+def _stored_dtype(array: zarr.Array | TiffArray) -> np.dtype:
     """Type of the items in a chunk file, with its byte order."""
     dtype = np.dtype(array.dtype)
-    if isinstance(array.metadata, ArrayV3Metadata):
+    if isinstance(array, zarr.Array) and isinstance(array.metadata, ArrayV3Metadata):
         for codec in array.metadata.codecs:
             if isinstance(codec, BytesCodec) and codec.endian is not None:
                 return dtype.newbyteorder("<" if codec.endian.value == "little" else ">")
@@ -127,20 +128,20 @@ class ChunkFiles:
     Parameters
     ----------
     array
-        Any regular Zarr array.
+        Any regular Zarr array, or a TIFF.
     strict
         Make a missing chunk an error instead of the array's fill value.
     """
 
-    def __init__(self, array: zarr.Array, strict: bool = False) -> None:
+    def __init__(self, array: zarr.Array | TiffArray, strict: bool = False) -> None:
         self._array = array
         self._strict = strict
         self._stored = _stored_dtype(array)
-        self._decode = None
-        store = array.store_path.store
-        if isinstance(store, LocalStore):
+        self._name = array.path if isinstance(array, TiffArray) else str(array.store_path)
+        self._decode: Decoder | None = None
+        if isinstance(array, zarr.Array) and isinstance(array.store_path.store, LocalStore):
             self._decode = _direct_decoder(array)
-            self._folder = Path(store.root) / array.path
+            self._folder = Path(array.store_path.store.root) / array.path
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self._array, self._strict)
@@ -170,7 +171,7 @@ class ChunkFiles:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{self._array.store_path}: chunk {index} cannot be read ({error}); "
+                f"{self._name}: chunk {index} cannot be read ({error}); "
                 "restore or rewrite this array"
             ) from error
 
@@ -194,14 +195,14 @@ class ChunkFiles:
     def _fill(self, index: tuple[int, ...], out: np.ndarray) -> None:
         if self._strict:
             raise InputError(
-                f"{self._array.store_path}: chunk {index} is missing; restore it, or read with "
+                f"{self._name}: chunk {index} is missing; restore it, or read with "
                 "strict=False to take it as the fill value"
             )
         fill = self._array.fill_value
         out[...] = 0 if fill is None else fill
 
     def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> None:
-        if self._strict and not self._present(index):
+        if self._strict and isinstance(self._array, zarr.Array) and not self._present(index):
             self._fill(index, out)
         region = tuple(
             slice(i * n, min((i + 1) * n, size))

@@ -6,6 +6,7 @@ an axis of one pixel. They can be sent to a worker.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ import zarr
 from harpy_core.errors import InputError
 from harpy_core.raster.chunks import ChunkFiles, covering
 from harpy_core.raster.scratch import scratch
+from harpy_core.raster.tiff import TiffArray
 
 Region = tuple[tuple[int, int], ...]
 """First index and end along each canonical axis."""
@@ -119,7 +121,7 @@ class ArrayReader:
 class ZarrReader:
     """Regions of a Zarr array, each chunk decoded once into place."""
 
-    def __init__(self, array: zarr.Array, axes: int, strict: bool = False) -> None:
+    def __init__(self, array: zarr.Array | TiffArray, axes: int, strict: bool = False) -> None:
         self._array, self._axes, self._strict = array, axes, strict
         self._files = ChunkFiles(array, strict)
         self._lifted = array.ndim != axes
@@ -142,11 +144,11 @@ class ZarrReader:
     def read(self, region: Region, out: np.ndarray) -> None:
         """Decode the chunks that a region touches, straight into `out` where it is one chunk."""
         if self._is_chunk(region) and self._stored == out.dtype:
-            self._files.read(self._index(covering(region, self._chunks)[0]), out)
+            self._decode(covering(region, self._chunks)[0], out)
             return
         chunk = scratch("chunk", int(np.prod(self._chunks)), self._stored).reshape(self._chunks)
         for index in covering(region, self._chunks):
-            self._files.read(self._index(index), chunk)
+            self._decode(index, chunk)
             inside, outside = [], []
             for i, n, (a, b) in zip(index, self._chunks, region, strict=True):
                 first, last = max(a, i * n), min(b, (i + 1) * n)
@@ -164,8 +166,90 @@ class ZarrReader:
             for (a, b), n, size in zip(region, self._chunks, self.shape, strict=True)
         )
 
-    def _index(self, index: tuple[int, ...]) -> tuple[int, ...]:
-        return (*index[:-3], *index[-2:]) if self._lifted else index
+    def _decode(self, index: tuple[int, ...], out: np.ndarray) -> None:
+        own = (*index[:-3], *index[-2:]) if self._lifted else index
+        self._files.read(own, out.reshape(self._array.chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelView:
+    """Some channels of an image, in the order of the file.
+
+    Attributes
+    ----------
+    array
+        (c, y, x) or (c, z, y, x).
+    indices
+        Ascending numbers of the channels.
+    """
+
+    array: Any
+    indices: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels along each axis."""
+        return (len(self.indices), *self.array.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return int(self.array.ndim)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels."""
+        return np.dtype(self.array.dtype)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Chunks of the array behind the view, no longer than the view along c."""
+        first, *rest = self.array.chunks
+        return (min(first, len(self.indices)), *rest)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        channels, *rest = key if isinstance(key, tuple) else (key,)
+        chosen = np.atleast_1d(np.asarray(self.indices)[channels])
+        planes = np.stack([self.array[(int(c), *rest)] for c in chosen])
+        return planes[0] if isinstance(channels, int) else planes
+
+
+class ViewReader:
+    """Regions of a channel view; a chunk with some of the channels is decoded once for them all."""
+
+    def __init__(self, reader: ZarrReader, indices: tuple[int, ...]) -> None:
+        self._reader, self._indices = reader, indices
+        self.shape = (len(indices), *reader.shape[1:])
+        self.dtype = reader.dtype
+        source = np.searchsorted(reader.edges[0], indices, side="right")
+        changes = np.flatnonzero(np.diff(source)) + 1
+        self.edges = ((0, *changes.tolist(), len(indices)), *reader.edges[1:])
+
+    def layout(self, region: Region) -> tuple[int, ...]:
+        """Planes of the region as the reader behind lays them out."""
+        first, last = region[0]
+        return (last - first, *self._reader.layout(self._behind(region))[1:])
+
+    def read(self, region: Region, out: np.ndarray) -> None:
+        """Decode the chunks behind a group of channels and keep those of the view."""
+        behind = self._behind(region)
+        shape = self._reader.layout(behind)
+        buffer = scratch("view", int(np.prod(shape)), self.dtype).reshape(shape)
+        self._reader.read(behind, buffer)
+        for place, channel in enumerate(self._indices[slice(*region[0])]):
+            out[place] = buffer[channel - behind[0][0]]
+
+    def detach(self, region: Region) -> ViewReader:
+        """The reader itself: it holds no pixels."""
+        return self
+
+    def _behind(self, region: Region) -> Region:
+        """The chunk along c that holds a group of channels, or the chunks from first to last."""
+        channels = self._indices[slice(*region[0])]
+        edges = self._reader.edges[0]
+        first = max(e for e in edges if e <= channels[0])
+        last = min(e for e in edges if e > channels[-1])
+        return ((first, last), *region[1:])
 
 
 def is_dask(array: Any) -> bool:
@@ -224,13 +308,15 @@ def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
     Parameters
     ----------
     array
-        What `unwrapped` returned; Dask arrays have no reader, their blocks do.
+        What `unwrapped` or `open_raster` returned; Dask arrays have no reader, their blocks do.
     axes
         3 for labels, 4 for an image.
     strict
         Make missing chunks of a Zarr array errors.
     """
-    if isinstance(array, zarr.Array):
+    if isinstance(array, ChannelView):
+        return ViewReader(ZarrReader(array.array, axes, strict), array.indices)
+    if isinstance(array, (zarr.Array, TiffArray)):
         return ZarrReader(array, axes, strict)
     values = np.asarray(array)
     chunks = (1,) * (axes - 2) + (NUMPY_TILE, NUMPY_TILE)

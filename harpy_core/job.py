@@ -1,0 +1,71 @@
+"""What every rule's script does around its one call: a log, one thread a library, one-line errors.
+
+`running` is entered before anything heavy is imported, because the libraries read the number of
+their threads when they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harpy_core.errors import InputError
+
+_POOLS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
+_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+@contextmanager
+def running(snakemake: Any) -> Iterator[logging.Logger]:
+    """Run the block as a rule's job.
+
+    Its log file tells what was given, what the block logs and how it ended. Bad input ends the
+    process with the error's one line on stderr; any other error with one line that names the log,
+    where the traceback is.
+
+    Parameters
+    ----------
+    snakemake
+        The object of that name in a script.
+    """
+    log = Path(snakemake.log[0])
+    logger = _logger(log)
+    _use_one_thread_a_library()
+    started = time.monotonic()
+    name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+    logger.info("%s: started, %d threads", name, snakemake.threads)
+    for key, value in snakemake.params.items():
+        logger.info("  %s: %s", key, value)
+    try:
+        yield logger
+    except InputError as error:
+        logger.error("%s", error)
+        sys.exit(str(error))
+    except Exception as error:
+        logger.exception("%s: failed after %.1f s", name, time.monotonic() - started)
+        told = " ".join(str(error).split())
+        sys.exit(f"{name}: {type(error).__name__}: {told}: its traceback is in {log}")
+    except BaseException:
+        logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
+        raise
+    logger.info("%s: done in %.1f s", name, time.monotonic() - started)
+
+
+def _logger(log: Path) -> logging.Logger:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=log, filemode="w", format=_FORMAT, level=logging.INFO, force=True
+    )
+    logging.captureWarnings(True)
+    return logging.getLogger("harpy_core")
+
+
+def _use_one_thread_a_library() -> None:
+    """Undo Snakemake's export of the rule's threads, or N workers run N x N threads."""
+    os.environ.update({f"{pool}_NUM_THREADS": "1" for pool in _POOLS})

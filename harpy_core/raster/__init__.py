@@ -1,0 +1,29 @@
+"""Images and labels: what there is, how to open it, how to read it fast.
+
+The public names are imported on first use, so that `raster.info` stays cheap for the workflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harpy_core.raster.info import RasterInfo
+    from harpy_core.raster.opening import Raster, describe, open_described, open_raster
+
+_HOME = {
+    "Raster": "opening",
+    "RasterInfo": "info",
+    "describe": "opening",
+    "open_described": "opening",
+    "open_raster": "opening",
+}
+
+__all__ = ["Raster", "RasterInfo", "describe", "open_described", "open_raster"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

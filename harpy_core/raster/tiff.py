@@ -1,0 +1,117 @@
+"""A TIFF series as an array that reads and decodes single tiles or strips."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+
+from harpy_core.errors import InputError
+
+_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
+
+
+def is_tiff(uri: str) -> bool:
+    """Whether a path names a TIFF, by its ending."""
+    return uri.lower().endswith(_ENDINGS)
+
+
+@lru_cache(maxsize=16)
+def _opened(path: str, series: int) -> zarr.Array:
+    """The full-resolution level of a series; opened once in each process."""
+    node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=0), mode="r")
+    return node if isinstance(node, zarr.Array) else node["0"]
+
+
+class TiffArray:
+    """A series of a TIFF file, without its axes of one pixel other than y and x.
+
+    Parameters
+    ----------
+    path
+        The file.
+    series
+        Name or number of the image in it; the first without.
+
+    Attributes
+    ----------
+    axes
+        Names of the axes: c, z, y, x or what else the file has.
+    channels
+        Names from the OME metadata; None without.
+
+    Raises
+    ------
+    InputError
+        No such file or series, or no TIFF.
+    """
+
+    def __init__(self, path: str, series: str | None = None) -> None:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: nothing there; correct the path")
+        self.path, self.series = path, series
+        try:
+            with tifffile.TiffFile(path) as tiff:
+                self._number = _number(tiff, path, series)
+                found = tiff.series[self._number]
+                shape, axes = found.shape, found.axes
+                self.channels = _channel_names(tiff.ome_metadata, self._number)
+        except tifffile.TiffFileError as error:
+            raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
+        names = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
+        self._kept = tuple(i for i, n in enumerate(shape) if n > 1 or names[i] in "yx")
+        self._axes_in_file = len(shape)
+        self.axes = tuple(names[i] for i in self._kept)
+        if "c" in names and "c" not in self.axes:
+            self._kept = tuple(sorted({names.index("c"), *self._kept}))
+            self.axes = tuple(names[i] for i in self._kept)
+        self.shape = tuple(shape[i] for i in self._kept)
+        self.ndim = len(self.shape)
+        array = _opened(path, self._number)
+        self.dtype = np.dtype(array.dtype)
+        self.chunks = tuple(array.chunks[i] for i in self._kept)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.path, self.series)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        given = key if isinstance(key, tuple) else (key,)
+        if Ellipsis in given:
+            at = given.index(Ellipsis)
+            missing = self.ndim - len(given) + 1
+            given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
+        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        full: list[Any] = [0] * self._axes_in_file
+        for axis, part in zip(self._kept, given, strict=True):
+            full[axis] = part
+        return np.asarray(_opened(self.path, self._number)[tuple(full)])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[...].astype(dtype or self.dtype)
+
+
+def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
+    names = [found.name for found in tiff.series]
+    if series is None or series == "":
+        return 0
+    if series in names:
+        return names.index(series)
+    if series.isdigit() and int(series) < len(names):
+        return int(series)
+    raise InputError(f"{path}: no image {series!r}; found {', '.join(names)}, or 0 to {len(names) - 1}")
+
+
+def _channel_names(metadata: str | None, number: int) -> list[str] | None:
+    """Channel names of the OME-XML; None where some are missing."""
+    if not metadata:
+        return None
+    images = ElementTree.fromstring(metadata).findall("{*}Image")
+    if number >= len(images):
+        return None
+    names = [channel.get("Name") for channel in images[number].findall("{*}Pixels/{*}Channel")]
+    return [str(name) for name in names] if names and all(names) else None

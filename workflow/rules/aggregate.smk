@@ -1,0 +1,27 @@
+# Purpose: statistics of every channel in every instance, in one pass over the image.
+# Inputs:  the raster's description (the store it names is read)
+# Outputs: results/<case>/table.zarr (AnnData) and its manifest
+
+
+rule aggregate:
+    """Statistics of every channel in every instance, as an AnnData table."""
+    input:
+        raster=raster_of,
+    output:
+        table=directory("results/{case}/table.zarr"),
+        manifest="results/{case}/table.manifest.json",
+    log:
+        "logs/{case}/aggregate.log",
+    benchmark:
+        "benchmarks/{case}/aggregate.tsv"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: stage_threads
+    resources:
+        mem_mb=planned_memory("aggregate"),
+    params:
+        stats=lambda wildcards: aggregate_params(wildcards)["stats"],
+        cluster=plain(CONFIG.cluster),
+        code=provenance.source_digest("harpy_core.aggregate"),
+    script:
+        "../../scripts/aggregate.py"

@@ -1,0 +1,57 @@
+# Purpose: measure both stages over a range of workers, in fresh processes.
+# Inputs:  the raster's description and the instances
+# Outputs: results/<case>/benchmark/<stage>/<engine>-<workers>-<repeat>.json, one a run;
+#          results/<case>/benchmark/sweep.csv, one row a run
+
+
+rule benchmark_cell:
+    """One measured run of a stage; it takes every core, so that nothing runs beside it."""
+    input:
+        raster=raster_of,
+        instances=ancient("results/{case}/instances.zarr"),
+        manifest="results/{case}/instances.manifest.json",
+    output:
+        row="results/{case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json",
+    log:
+        "logs/{case}/benchmark/{stage}-{engine}-{workers}-{repeat}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    wildcard_constraints:
+        engine="numba|numpy|cupy|harpy",
+        workers=r"\d+",
+        repeat=r"\d+",
+    threads: measuring_threads
+    resources:
+        mem_mb=measured_memory,
+    params:
+        sweep=measured_settings,
+        code=lambda wildcards: provenance.source_digest(
+            f"harpy_core.{wildcards.stage}", "harpy_core.benchmark"
+        ),
+    script:
+        "../../scripts/benchmark_cell.py"
+
+
+rule sweep:
+    """The measured runs of a case as one table."""
+    input:
+        rows=sweep_cells,
+    output:
+        table=report(
+            "results/{case}/benchmark/sweep.csv",
+            caption="../report/sweep.rst",
+            category="{case}",
+            subcategory="Benchmark",
+            labels={"figure": "every measured run", "stage": "all"},
+        ),
+    log:
+        "logs/{case}/sweep.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        code=provenance.source_digest("harpy_core.benchmark"),
+    script:
+        "../../scripts/sweep.py"

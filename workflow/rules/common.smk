@@ -1,0 +1,191 @@
+# What the rules share: the checked config, and the questions they ask of it.
+#
+# Nothing heavy is imported here: the workflow is parsed for every dry run and every cluster job.
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir).parent
+sys.path.insert(0, str(ROOT))
+# Jobs import this checkout's package too, whichever environment they run in.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)
+
+from harpy_core import preflight, provenance
+from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes
+from harpy_core.errors import InputError
+
+CONFIG_FILE = (workflow.configfiles or ["--config"])[-1]
+STAGE_FIGURES = {"aggregate": "heatmap", "extract": "crops"}
+
+
+def checked_config():
+    """The config as models; a mistake in it ends the run with its one line."""
+    try:
+        checked = load(config, str(CONFIG_FILE))
+        preflight.check(checked, str(CONFIG_FILE))
+    except InputError as error:
+        sys.exit(str(error))
+    return checked
+
+
+CONFIG = checked_config()
+
+
+def case_of(wildcards):
+    """The case that a job belongs to."""
+    return CONFIG.cases[wildcards.case]
+
+
+def plain(section):
+    """A section of the config as builtins: Snakemake compares no others between runs."""
+    return None if section is None else section.model_dump()
+
+
+def source_files(wildcards):
+    """The files whose change makes a case's source another one."""
+    source = case_of(wildcards).source
+    if source.uri in DATASETS:
+        return [f"data/{source.uri}.manifest.json"]
+    return preflight.watched_files(source)
+
+
+def source_params(wildcards):
+    """A case's source, a registered name replaced by where its store is."""
+    source = plain(case_of(wildcards).source)
+    source["dataset"] = source["uri"] if source["uri"] in DATASETS else None
+    if source["dataset"]:
+        source["uri"] = f"data/{source['uri']}.zarr"
+    return source
+
+
+def raster_of(wildcards):
+    """The description of the image and labels that a case works on."""
+    tiled = case_of(wildcards).tile is not None
+    return f"results/{wildcards.case}/{'tiled' if tiled else 'source'}.json"
+
+
+def extract_params(wildcards):
+    """A case's extract section, or its defaults where it has none."""
+    return plain(case_of(wildcards).extract or Extract())
+
+
+def aggregate_params(wildcards):
+    """A case's aggregate section, or its defaults where it has none."""
+    return plain(case_of(wildcards).aggregate or Aggregate())
+
+
+def stage_threads(wildcards):
+    """Cores of this machine for a stage; one where its workers run elsewhere."""
+    return 32 if CONFIG.cluster.kind == "local" else 1
+
+
+def planned_memory(stage):
+    """Memory of a stage's job in MB, known from shapes alone (a resource function)."""
+
+    def mem_mb(wildcards, input, threads):
+        from harpy_core.plan import stage_plan
+        from harpy_core.raster.info import RasterInfo
+
+        info = RasterInfo.from_json(input.raster)
+        settings = extract_params(wildcards)
+        settings.pop("extract_mask")
+        plan = stage_plan(
+            stage, info, stats=aggregate_params(wildcards)["stats"], **settings
+        )
+        # The interpreter and its libraries take some 400 MB before any work is done.
+        return 400 + plan.memory(threads) // 10**6
+
+    return mem_mb
+
+
+def sweep_cells(wildcards):
+    """The measured runs of a case, one row each."""
+    sweep = case_of(wildcards).benchmark
+    check_enough_cores(wildcards.case)
+    return expand(
+        "results/{case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json",
+        case=wildcards.case,
+        stage=sweep.stages,
+        engine=sweep.engines,
+        workers=sweep.workers,
+        repeat=range(sweep.repeats),
+    )
+
+
+def check_enough_cores(case):
+    """Refuse a sweep that asks for more than --cores, which Snakemake would cap in silence."""
+    cores = workflow.resource_settings.cores
+    undecided = workflow.dryrun and cores == 1
+    if workflow.is_main_process and workflow.local_exec and cores and not undecided:
+        try:
+            preflight.check_cores(CONFIG, case, cores, str(CONFIG_FILE))
+        except InputError as error:
+            sys.exit(str(error))
+
+
+def measuring_threads(wildcards):
+    """All cores of this machine, so that nothing runs beside a measurement; a node's share else."""
+    if workflow.is_main_process and workflow.local_exec:
+        return workflow.resource_settings.cores or 1
+    return int(wildcards.workers) * case_of(wildcards).benchmark.threads_per_worker
+
+
+def published_case(wildcards):
+    """The published case whose points a case's figures are drawn over, where there is one."""
+    published = {"macsima-tonsil": "gigapixel", "merscope-liver": "terapixel"}
+    return published.get(case_of(wildcards).source.uri)
+
+
+def stages_done(case):
+    """The stages that a case asks for."""
+    return [stage for stage in STAGE_FIGURES if getattr(case, stage) is not None]
+
+
+def all_manifests():
+    """What declares each case's stores whole."""
+    stores = {"aggregate": "table", "extract": "crops"}
+    return [
+        f"results/{name}/{stores[stage]}.manifest.json"
+        for name, case in CONFIG.cases.items()
+        for stage in stages_done(case)
+    ]
+
+
+def all_figures():
+    """Every picture that the config's cases come with."""
+    drawn = []
+    for name, case in CONFIG.cases.items():
+        sweeps = case.benchmark.stages if case.benchmark else []
+        figures = ["tissue", *map(STAGE_FIGURES.get, stages_done(case)), *sweeps]
+        drawn += [f"results/{name}/figures/{figure}.png" for figure in figures]
+    return drawn
+
+
+def measured_settings(wildcards):
+    """What a measured run is given besides its raster, engine and workers."""
+    sweep = case_of(wildcards).benchmark
+    settings = {
+        "threads_per_worker": sweep.threads_per_worker,
+        "memory_limit": sweep.memory_limit,
+    }
+    if wildcards.engine == "harpy":
+        settings["python"] = sweep.peer_python
+    if wildcards.stage == "extract":
+        extract = extract_params(wildcards)
+        return settings | {
+            name: extract[name] for name in ("diameter", "batch_size", "remove_background")
+        }
+    return settings | {"stats": ["mean"]}
+
+
+def measured_memory(wildcards, input):
+    """Memory of a measured run in MB: what the plan says, or all that the peer may take."""
+    workers = int(wildcards.workers)
+    sweep = case_of(wildcards).benchmark
+    if wildcards.engine == "harpy":
+        return workers * parse_bytes(sweep.memory_limit) // 10**6
+    threads = workers * sweep.threads_per_worker
+    return 400 * workers + planned_memory(wildcards.stage)(wildcards, input, threads)

@@ -1,0 +1,23 @@
+# Purpose: fetch or make a registered dataset.
+# Inputs:  none; a registered name in a case's source.uri
+# Outputs: data/<dataset>.zarr and its manifest
+
+
+rule download:
+    """A registered dataset as a SpatialData store."""
+    output:
+        store=directory("data/{dataset}.zarr"),
+        manifest="data/{dataset}.manifest.json",
+    log:
+        "logs/data/{dataset}.log",
+    benchmark:
+        "benchmarks/data/{dataset}.tsv"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        code=provenance.source_digest("harpy_core.datasets"),
+    script:
+        "../../scripts/download.py"

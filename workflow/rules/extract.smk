@@ -1,0 +1,29 @@
+# Purpose: one centred crop of every instance, all channels, in one pass over the image.
+# Inputs:  the raster's description (the store it names is read) and the instances
+# Outputs: results/<case>/crops.zarr and its manifest
+
+
+rule extract:
+    """One centred crop of every instance."""
+    input:
+        raster=raster_of,
+        instances=ancient("results/{case}/instances.zarr"),
+        manifest="results/{case}/instances.manifest.json",
+    output:
+        crops=directory("results/{case}/crops.zarr"),
+        manifest="results/{case}/crops.manifest.json",
+    log:
+        "logs/{case}/extract.log",
+    benchmark:
+        "benchmarks/{case}/extract.tsv"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: stage_threads
+    resources:
+        mem_mb=planned_memory("extract"),
+    params:
+        extract=extract_params,
+        cluster=plain(CONFIG.cluster),
+        code=provenance.source_digest("harpy_core.extract"),
+    script:
+        "../../scripts/extract.py"

@@ -1,0 +1,26 @@
+# Purpose: find every instance, in one pass over the labels.
+# Inputs:  the raster's description (the store it names is read)
+# Outputs: results/<case>/instances.zarr and its manifest
+
+
+rule instances:
+    """Id, area, centroid and bounding box of every instance."""
+    input:
+        raster=raster_of,
+    output:
+        store=directory("results/{case}/instances.zarr"),
+        manifest="results/{case}/instances.manifest.json",
+    log:
+        "logs/{case}/instances.log",
+    benchmark:
+        "benchmarks/{case}/instances.tsv"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: stage_threads
+    resources:
+        mem_mb=planned_memory("instances"),
+    params:
+        cluster=plain(CONFIG.cluster),
+        code=provenance.source_digest("harpy_core.instances"),
+    script:
+        "../../scripts/instances.py"

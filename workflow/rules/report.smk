@@ -1,0 +1,145 @@
+# Purpose: the pictures of each case, Snakemake's report of them, and the plan of what will run.
+# Inputs:  the stores and the sweeps of the cases
+# Outputs: results/<case>/figures/*.png; results/report.zip; the plan is only printed
+
+
+rule plan:
+    """Tasks, bytes, memory and free disk, case by case, before anything runs (only printed)."""
+    log:
+        "logs/plan.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    params:
+        config=CONFIG.model_dump(),
+        file=str(CONFIG_FILE),
+    script:
+        "../../scripts/plan.py"
+
+
+rule figure_tissue:
+    """The tissue, with the outlines of its instances."""
+    input:
+        raster=raster_of,
+    output:
+        figure=report(
+            "results/{case}/figures/tissue.png",
+            caption="../report/tissue.rst",
+            category="{case}",
+            subcategory="Tissue",
+            labels={"figure": "tissue and segmentation", "stage": "source"},
+        ),
+    log:
+        "logs/{case}/figure_tissue.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        code=provenance.source_digest("harpy_core.figures.tissue"),
+    script:
+        "../../scripts/figure_tissue.py"
+
+
+rule figure_crops:
+    """A page of crops, with their ids and channels."""
+    input:
+        crops=ancient("results/{case}/crops.zarr"),
+        manifest="results/{case}/crops.manifest.json",
+    output:
+        figure=report(
+            "results/{case}/figures/crops.png",
+            caption="../report/crops.rst",
+            category="{case}",
+            subcategory="Instances",
+            labels={"figure": "gallery of crops", "stage": "extract"},
+        ),
+    log:
+        "logs/{case}/figure_crops.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        code=provenance.source_digest("harpy_core.figures.gallery"),
+    script:
+        "../../scripts/figure_crops.py"
+
+
+rule figure_heatmap:
+    """The table as a heat map, instances x channels."""
+    input:
+        table=ancient("results/{case}/table.zarr"),
+        manifest="results/{case}/table.manifest.json",
+    output:
+        figure=report(
+            "results/{case}/figures/heatmap.png",
+            caption="../report/heatmap.rst",
+            category="{case}",
+            subcategory="Instances",
+            labels={"figure": "heat map of the table", "stage": "aggregate"},
+        ),
+    log:
+        "logs/{case}/figure_heatmap.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        code=provenance.source_digest("harpy_core.figures.heatmap"),
+    script:
+        "../../scripts/figure_heatmap.py"
+
+
+rule figure_sweep:
+    """Memory, time and CPU of a stage over the number of workers."""
+    input:
+        sweep="results/{case}/benchmark/sweep.csv",
+    output:
+        figure=report(
+            "results/{case}/figures/{stage}.png",
+            caption="../report/panels.rst",
+            category="{case}",
+            subcategory="Benchmark",
+            labels={"figure": "memory, time and CPU over workers", "stage": "{stage}"},
+        ),
+    log:
+        "logs/{case}/figure_{stage}.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        published=published_case,
+        code=provenance.source_digest("harpy_core.figures.sweep"),
+    script:
+        "../../scripts/figure_sweep.py"
+
+
+rule figures:
+    """Every picture of every case."""
+    input:
+        all_figures(),
+
+
+rule report:
+    """Snakemake's report: every picture with its caption, how it was made and how long it took."""
+    input:
+        all_figures(),
+    output:
+        report="results/report.zip",
+    log:
+        "logs/report.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        snakefile=str(ROOT / "Snakefile"),
+    script:
+        "../../scripts/report.py"

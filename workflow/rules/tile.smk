@@ -1,0 +1,47 @@
+# Purpose: describe a case's image and labels; repeat them to the target size where one is given.
+# Inputs:  the user's files, or data/<dataset>.manifest.json
+# Outputs: results/<case>/source.json; results/<case>/tiled.zarr, its manifest and tiled.json
+
+
+rule source:
+    """What there is to know of a case's image and labels without reading them."""
+    input:
+        files=source_files,
+    output:
+        raster="results/{case}/source.json",
+    log:
+        "logs/{case}/source.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        source=source_params,
+        code=provenance.source_digest("harpy_core.raster.opening"),
+    script:
+        "../../scripts/source.py"
+
+
+rule tile:
+    """The source repeated along c, y and x, every repeat's labels unique."""
+    input:
+        raster="results/{case}/source.json",
+    output:
+        store=directory("results/{case}/tiled.zarr"),
+        manifest="results/{case}/tiled.manifest.json",
+        raster="results/{case}/tiled.json",
+    log:
+        "logs/{case}/tile.log",
+    benchmark:
+        "benchmarks/{case}/tile.tsv"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=8000,
+    params:
+        tile=lambda wildcards: plain(case_of(wildcards).tile),
+        code=provenance.source_digest("harpy_core.raster.tile"),
+    script:
+        "../../scripts/tile.py"
