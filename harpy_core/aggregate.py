@@ -20,7 +20,7 @@ from harpy_core.progress import track
 from harpy_core.raster.reading import check_arrays, delivered, is_dask, unwrapped
 from harpy_core.runs import Geometry, encode_runs, measure_geometry
 from harpy_core.statistics import Statistic, chosen
-from harpy_core.tiles import Task, image_tasks, lazy_image_tasks
+from harpy_core.tiles import Task, alike, image_tasks, lazy_image_tasks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -180,14 +180,14 @@ def aggregate_stats(
     """
     statistics = chosen(stats)
     kernels_of(engine)
-    image, labels = unwrapped(image), unwrapped(labels)
+    image, labels = alike(unwrapped(image), unwrapped(labels))
     check_arrays(image, labels)
     names = channel_names(channels, image.shape[0])
     wanted = None if index is None else checked_index(index)
     full = any(statistic.full for statistic in statistics.values())
     tasks = (
         lazy_image_tasks(image, labels)
-        if is_dask(image) or is_dask(labels)
+        if is_dask(image)
         else image_tasks(image, labels, schedule.threads_of(client))
     )
     measure = partial(measure_tile, engine=engine, full=full, ignore_nan=ignore_nan)

@@ -32,6 +32,7 @@ Stage = Literal["aggregate", "extract"]
 Engine = Literal["numba", "numpy", "cupy", "harpy"]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
+STATISTICS: tuple[str, ...] = get_args(StatisticName)
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B")
 _FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -151,8 +152,8 @@ class Aggregate(Section):
     """Statistics of every channel in every instance."""
 
     stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
-        f"Statistics of each channel in each instance: any of {', '.join(get_args(StatisticName))}.",
-        f"statistics are {', '.join(get_args(StatisticName))}, each at most once",
+        f"Statistics of each channel in each instance: any of {', '.join(STATISTICS)}.",
+        f"statistics are {', '.join(STATISTICS)}, each at most once",
         default_factory=lambda: ["mean", "count"],
     )
 

@@ -13,9 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harpy_core.config import Cluster
 from harpy_core.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from harpy_core.raster.info import RasterInfo
 
 _POOLS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
@@ -41,7 +47,8 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
     name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
     logger.info("%s: started, %d threads", name, snakemake.threads)
     for key, value in snakemake.params.items():
-        logger.info("  %s: %s", key, value)
+        if key != "code":
+            logger.info("  %s: %s", key, value)
     try:
         yield logger
     except InputError as error:
@@ -55,6 +62,39 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
         logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
         raise
     logger.info("%s: done in %.1f s", name, time.monotonic() - started)
+
+
+@contextmanager
+def workers(
+    snakemake: Any, stage: str, info: RasterInfo, **settings: Any
+) -> Iterator[Client | None]:
+    """The workers of a stage, once its plan is known to fit them and the disk.
+
+    Parameters
+    ----------
+    snakemake
+        The object of that name in a script; its first output tells which disk is written to.
+    stage
+        ``instances``, ``aggregate`` or ``extract``.
+    info
+        The raster that is read.
+    settings
+        What `harpy_core.plan.stage_plan` takes of the stage's own.
+
+    Raises
+    ------
+    InputError
+        The stage cannot fit; the message names the setting to change.
+    """
+    from harpy_core import cluster, outlook
+    from harpy_core.plan import stage_plan
+
+    where = Cluster.model_validate(snakemake.config.get("cluster", {}))
+    plan = stage_plan(stage, info, **settings)
+    logging.getLogger("harpy_core").info("  plan: %s", plan)
+    outlook.refuse_unfit(plan, where, snakemake.threads, Path(snakemake.output[0]).parent)
+    with cluster.connect(where, threads=snakemake.threads) as client:
+        yield client
 
 
 def _logger(log: Path) -> logging.Logger:

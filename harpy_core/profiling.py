@@ -93,7 +93,9 @@ class _Member:
         self.reaped_cpu += getattr(times, "children_system", 0.0)
         self.last_sample = sample
         if not zombie:
-            self.high_water = _high_water(self.process.pid) or max(self.high_water, self.rss)
+            # The kernel brings VmHWM up to date late: it can be some pages below the RSS.
+            high_water = _high_water(self.process.pid) or 0
+            self.high_water = max(self.high_water, high_water, self.rss)
 
     @property
     def cpu(self) -> float:

@@ -10,9 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from harpy_core.tiles import LazyTask, Task, run_on_blocks
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -67,29 +65,64 @@ def _rolling(submit: Callable[[T], Any], tasks: Iterable[T], width: int) -> Iter
             future.cancel()
 
 
+class Readable(Protocol):
+    """A task that reads its own pixels."""
+
+    def detached(self) -> Any:
+        """The task with no more pixels than it needs, to be sent to another process."""
+
+
+class Lazy(Protocol):
+    """A task on blocks of Dask arrays."""
+
+    @property
+    def labels(self) -> Any:
+        """The label block, not yet computed."""
+
+    @property
+    def image(self) -> list[Any]:
+        """The image blocks, not yet computed."""
+
+    def without_blocks(self) -> Any:
+        """The task alone."""
+
+    def on_blocks(self, labels: Any, blocks: list[Any]) -> Any:
+        """The task that reads its pixels from computed blocks."""
+
+
 def results(
-    function: Callable[[Task], R],
-    tasks: Sequence[Task] | Sequence[LazyTask],
-    client: Client | None = None,
-) -> Iterator[tuple[Task | LazyTask, R]]:
-    """Each task with its result, in the order of the tasks."""
-    if tasks and isinstance(tasks[0], LazyTask):
+    function: Callable[[Any], R], tasks: Sequence[Any], client: Client | None = None
+) -> Iterator[tuple[Any, R]]:
+    """Each task with its result, in the order of the tasks.
+
+    Parameters
+    ----------
+    function
+        Run on each task, or on what `on_blocks` makes of a lazy one.
+    tasks
+        All `Readable` or all `Lazy`.
+    client
+        A Dask client; None runs in this process.
+    """
+    if tasks and hasattr(tasks[0], "on_blocks"):
         yield from zip(tasks, _computed(function, tasks, client), strict=True)
     else:
         sent = tasks if client is None else (task.detached() for task in tasks)
         yield from zip(tasks, in_order(function, sent, client), strict=True)
 
 
+def _run_on_blocks(function: Callable[[Any], R], task: Lazy, labels: Any, blocks: list[Any]) -> R:
+    return function(task.on_blocks(labels, blocks))
+
+
 def _computed(
-    function: Callable[[Task], R], tasks: Sequence[LazyTask], client: Client | None
+    function: Callable[[Any], R], tasks: Sequence[Lazy], client: Client | None
 ) -> Iterator[R]:
     """Results on Dask blocks, all of one graph, so that what the blocks share is made once."""
     import dask
 
-    run = dask.delayed(run_on_blocks, pure=False)
-    values = [
-        run(function, LazyTask(t.region, t.channels, None, []), t.labels, t.image) for t in tasks
-    ]
+    run = dask.delayed(_run_on_blocks, pure=False)
+    values = [run(function, t.without_blocks(), t.labels, t.image) for t in tasks]
     if client is None:
         yield from dask.compute(*values, scheduler="threads")
         return

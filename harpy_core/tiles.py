@@ -56,8 +56,7 @@ class Task:
     @property
     def pixels(self) -> int:
         """Image pixels of all its channels, or label pixels without an image."""
-        planes = self.channels[-1] - self.channels[0] if self.channels else 1
-        return planes * math.prod(b - a for a, b in self.region)
+        return _pixels(self.region, self.channels)
 
     @property
     def origin(self) -> tuple[int, int, int]:
@@ -96,6 +95,11 @@ class Task:
             buffer = scratch("image", math.prod(shape), self.image.dtype).reshape(shape)
             self.image.read(region, buffer)
             yield slice(first, last), buffer[: last - first].reshape(last - first, -1)
+
+
+def _pixels(region: Region, channels: tuple[int, ...]) -> int:
+    planes = channels[-1] - channels[0] if channels else 1
+    return planes * math.prod(b - a for a, b in region)
 
 
 def coarsened(edges: Edges, pixels: int = TILE_PIXELS) -> Edges:
@@ -152,6 +156,19 @@ def image_tasks(image: Any, labels: Any, threads: int) -> list[Task]:
     return [Task(region, group, reader, pixels) for region in regions for group in groups]
 
 
+def image_edges(image: Any) -> tuple[tuple[int, ...], Edges]:
+    """Where the chunks of channels begin, and the tiles along z, y and x.
+
+    Tiles of a Dask image go through all z, so that each is a task of its own in any job.
+    """
+    if is_dask(image):
+        channels, *spatial = dask_edges(image, 4)
+        z, y, x = coarsened(tuple(spatial))
+        return channels, ((0, z[-1]), y, x)
+    reader = reader_of(image, 4)
+    return reader.edges[0], coarsened(reader.edges[1:])
+
+
 @dataclass(frozen=True, slots=True)
 class LazyTask:
     """A tile of Dask arrays: its label block and its image blocks, not yet computed."""
@@ -161,6 +178,11 @@ class LazyTask:
     labels: Any
     image: list[Any]
 
+    @property
+    def pixels(self) -> int:
+        """Image pixels of all its channels, or label pixels without an image."""
+        return _pixels(self.region, self.channels)
+
     def on_blocks(self, labels: np.ndarray, blocks: list[np.ndarray]) -> Task:
         """The task, once its blocks are there."""
         origin = tuple(a for a, _ in self.region)
@@ -169,12 +191,9 @@ class LazyTask:
         image = BlockReader(blocks, self.channels, origin) if blocks else None
         return Task(self.region, self.channels, reader, image)
 
-
-def run_on_blocks(
-    function: Any, task: LazyTask, labels: np.ndarray, blocks: list[np.ndarray]
-) -> Any:
-    """Run a task on blocks that Dask computed."""
-    return function(task.on_blocks(labels, blocks))
+    def without_blocks(self) -> LazyTask:
+        """The task alone, to be sent beside its computed blocks."""
+        return LazyTask(self.region, self.channels, None, [])
 
 
 class BlockReader:
@@ -215,12 +234,8 @@ def lazy_label_tasks(labels: Any) -> list[LazyTask]:
 
 
 def lazy_image_tasks(image: Any, labels: Any) -> list[LazyTask]:
-    """Tasks on an image and labels one of which is lazy: every image block is in one task."""
-    import dask.array as da
-
-    image, labels = (a if is_dask(a) else da.from_array(a) for a in (image, labels))
-    channels, *spatial = dask_edges(image, 4)
-    edges = coarsened(tuple(spatial))
+    """Tasks on a Dask image and labels: every block of the image is in one task."""
+    channels, edges = image_edges(image)
     regions = regions_of(edges)
     label_blocks = _blocks(labels, edges)
     image_blocks = np.array(_blocks(image, (channels, *edges)), dtype=object)
@@ -229,6 +244,16 @@ def lazy_image_tasks(image: Any, labels: Any) -> list[LazyTask]:
         LazyTask(region, channels, block, list(planes))
         for region, block, planes in zip(regions, label_blocks, by_tile, strict=True)
     ]
+
+
+def alike(image: Any, labels: Any) -> tuple[Any, Any]:
+    """Both as they are, or both as Dask arrays where one of them is."""
+    if is_dask(image) == is_dask(labels):
+        return image, labels
+    import dask.array as da
+
+    image, labels = (a if is_dask(a) else da.from_array(a) for a in (image, labels))
+    return image, labels
 
 
 def dask_edges(array: Any, axes: int) -> Edges:

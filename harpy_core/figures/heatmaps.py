@@ -128,7 +128,7 @@ def _draw(
         pad=0.02,
     )
     bar.set_label(f"z-score of the {statistic}, per channel", size=8.5)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     style.save(figure, out_png)
 
 

@@ -6,6 +6,7 @@ OME-TIFF), never assumed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 from harpy_core.errors import InputError
 from harpy_core.manifest import digest_of, read_manifest
 from harpy_core.raster.info import RasterInfo
-from harpy_core.raster.reading import ChannelView, check_arrays
+from harpy_core.raster.reading import ChannelView, check_arrays, is_dask
 from harpy_core.raster.tiff import TiffArray, is_tiff
 
 _SPATIAL = ("z", "y", "x")
@@ -325,12 +326,12 @@ def _open_tiff(path: str, series: str | None) -> _Element:
 
 
 def fingerprint(*arrays: Any, times: bool = True) -> str:
-    """Digest of what tells one input from another, without reading pixels.
+    """Digest of what tells one input from another, without reading the pixels of a file.
 
     Parameters
     ----------
     arrays
-        What `open_raster` opened.
+        What `open_raster` opened, NumPy or Dask arrays.
     times
         Take the files' times of change in; without, copies of a store have one fingerprint.
     """
@@ -338,6 +339,11 @@ def fingerprint(*arrays: Any, times: bool = True) -> str:
 
 
 def _facts(array: Any, times: bool) -> list[Any]:
+    if is_dask(array):
+        return [array.name, list(array.shape)]
+    if isinstance(array, np.ndarray):
+        content = hashlib.sha256(np.ascontiguousarray(array))
+        return [list(array.shape), str(array.dtype), content.hexdigest()]
     if isinstance(array, ChannelView):
         return [list(array.indices), *_facts(array.array, times)]
     if isinstance(array, TiffArray):

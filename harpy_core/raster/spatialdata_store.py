@@ -1,0 +1,220 @@
+"""Empty SpatialData stores: the metadata of images and labels, written before any pixel is.
+
+SpatialData itself writes whole Dask arrays. Here the metadata it would write (Zarr format 3,
+OME-NGFF 0.5) is laid down by hand, and the arrays are filled chunk by chunk by whoever makes them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec
+
+from harpy_core.errors import InputError
+
+Codecs = Any
+"""One codec, several, None, or ``"auto"``: what `zarr.Group.create_array` takes."""
+
+BLOSC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+"""Fast to decode; bit planes of neighbouring counts and labels are alike."""
+
+# The versions of SpatialData's own containers and of the NGFF draft it writes (0.7 and 0.8).
+_CONTAINER = "0.2"
+_RASTER = "0.3"
+_NGFF = "0.5-dev-spatialdata"
+_LABEL_SPECIFICATION = "0.5"
+
+
+def create(path: str | os.PathLike[str]) -> zarr.Group:
+    """Make an empty SpatialData store.
+
+    Parameters
+    ----------
+    path
+        Folder to make; one that is there must be empty.
+
+    Returns
+    -------
+    The root group, with empty groups ``images`` and ``labels``.
+    """
+    root = zarr.create_group(
+        os.fspath(path),
+        zarr_format=3,
+        attributes={
+            "spatialdata_attrs": {
+                "version": _CONTAINER,
+                "spatialdata_software_version": version("spatialdata"),
+            }
+        },
+    )
+    root.create_group("images")
+    root.create_group("labels")
+    return root
+
+
+def create_image(
+    root: zarr.Group,
+    name: str,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    dtype: np.typing.DTypeLike,
+    channels: Sequence[str],
+    *,
+    compressors: Codecs = BLOSC,
+    shards: Sequence[int] | None = None,
+    **encoding: Any,
+) -> zarr.Array:
+    """Add an image that holds no pixels yet.
+
+    Parameters
+    ----------
+    root
+        What `create` returned.
+    name
+        Name of the element.
+    shape
+        (c, y, x) or (c, z, y, x), in pixels.
+    chunks
+        Chunk size along each axis, in pixels.
+    dtype
+        Type of the pixels.
+    channels
+        A name for each channel.
+    compressors, shards, **encoding
+        As in `zarr.Group.create_array`.
+
+    Returns
+    -------
+    The array at full resolution, reading as 0 until it is written.
+
+    Raises
+    ------
+    InputError
+        Wrong number of axes, or not one name a channel.
+    """
+    axes = _axes(name, ("c", "z", "y", "x"), shape)
+    if len(channels) != shape[0]:
+        raise InputError(
+            f"image {name!r}: {len(channels)} channel names for {shape[0]} channels: "
+            "give one name for each"
+        )
+    attributes = _multiscales(f"/images/{name}", axes)
+    attributes["ome"]["omero"] = {"channels": [{"label": str(c)} for c in channels]}
+    group = root.create_group(f"images/{name}", attributes=attributes)
+    return _create_array(group, axes, shape, chunks, dtype, compressors, shards, encoding)
+
+
+def create_labels(
+    root: zarr.Group,
+    name: str,
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    dtype: np.typing.DTypeLike,
+    *,
+    compressors: Codecs = BLOSC,
+    shards: Sequence[int] | None = None,
+    **encoding: Any,
+) -> zarr.Array:
+    """Add labels that hold no instance yet.
+
+    Parameters
+    ----------
+    root
+        What `create` returned.
+    name
+        Name of the element.
+    shape
+        (y, x) or (z, y, x), in pixels.
+    chunks
+        Chunk size along each axis, in pixels.
+    dtype
+        An integer type.
+    compressors, shards, **encoding
+        As in `zarr.Group.create_array`.
+
+    Returns
+    -------
+    The array at full resolution, reading as 0, background, until it is written.
+
+    Raises
+    ------
+    InputError
+        Wrong number of axes.
+    """
+    axes = _axes(name, ("z", "y", "x"), shape)
+    attributes = _multiscales(name, axes)
+    attributes["ome"]["image-label"] = {"version": _LABEL_SPECIFICATION}
+    group = root.create_group(f"labels/{name}", attributes=attributes)
+    folder = root["labels"]
+    listed = folder.attrs.asdict().get("ome", {}).get("labels", [])
+    folder.attrs["ome"] = {"labels": [*listed, name]}
+    return _create_array(group, axes, shape, chunks, dtype, compressors, shards, encoding)
+
+
+def consolidate(root: zarr.Group) -> None:
+    """Copy the metadata of all groups and arrays into the root's, as SpatialData does."""
+    zarr.consolidate_metadata(root.store)
+
+
+def _axes(name: str, all_axes: tuple[str, ...], shape: Sequence[int]) -> tuple[str, ...]:
+    if len(shape) == len(all_axes):
+        return all_axes
+    if len(shape) == len(all_axes) - 1:
+        return tuple(axis for axis in all_axes if axis != "z")
+    raise InputError(
+        f"element {name!r} has {len(shape)} axes, shape {tuple(shape)}: "
+        f"give ({', '.join(a for a in all_axes if a != 'z')}) or ({', '.join(all_axes)})"
+    )
+
+
+def _multiscales(name: str, axes: Iterable[str]) -> dict[str, Any]:
+    """One resolution, in pixels, lying in the coordinate system ``global`` as it is."""
+    axes = tuple(axes)
+    bare = [{"name": a, "type": "channel" if a == "c" else "space"} for a in axes]
+    in_units = [a if a["type"] == "channel" else {**a, "unit": "unit"} for a in bare]
+    level = {
+        "path": "s0",
+        "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(axes)}],
+    }
+    identity = {
+        "type": "identity",
+        "input": {"name": "".join(axes), "axes": in_units},
+        "output": {"name": "global", "axes": in_units},
+    }
+    multiscale = {
+        "datasets": [level],
+        "name": name,
+        "axes": bare,
+        "coordinateTransformations": [identity],
+    }
+    return {
+        "ome": {"version": _NGFF, "multiscales": [multiscale]},
+        "spatialdata_attrs": {"version": _RASTER},
+    }
+
+
+def _create_array(
+    group: zarr.Group,
+    axes: Sequence[str],
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    dtype: np.typing.DTypeLike,
+    compressors: Codecs,
+    shards: Sequence[int] | None,
+    encoding: dict[str, Any],
+) -> zarr.Array:
+    return group.create_array(
+        "s0",
+        shape=tuple(int(n) for n in shape),
+        chunks=tuple(int(n) for n in chunks),
+        shards=None if shards is None else tuple(int(n) for n in shards),
+        dtype=np.dtype(dtype),
+        compressors=compressors,
+        dimension_names=list(axes),
+        **{"fill_value": 0, **encoding},
+    )
