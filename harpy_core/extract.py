@@ -21,6 +21,7 @@ from harpy_core.cropping.store import Layout, WorkFolder, sole_writer, unit
 from harpy_core.cropping.windows import CropPlan, Strip, Windows, plan_crops, windows_of
 from harpy_core.crops import Crops, open_crops
 from harpy_core.errors import InputError
+from harpy_core.grid import split_channels
 from harpy_core.instances import Instances, find_instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.manifest import digest_of
@@ -29,7 +30,7 @@ from harpy_core.raster.opening import fingerprint
 from harpy_core.raster.reading import check_arrays, delivered, is_dask, reader_of, unwrapped
 from harpy_core.raster.scratch import scratch
 from harpy_core.runs import encode_runs
-from harpy_core.tiles import LazyTask, Task, alike, image_edges, lazy_image_tasks, split_channels
+from harpy_core.tiles import LazyTask, Task, alike, image_edges, lazy_image_tasks
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -7,32 +7,23 @@ one tile with some or all of its channels. Which pixels a task reads depends on 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from harpy_core.grid import Edges, Region, coarsened, regions_of, split_channels
 from harpy_core.raster.reading import (
     ArrayReader,
     Reader,
-    Region,
     delivered,
     is_dask,
     lifted,
     reader_of,
 )
 from harpy_core.raster.scratch import scratch
-
-TILE_PIXELS = 2048 * 2048
-"""Smaller chunks are worked on several at a time, up to this many pixels of a plane."""
-
-TASKS_PER_THREAD = 4
-"""Channels are split over several tasks where there are fewer tiles than this for a thread."""
-
-Edges = tuple[tuple[int, ...], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -100,46 +91,6 @@ class Task:
 def _pixels(region: Region, channels: tuple[int, ...]) -> int:
     planes = channels[-1] - channels[0] if channels else 1
     return planes * math.prod(b - a for a, b in region)
-
-
-def coarsened(edges: Edges, pixels: int = TILE_PIXELS) -> Edges:
-    """Join neighbouring chunks, along (z, y, x), into tiles of about `pixels`.
-
-    Larger chunks stay as they are.
-    """
-    depth = max((b - a for a, b in pairwise(edges[0])), default=1) or 1
-    side = math.isqrt(max(pixels // depth, 1))
-    y, x = _joined(edges[1], side), _joined(edges[2], side)
-    plane = _widest(y) * _widest(x)
-    return _joined(edges[0], max(pixels // max(plane, 1), 1)), y, x
-
-
-def _widest(edges: Sequence[int]) -> int:
-    return max((b - a for a, b in pairwise(edges)), default=1)
-
-
-def _joined(edges: Sequence[int], extent: int) -> tuple[int, ...]:
-    kept = [edges[0]]
-    for here, after in pairwise(edges[1:]):
-        if after - kept[-1] > extent:
-            kept.append(here)
-    if len(edges) > 1:
-        kept.append(edges[-1])
-    return tuple(kept)
-
-
-def split_channels(edges: tuple[int, ...], tiles: int, threads: int) -> list[tuple[int, ...]]:
-    """Groups of channel chunks, several where tiles alone would not keep all threads at work."""
-    chunks = max(len(edges) - 1, 0)
-    wanted = math.ceil(TASKS_PER_THREAD * threads / max(tiles, 1))
-    groups = max(min(chunks, wanted), 1)
-    bounds = [round(i * chunks / groups) for i in range(groups + 1)]
-    return [tuple(edges[a : b + 1]) for a, b in pairwise(bounds)]
-
-
-def regions_of(edges: Edges) -> list[Region]:
-    """All tiles, row by row."""
-    return [tuple(region) for region in product(*(pairwise(axis) for axis in edges))]
 
 
 def label_tasks(labels: Any) -> list[Task]:

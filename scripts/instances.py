@@ -1,20 +1,18 @@
 """Rule instances: id, area, centroid and bounding box of every instance."""
 
-from harpy_core.job import running
+from harpy_core.job import running, workers
 
 
 def main(snakemake):
     """Read the labels once and write what they hold."""
     with running(snakemake) as logger:
-        from harpy_core import cluster, stages
         from harpy_core.instances import find_instances
         from harpy_core.manifest import tree_digest, write_manifest
-        from harpy_core.raster import open_described
-        from harpy_core.raster.info import RasterInfo
+        from harpy_core.raster import RasterInfo, open_described
 
         info = RasterInfo.from_json(snakemake.input.raster)
         labels = open_described(info).labels
-        with stages.workers(snakemake, "instances", info) as client:
+        with workers(snakemake, "instances", info) as client:
             instances = find_instances(labels, client=client, progress=True)
         instances.write(snakemake.output.store)
         logger.info("%d instances", len(instances))

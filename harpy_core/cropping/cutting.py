@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harpy_core.raster.reading import Region
+from harpy_core.grid import Region
 from harpy_core.runs import RunTable
 
 

@@ -14,13 +14,9 @@ from itertools import pairwise, product
 
 import numpy as np
 
+from harpy_core.cropping.strips import strip_rows
+from harpy_core.grid import Edges, Region
 from harpy_core.instances import Instances
-from harpy_core.raster.reading import Region
-from harpy_core.tiles import Edges
-
-BATCHES_IN_STRIP = 8
-"""A strip is as tall as it takes to fill this many batches: fewer left-overs, larger tasks."""
-
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -135,7 +131,7 @@ def plan_crops(windows: Windows, edges: Edges, batch_size: int, tall: bool = Tru
     tall
         Let strips span several tiles along y; False makes each tile a strip.
     """
-    rows = _strip_rows(len(windows.corner), edges, batch_size) if tall else edges[1]
+    rows = _strip_edges(len(windows.corner), edges, batch_size) if tall else edges[1]
     first, last = _touched(windows, rows, edges[2])
     alone = np.all(first == last, axis=1)
     width = len(edges[2]) - 1
@@ -168,12 +164,9 @@ def plan_crops(windows: Windows, edges: Edges, batch_size: int, tall: bool = Tru
     return plan
 
 
-def _strip_rows(instances: int, edges: Edges, batch_size: int) -> tuple[int, ...]:
+def _strip_edges(instances: int, edges: Edges, batch_size: int) -> tuple[int, ...]:
     """Edges of the strips along y: every n-th edge of the tiles."""
-    rows = len(edges[1]) - 1
-    tiles = max(rows * (len(edges[2]) - 1), 1)
-    wanted = math.ceil(BATCHES_IN_STRIP * batch_size * tiles / max(instances, 1))
-    step = min(max(wanted, 1), max(rows, 1))
+    step = strip_rows(instances, len(edges[1]) - 1, len(edges[2]) - 1, batch_size)
     return (*edges[1][:-1:step], edges[1][-1])
 
 

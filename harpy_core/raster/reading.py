@@ -13,12 +13,10 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
+from harpy_core.grid import Edges, Region, regular_edges
 from harpy_core.raster.chunks import ChunkFiles, covering
 from harpy_core.raster.scratch import scratch
 from harpy_core.raster.tiff import TiffArray
-
-Region = tuple[tuple[int, int], ...]
-"""First index and end along each canonical axis."""
 
 
 class Reader(Protocol):
@@ -36,7 +34,7 @@ class Reader(Protocol):
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    edges: tuple[tuple[int, ...], ...]
+    edges: Edges
 
     def layout(self, region: Region) -> tuple[int, ...]:
         """Shape of the buffer that `read` fills for a region: at least the region's own."""
@@ -94,9 +92,7 @@ class ArrayReader:
         self.shape = whole or self._array.shape
         self.dtype = delivered(array.dtype)
         self._chunks = chunks
-        self.edges = tuple(
-            (*range(0, n, c), n) if n else (0,) for n, c in zip(self.shape, chunks, strict=True)
-        )
+        self.edges = regular_edges(self.shape, chunks)
 
     def layout(self, region: Region) -> tuple[int, ...]:
         """Shape of the region itself."""
@@ -129,10 +125,7 @@ class ZarrReader:
         self._stored = np.dtype(array.dtype).newbyteorder("=")
         self.dtype = delivered(self._stored)
         self._chunks = lifted(array.chunks, axes, 1)
-        self.edges = tuple(
-            (*range(0, n, c), n) if n else (0,)
-            for n, c in zip(self.shape, self._chunks, strict=True)
-        )
+        self.edges = regular_edges(self.shape, self._chunks)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self._array, self._axes, self._strict)

@@ -21,7 +21,6 @@ rule aggregate:
         mem_mb=planned_memory("aggregate"),
     params:
         stats=lambda wildcards: aggregate_params(wildcards)["stats"],
-        cluster=plain(CONFIG.cluster),
         code=provenance.source_digest("harpy_core.aggregate"),
     script:
         "../../scripts/aggregate.py"

@@ -14,12 +14,12 @@ rule benchmark_cell:
         row="results/{case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json",
     log:
         "logs/{case}/benchmark/{stage}-{engine}-{workers}-{repeat}.log",
-    conda:
-        "../../envs/workflow.yaml"
     wildcard_constraints:
         engine="numba|numpy|cupy|harpy",
         workers=r"\d+",
         repeat=r"\d+",
+    conda:
+        "../../envs/workflow.yaml"
     threads: measuring_threads
     resources:
         mem_mb=measured_memory,

@@ -6,26 +6,26 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(workflow.basedir).parent
+# Not workflow.basedir: another workflow may include this one.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 sys.path.insert(0, str(ROOT))
 # Jobs import this checkout's package too, whichever environment they run in.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-)
+PYTHON_PATH = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
 
 from harpy_core import preflight, provenance
 from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes
 from harpy_core.errors import InputError
 
-CONFIG_FILE = (workflow.configfiles or ["--config"])[-1]
+CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
 STAGE_FIGURES = {"aggregate": "heatmap", "extract": "crops"}
 
 
 def checked_config():
     """The config as models; a mistake in it ends the run with its one line."""
     try:
-        checked = load(config, str(CONFIG_FILE))
-        preflight.check(checked, str(CONFIG_FILE))
+        checked = load(config, CONFIG_FILE)
+        preflight.check(checked, CONFIG_FILE)
     except InputError as error:
         sys.exit(str(error))
     return checked
@@ -118,10 +118,12 @@ def sweep_cells(wildcards):
 def check_enough_cores(case):
     """Refuse a sweep that asks for more than --cores, which Snakemake would cap in silence."""
     cores = workflow.resource_settings.cores
-    undecided = workflow.dryrun and cores == 1
-    if workflow.is_main_process and workflow.local_exec and cores and not undecided:
+    # A report executes nothing, and a dry run without --cores knows of one.
+    executes = workflow.executor_plugin is not None and workflow.local_exec
+    undecided = cores is None or (workflow.dryrun and cores == 1)
+    if workflow.is_main_process and executes and not undecided:
         try:
-            preflight.check_cores(CONFIG, case, cores, str(CONFIG_FILE))
+            preflight.check_cores(CONFIG, case, cores, CONFIG_FILE)
         except InputError as error:
             sys.exit(str(error))
 
@@ -176,7 +178,8 @@ def measured_settings(wildcards):
     if wildcards.stage == "extract":
         extract = extract_params(wildcards)
         return settings | {
-            name: extract[name] for name in ("diameter", "batch_size", "remove_background")
+            name: extract[name]
+            for name in ("diameter", "batch_size", "remove_background")
         }
     return settings | {"stats": ["mean"]}
 

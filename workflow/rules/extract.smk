@@ -23,7 +23,6 @@ rule extract:
         mem_mb=planned_memory("extract"),
     params:
         extract=extract_params,
-        cluster=plain(CONFIG.cluster),
         code=provenance.source_digest("harpy_core.extract"),
     script:
         "../../scripts/extract.py"

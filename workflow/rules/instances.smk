@@ -20,7 +20,6 @@ rule instances:
     resources:
         mem_mb=planned_memory("instances"),
     params:
-        cluster=plain(CONFIG.cluster),
         code=provenance.source_digest("harpy_core.instances"),
     script:
         "../../scripts/instances.py"

@@ -12,7 +12,7 @@ rule plan:
     threads: 1
     params:
         config=CONFIG.model_dump(),
-        file=str(CONFIG_FILE),
+        file=CONFIG_FILE,
     script:
         "../../scripts/plan.py"
 
@@ -37,7 +37,7 @@ rule figure_tissue:
     resources:
         mem_mb=4000,
     params:
-        code=provenance.source_digest("harpy_core.figures.tissue"),
+        code=provenance.source_digest("harpy_core.figures.composites"),
     script:
         "../../scripts/figure_tissue.py"
 
@@ -63,7 +63,7 @@ rule figure_crops:
     resources:
         mem_mb=4000,
     params:
-        code=provenance.source_digest("harpy_core.figures.gallery"),
+        code=provenance.source_digest("harpy_core.figures.galleries"),
     script:
         "../../scripts/figure_crops.py"
 
@@ -89,7 +89,7 @@ rule figure_heatmap:
     resources:
         mem_mb=4000,
     params:
-        code=provenance.source_digest("harpy_core.figures.heatmap"),
+        code=provenance.source_digest("harpy_core.figures.heatmaps"),
     script:
         "../../scripts/figure_heatmap.py"
 
@@ -115,7 +115,7 @@ rule figure_sweep:
         mem_mb=4000,
     params:
         published=published_case,
-        code=provenance.source_digest("harpy_core.figures.sweep"),
+        code=provenance.source_digest("harpy_core.figures.sweeps"),
     script:
         "../../scripts/figure_sweep.py"
 
@@ -139,7 +139,5 @@ rule report:
     threads: 1
     resources:
         mem_mb=2000,
-    params:
-        snakefile=str(ROOT / "Snakefile"),
     script:
         "../../scripts/report.py"

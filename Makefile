@@ -1,0 +1,68 @@
+# make setup   a virtual environment with the locked versions
+# make run     the default pipeline and its report: results/report.zip
+# make test    lint, format, types and tests
+
+.DELETE_ON_ERROR:
+.PHONY: setup run test lint types pytest format lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+# The machine's own Python; none is downloaded.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+
+# Certificates that the machine trusts, where a proxy stands before the package index.
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
+export UV_LINK_MODE := copy
+unexport VIRTUAL_ENV
+
+setup: $(VENV)/.ready
+
+run: setup
+	$(BIN)/snakemake --cores $(CORES)
+
+test: lint types pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+types: setup
+	$(BIN)/mypy harpy_core
+
+pytest: setup
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt workflow
+
+lock: | $(UV)
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --extra workflow --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .uv .snakemake build dist *.egg-info
+
+$(VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
+	$(UV) pip sync --python $(BIN)/python requirements.lock
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv --without-pip $(VENV)
+
+# A folder of its own, so that the environment holds the locked versions and nothing else.
+.uv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m pip --version >/dev/null 2>&1 \
+		&& $(PYTHON) -m pip install --quiet --target .uv uv \
+		|| { $(PYTHON) -m venv .uv/venv && .uv/venv/bin/python -m pip install --quiet --target .uv uv; }

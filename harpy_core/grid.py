@@ -1,0 +1,67 @@
+"""Where chunks and tiles begin: arithmetic on shapes alone, cheap to import.
+
+Edges along an axis are the first pixel of each chunk, and the end of the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise, product
+
+Region = tuple[tuple[int, int], ...]
+"""First index and end along each canonical axis."""
+
+Edges = tuple[tuple[int, ...], ...]
+"""Edges along each axis."""
+
+TILE_PIXELS = 2048 * 2048
+"""Smaller chunks are worked on several at a time, up to this many pixels of a plane."""
+
+TASKS_PER_THREAD = 4
+"""Channels are split over several tasks where there are fewer tiles than this for a thread."""
+
+
+def regular_edges(shape: Sequence[int], chunks: Sequence[int]) -> Edges:
+    """Edges of equal chunks, the last of which may be cut."""
+    return tuple((*range(0, n, c), n) if n else (0,) for n, c in zip(shape, chunks, strict=True))
+
+
+def coarsened(edges: Edges, pixels: int = TILE_PIXELS) -> Edges:
+    """Join neighbouring chunks, along (z, y, x), into tiles of about `pixels`.
+
+    Larger chunks stay as they are.
+    """
+    depth = max((b - a for a, b in pairwise(edges[0])), default=1) or 1
+    side = math.isqrt(max(pixels // depth, 1))
+    y, x = _joined(edges[1], side), _joined(edges[2], side)
+    plane = _widest(y) * _widest(x)
+    return _joined(edges[0], max(pixels // max(plane, 1), 1)), y, x
+
+
+def _widest(edges: Sequence[int]) -> int:
+    return max((b - a for a, b in pairwise(edges)), default=1)
+
+
+def _joined(edges: Sequence[int], extent: int) -> tuple[int, ...]:
+    kept = [edges[0]]
+    for here, after in pairwise(edges[1:]):
+        if after - kept[-1] > extent:
+            kept.append(here)
+    if len(edges) > 1:
+        kept.append(edges[-1])
+    return tuple(kept)
+
+
+def split_channels(edges: tuple[int, ...], tiles: int, threads: int) -> list[tuple[int, ...]]:
+    """Groups of channel chunks, several where tiles alone would not keep all threads at work."""
+    chunks = max(len(edges) - 1, 0)
+    wanted = math.ceil(TASKS_PER_THREAD * threads / max(tiles, 1))
+    groups = max(min(chunks, wanted), 1)
+    bounds = [round(i * chunks / groups) for i in range(groups + 1)]
+    return [tuple(edges[a : b + 1]) for a, b in pairwise(bounds)]
+
+
+def regions_of(edges: Edges) -> list[Region]:
+    """All tiles, row by row."""
+    return [tuple(region) for region in product(*(pairwise(axis) for axis in edges))]

@@ -1,0 +1,311 @@
+"""What a job will read, write and hold in memory: known from shapes alone, before it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from harpy_core.cropping.strips import strip_rows
+from harpy_core.grid import coarsened, regular_edges, split_channels
+from harpy_core.raster.info import RasterInfo
+from harpy_core.statistics import chosen
+
+CELLS_PER_PIXEL = 1 / 1900
+"""Density taken where the instances are not counted yet: dense tissue at half a micron a pixel."""
+
+RUN_BYTES = 16
+PIXELS_PER_RUN = 20
+"""Dense tissue has a run for every 26 pixels, and a run table 16 bytes for each."""
+
+_WORD = 8
+_FULL_WORDS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One job, before it runs.
+
+    Attributes
+    ----------
+    stage
+        ``instances``, ``aggregate`` or ``extract``.
+    tasks
+        Pieces of work that can run at the same time.
+    bytes_read
+        Decoded pixels and labels; on disk they are smaller where they are compressed.
+    bytes_written
+        The result before compression.
+    bytes_per_task
+        Memory of one task at work.
+    result_bytes
+        Memory of the result in the process that merges it.
+    instances
+        Instances, counted or (None) guessed from the area.
+    """
+
+    stage: str
+    tasks: int
+    bytes_read: int
+    bytes_written: int
+    bytes_per_task: int
+    result_bytes: int
+    instances: int | None
+
+    def memory(self, threads: int) -> int:
+        """Bytes held at most by `threads` tasks at work and the result."""
+        return threads * self.bytes_per_task + self.result_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """An image and its labels in canonical axes, and what one tile of them takes."""
+
+    channels: int
+    group: int
+    plane: int
+    tile: int
+    tiles: int
+    pixel: int
+    label: int
+    rows: int
+    columns: int
+    depth: int
+
+    @classmethod
+    def of(cls, info: RasterInfo) -> _Shape:
+        shape, chunks = _canonical(info.image_shape), _canonical(info.image_chunks)
+        edges = regular_edges(shape, chunks)
+        tiles = coarsened(edges[1:])
+        widest = [max((b - a for a, b in pairwise(axis)), default=1) for axis in tiles]
+        padded = [max(w, min(c, n)) for w, c, n in zip(widest, chunks[1:], shape[1:], strict=True)]
+        return cls(
+            channels=shape[0],
+            group=chunks[0],
+            plane=math.prod(shape[1:]),
+            tile=math.prod(padded),
+            tiles=math.prod(len(axis) - 1 for axis in tiles),
+            pixel=_itemsize(info.image_dtype),
+            label=_itemsize(info.labels_dtype),
+            rows=len(tiles[1]) - 1,
+            columns=len(tiles[2]) - 1,
+            depth=shape[1],
+        )
+
+    @property
+    def image_buffer(self) -> int:
+        return min(self.group, self.channels) * self.tile * self.pixel
+
+    @property
+    def label_buffer(self) -> int:
+        return self.tile * self.label + 2 * self.tile // PIXELS_PER_RUN * RUN_BYTES
+
+
+def _canonical(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])
+
+
+def _itemsize(dtype: str) -> int:
+    """Bytes of a NumPy type by its name: ``uint16``, ``float64``, ``bool``."""
+    digits = "".join(c for c in dtype if c.isdigit())
+    return int(digits) // 8 if digits else 1
+
+
+def stage_plan(
+    stage: str,
+    info: RasterInfo,
+    *,
+    stats: Sequence[str] = ("mean", "count"),
+    diameter: int = 50,
+    batch_size: int = 500,
+    remove_background: bool = True,
+    extract_mask: bool = False,
+    instances: int | None = None,
+    threads: int = 1,
+) -> Plan:
+    """Plan one stage.
+
+    Parameters
+    ----------
+    stage
+        ``instances``, ``aggregate`` or ``extract``.
+    info
+        The image and labels.
+    stats
+        Statistics to aggregate.
+    diameter, batch_size, remove_background, extract_mask
+        As in `harpy_core.extract_instances`.
+    instances
+        How many there are; a guess from the area without.
+    threads
+        Tasks that run at the same time.
+    """
+    shape = _Shape.of(info)
+    number = instances if instances is not None else math.ceil(shape.plane * CELLS_PER_PIXEL)
+    planners = {"instances": _instances, "aggregate": _aggregate, "extract": _extract}
+    settings = {
+        "stats": stats,
+        "diameter": diameter,
+        "batch_size": batch_size,
+        "mask": extract_mask,
+        "threads": threads,
+    }
+    return planners[stage](shape, number, instances, settings)
+
+
+def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+    per_instance = _WORD * (1 + 1 + 3 + 6)
+    return Plan(
+        stage="instances",
+        tasks=shape.tiles,
+        bytes_read=shape.plane * shape.label,
+        bytes_written=number * per_instance,
+        bytes_per_task=shape.label_buffer,
+        result_bytes=3 * number * per_instance,
+        instances=known,
+    )
+
+
+def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+    statistics = chosen(settings["stats"])
+    full = any(statistic.full for statistic in statistics.values())
+    words = _FULL_WORDS if full else 1
+    groups = _groups(shape, shape.tiles, settings["threads"])
+    in_tile = math.ceil(number * shape.tile / shape.plane)
+    part = in_tile * shape.channels * words * _WORD
+    table = number * shape.channels * _WORD
+    return Plan(
+        stage="aggregate",
+        tasks=shape.tiles * groups,
+        bytes_read=shape.plane * (shape.channels * shape.pixel + groups * shape.label),
+        bytes_written=table * len(statistics),
+        bytes_per_task=shape.image_buffer + shape.label_buffer + 2 * part,
+        result_bytes=table * (2 * words + len(statistics)),
+        instances=known,
+    )
+
+
+def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+    window = shape.depth * settings["diameter"] ** 2
+    size = settings["batch_size"]
+    group = min(shape.group, shape.channels)
+    crops = number * window * (shape.channels * shape.pixel + settings["mask"])
+    in_tile = math.ceil(number * shape.tile / shape.plane)
+    step = strip_rows(number, shape.rows, shape.columns, size)
+    strips = math.ceil(shape.rows / step) * shape.columns
+    groups = _groups(shape, strips, settings["threads"])
+    batch = size * window * group * shape.pixel
+    open_batches = min(math.ceil(2 * in_tile / size) + 1, math.ceil(number / size))
+    leftover = min(size, number)
+    return Plan(
+        stage="extract",
+        tasks=strips * groups,
+        bytes_read=shape.plane * (shape.channels * shape.pixel + groups * shape.label),
+        bytes_written=crops,
+        bytes_per_task=(
+            shape.image_buffer
+            + step * shape.label_buffer
+            + (open_batches + 1) * batch
+            + leftover * window * group * shape.pixel
+        ),
+        result_bytes=number * _WORD * 16,
+        instances=known,
+    )
+
+
+def _groups(shape: _Shape, units: int, threads: int) -> int:
+    edges = regular_edges((shape.channels,), (shape.group,))[0]
+    return len(split_channels(edges, units, threads))
+
+
+def plan_aggregate(
+    image: Any,
+    labels: Any,
+    stats: Sequence[str] = ("mean", "count"),
+    *,
+    instances: int | None = None,
+    threads: int = 1,
+) -> Plan:
+    """What `aggregate_stats` would read, write and hold in memory.
+
+    Parameters
+    ----------
+    image, labels
+        As there.
+    stats
+        As there.
+    instances
+        How many there are; a guess from the area without.
+    threads
+        Tasks that run at the same time.
+    """
+    info = _info(image, labels)
+    return stage_plan("aggregate", info, stats=stats, instances=instances, threads=threads)
+
+
+def plan_extract(
+    image: Any,
+    labels: Any,
+    *,
+    diameter: int = 50,
+    batch_size: int = 500,
+    remove_background: bool = True,
+    extract_mask: bool = False,
+    instances: int | None = None,
+    threads: int = 1,
+) -> Plan:
+    """What `extract_instances` would read, write and hold in memory.
+
+    Parameters
+    ----------
+    image, labels, diameter, batch_size, remove_background, extract_mask
+        As there.
+    instances
+        How many there are; a guess from the area without.
+    threads
+        Tasks that run at the same time.
+    """
+    return stage_plan(
+        "extract",
+        _info(image, labels),
+        diameter=diameter,
+        batch_size=batch_size,
+        remove_background=remove_background,
+        extract_mask=extract_mask,
+        instances=instances,
+        threads=threads,
+    )
+
+
+def _info(image: Any, labels: Any) -> RasterInfo:
+    """The shapes of two arrays, as a description without a place."""
+    from harpy_core.raster.reading import check_arrays, unwrapped
+
+    image, labels = unwrapped(image), unwrapped(labels)
+    check_arrays(image, labels)
+    chunks = [_chunks(array, tiles) for array, tiles in ((image, 2), (labels, 2))]
+    return RasterInfo(
+        uri="",
+        image=None,
+        labels=None,
+        channels=[str(c) for c in range(image.shape[0])],
+        image_shape=tuple(image.shape),
+        image_chunks=chunks[0],
+        image_dtype=str(image.dtype),
+        labels_shape=tuple(labels.shape),
+        labels_chunks=chunks[1],
+        labels_dtype=str(labels.dtype),
+        fingerprint="",
+    )
+
+
+def _chunks(array: Any, tiles: int) -> tuple[int, ...]:
+    """Largest chunk along each axis; the tiles that a NumPy array is worked on in."""
+    from harpy_core.raster.reading import NUMPY_TILE
+
+    found = getattr(array, "chunks", None)
+    if found is None:
+        return (1,) * (array.ndim - tiles) + (NUMPY_TILE,) * tiles
+    return tuple(max(c) if isinstance(c, tuple) else int(c) for c in found)

@@ -1,0 +1,45 @@
+"""Rule extract: one centred crop of every instance."""
+
+from harpy_core.job import running, workers
+
+
+def main(snakemake):
+    """Read the image once and write the crops; what an earlier, killed job did is kept."""
+    with running(snakemake) as logger:
+        import zarr
+
+        from harpy_core.extract import extract_instances
+        from harpy_core.instances import Instances
+        from harpy_core.manifest import write_manifest
+        from harpy_core.raster import RasterInfo, open_described
+
+        info = RasterInfo.from_json(snakemake.input.raster)
+        raster = open_described(info)
+        instances = Instances.read(snakemake.input.instances)
+        settings = dict(snakemake.params.extract)
+        planned = {key: value for key, value in settings.items() if key != "extract_mask"}
+        with workers(snakemake, "extract", info, instances=len(instances), **planned) as client:
+            crops = extract_instances(
+                raster.image,
+                raster.labels,
+                snakemake.output.crops,
+                channels=raster.channels,
+                instances=instances,
+                client=client,
+                overwrite=True,
+                progress=True,
+                **settings,
+            )
+        logger.info("%d crops", len(crops))
+        write_manifest(
+            snakemake.output.manifest,
+            kind="crops",
+            digest=str(zarr.open_group(snakemake.output.crops, mode="r").attrs["digest"]),
+            instances=len(crops),
+            channels=raster.channels,
+            **settings,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)

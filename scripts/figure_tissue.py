@@ -1,0 +1,17 @@
+"""Rule figure_tissue: the tissue, with the outlines of its instances."""
+
+from harpy_core.job import running
+
+
+def main(snakemake):
+    """Read a part of the image and draw it."""
+    with running(snakemake):
+        from harpy_core.figures import tissue
+        from harpy_core.raster import RasterInfo, open_described
+
+        raster = open_described(RasterInfo.from_json(snakemake.input.raster))
+        tissue(raster, snakemake.output.figure)
+
+
+if __name__ == "__main__":
+    main(snakemake)

@@ -1,0 +1,17 @@
+"""Rule source: what there is to know of a case's image and labels."""
+
+from harpy_core.job import running
+
+
+def main(snakemake):
+    """Read the source's metadata and write its description."""
+    with running(snakemake) as logger:
+        from harpy_core import outlook
+
+        info = outlook.describe_source(snakemake.params.source)
+        logger.info("image %s %s, labels %s", info.image_shape, info.image_dtype, info.labels_shape)
+        info.to_json(snakemake.output.raster)
+
+
+if __name__ == "__main__":
+    main(snakemake)
