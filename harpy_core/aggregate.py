@@ -83,7 +83,7 @@ class StatisticsTable:
     def finish(
         self, statistics: dict[str, Statistic], index: np.ndarray | None
     ) -> tuple[Instances, dict[str, np.ndarray]]:
-        """Instances and, by statistic, (instances, c) float64; ordered by id, or as `index` asks."""
+        """Instances by id, or as `index` asks, and of each statistic (instances, c) float64."""
         known = self._index.ids
         order = np.argsort(known)
         rows, present = order, np.ones(len(order), bool)
@@ -95,9 +95,7 @@ class StatisticsTable:
         count = np.zeros(len(rows), np.int64)
         count[present] = self._geometry.totals[rows[present], 0]
         centroid = np.full((len(rows), 3), np.nan)
-        centroid[present] = (
-            self._geometry.totals[rows[present], 1:] / count[present][:, np.newaxis]
-        )
+        centroid[present] = self._geometry.totals[rows[present], 1:] / count[present][:, np.newaxis]
         bbox = np.zeros((len(rows), 6), np.int64)
         bbox[present] = self._geometry.box[rows[present]]
         ids = known[rows] if index is None else index

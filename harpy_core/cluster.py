@@ -23,16 +23,16 @@ THREADS_PER_WORKER = 4
 _QUEUE_SECONDS = 24 * 3600
 """How long a worker may wait in SLURM's queue."""
 
-ONE_THREAD_EACH = {
-    name: "1"
-    for name in (
+ONE_THREAD_EACH = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "NUMBA_NUM_THREADS",
         "BLOSC_NTHREADS",
-    )
-}
+    ),
+    "1",
+)
 """Libraries with threads of their own would start as many again for each of ours."""
 
 
@@ -143,4 +143,3 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
         jobs.scale(cluster.workers or 2)
         client.wait_for_workers(1, timeout=_QUEUE_SECONDS)
         yield client
-

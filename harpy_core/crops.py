@@ -94,7 +94,7 @@ def open_crops(path: str | os.PathLike[str]) -> Crops:
     """
     try:
         group = zarr.open_group(path, mode="r")
-        attributes = dict(group.attrs)
+        attributes: dict[str, Any] = group.attrs.asdict()
         return Crops(
             Path(path),
             _array(group, "image"),

@@ -168,9 +168,7 @@ def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
         return
     of_instances = [_instance_copies(tile, cut, kernels) for tile in task.tiles]
     of_windows = (
-        of_instances
-        if remove_background
-        else [_window_copies(tile, cut) for tile in task.tiles]
+        of_instances if remove_background else [_window_copies(tile, cut) for tile in task.tiles]
     )
     last = _last_tiles(of_windows, cut)
     for group, units in pending.items():
@@ -217,9 +215,7 @@ def _pending(cut: Cut, group: Group) -> list[int]:
     return [batch for batch, name in names.items() if name not in cut.done]
 
 
-def _planes(
-    tile: Task, array: str, channels: tuple[int, ...]
-) -> Iterator[tuple[int, np.ndarray]]:
+def _planes(tile: Task, array: str, channels: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
     """Pixels to copy, with the first channel of the chunk they go to: the mask is cut from ones."""
     if array == "mask":
         z, y, x = tile.plane_shape()
@@ -238,9 +234,7 @@ def _instance_copies(tile: Task, cut: Cut, kernels: Any) -> Copies:
     place[place == len(order)] = 0
     windows = order[place]
     windows[cut.ids[windows] != runs.ids] = -1
-    return copies_of_runs(
-        runs, windows, cut.corner, cut.work.layout.diameter, tile.origin
-    )
+    return copies_of_runs(runs, windows, cut.corner, cut.work.layout.diameter, tile.origin)
 
 
 def _window_copies(tile: Task, cut: Cut) -> Copies:
@@ -433,7 +427,7 @@ def extract_instances(
         )
         lazy = is_dask(image)
         plan = plan_crops(windows, spatial, batch_size, tall=not lazy)
-        who = hashlib.sha256(np.ascontiguousarray(instances.id)).hexdigest()
+        who = hashlib.sha256(instances.id.tobytes()).hexdigest()
         key = digest_of([source, parameters, who, __version__])[:16]
         work = WorkFolder(target.with_name(f".{target.name}.work-{key}"), layout)
         if not resume:

@@ -53,15 +53,14 @@ class Instances:
             group = zarr.open_group(folder, mode="w")
             for name in self.__slots__:
                 values = getattr(self, name)
-                group.create_array(
-                    name, data=values, chunks=tuple(max(n, 1) for n in values.shape)
-                )
+                group.create_array(name, data=values, chunks=tuple(max(n, 1) for n in values.shape))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Instances:
         """Read what `write` wrote."""
         group = zarr.open_group(path, mode="r")
-        return cls(*(np.asarray(group[name][...]) for name in cls.__slots__))
+        arrays = (zarr.open_array(group.store_path / name, mode="r") for name in cls.__slots__)
+        return cls(*(np.asarray(array[...]) for array in arrays))
 
 
 class InstanceIndex:

@@ -99,9 +99,7 @@ def workers(
 
 def _logger(log: Path) -> logging.Logger:
     log.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        filename=log, filemode="w", format=_FORMAT, level=logging.INFO, force=True
-    )
+    logging.basicConfig(filename=log, filemode="w", format=_FORMAT, level=logging.INFO, force=True)
     logging.captureWarnings(True)
     return logging.getLogger("harpy_core")
 

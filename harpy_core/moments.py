@@ -284,11 +284,9 @@ def finish(sums: PixelSums, count: np.ndarray) -> Moments:
         return _finish_wide(sums, n, number)
 
 
-def _central(
-    one: np.ndarray, two: np.ndarray, three: np.ndarray, four: np.ndarray, n: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Central moments from sums of powers about a pivot near the mean."""
-    r, a2, a3, a4 = one / n, two / n, three / n, four / n
+def _central(power: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Central moments from sums of powers about a pivot near the mean, along the last axis."""
+    r, a2, a3, a4 = (power[..., i] / n for i in range(4))
     m2 = np.maximum(a2 - r * r, 0.0)
     m3 = a3 - r * (3 * a2 - 2 * r * r)
     m4 = np.maximum(a4 - r * (4 * a3 - r * (6 * a2 - 3 * r * r)), 0.0)
@@ -297,7 +295,7 @@ def _central(
 
 def _unshifted(low: np.ndarray, high: np.ndarray, n: np.ndarray, bias: int) -> np.ndarray:
     """The sum of signed pixels, from that of shifted ones."""
-    return _to_float(_subtract((low, high), _multiply(n, np.uint64(bias))))
+    return _to_float(_subtract((low, high), _multiply(n, np.full_like(n, bias))))
 
 
 def _finish_narrow(sums: PixelSums, n: np.ndarray, number: np.ndarray) -> Moments:
@@ -324,7 +322,7 @@ def _finish_narrow(sums: PixelSums, n: np.ndarray, number: np.ndarray) -> Moment
         _add(_add(s4, _multiply(six * p2, s2)), _multiply(p2 * p2, n)),
         _add(_multiply_pair(s3, four * p), _multiply(four * p2 * p, s1)),
     )
-    m2, m3, m4 = _central(c1, c2, _to_float(c3), _to_float(c4), number)
+    m2, m3, m4 = _central(np.stack([c1, c2, _to_float(c3), _to_float(c4)], axis=-1), number)
     least, most = (
         _nan_where_empty(sums.whole[..., word].astype(np.float64) - bias, number)
         for word in (layout.NARROW_MIN, layout.NARROW_MAX)
@@ -340,9 +338,9 @@ def _finish_wide(sums: PixelSums, n: np.ndarray, number: np.ndarray) -> Moments:
     if not sums.full:
         none = np.full_like(total, np.nan)
         return Moments(count, total, none, none, none, none, none)
-    m2, m3, m4 = _central(*(sums.power[..., i] for i in range(4)), number)
+    m2, m3, m4 = _central(sums.power, number)
     least, most = (
-        _nan_where_empty(difference(sums.whole[..., word], np.uint64(bias)), number)
+        _nan_where_empty(difference(sums.whole[..., word], np.full_like(n, bias)), number)
         for word in (layout.WIDE_MIN, layout.WIDE_MAX)
     )
     return Moments(count, total, m2, m3, m4, least, most)
@@ -355,7 +353,7 @@ def _finish_real(sums: PixelSums) -> Moments:
     if not sums.full:
         none = np.full_like(total, np.nan)
         return Moments(count, total, none, none, none, none, none)
-    m2, m3, m4 = _central(*(sums.power[..., i] for i in range(4)), number)
+    m2, m3, m4 = _central(sums.power, number)
     least, most = (
         _nan_where_empty(sums.real[..., word], number)
         for word in (layout.REAL_MIN, layout.REAL_MAX)

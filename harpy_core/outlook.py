@@ -6,17 +6,14 @@ that cannot fit its workers or the disk. The figures themselves are `harpy_core.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harpy_core.config import DATASETS, Case, Cluster, Config, Extract, Source, Tile, parse_bytes
+from harpy_core.config import Cluster, parse_bytes
 from harpy_core.errors import InputError
-from harpy_core.manifest import read_manifest
-from harpy_core.plan import Plan, stage_plan
+from harpy_core.plan import Plan
 from harpy_core.raster.info import RasterInfo
 
 _COLUMNS = ("case", "stage", "tasks", "reads", "writes", "a worker holds", "free disk")

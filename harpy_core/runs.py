@@ -91,9 +91,7 @@ class Geometry:
     box: np.ndarray
 
 
-def measure_geometry(
-    runs: RunTable, kernels: ModuleType, origin: tuple[int, int, int]
-) -> Geometry:
+def measure_geometry(runs: RunTable, kernels: ModuleType, origin: tuple[int, int, int]) -> Geometry:
     """Pixels, coordinate sums and bounding boxes, in the coordinates of the image.
 
     Parameters

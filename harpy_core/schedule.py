@@ -46,9 +46,7 @@ def in_order(
         with ThreadPoolExecutor(threads_of(None)) as pool:
             yield from _rolling(lambda task: pool.submit(function, task), tasks, width)
     else:
-        yield from _rolling(
-            lambda task: client.submit(function, task, pure=False), tasks, width
-        )
+        yield from _rolling(lambda task: client.submit(function, task, pure=False), tasks, width)
 
 
 def _rolling(submit: Callable[[T], Any], tasks: Iterable[T], width: int) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from harpy_core.raster.reading import (
 )
 from harpy_core.raster.scratch import scratch
 
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """Some channels of one tile, and where to read them.
@@ -73,7 +74,8 @@ class Task:
         """Shape of the (z, y, x) buffers in which the image's channels arrive."""
         if self.image is None:
             raise ValueError("a task on labels alone has no planes")
-        z, y, x = self.image.layout((self.channels[:2], *self.region))[1:]
+        group = (self.channels[0], self.channels[1])
+        z, y, x = self.image.layout((group, *self.region))[1:]
         return z, y, x
 
     def read_planes(self) -> Iterator[tuple[slice, np.ndarray]]:

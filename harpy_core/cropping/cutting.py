@@ -72,9 +72,7 @@ def copies_of_runs(
     last = np.minimum(column + length, diameter)
     keep = (row >= 0) & (row < diameter) & (last > first)
     inside = ((z + origin[0]) * diameter + row) * diameter + first
-    return _sorted(
-        window[keep], (start + first - column)[keep], inside[keep], (last - first)[keep]
-    )
+    return _sorted(window[keep], (start + first - column)[keep], inside[keep], (last - first)[keep])
 
 
 def copies_of_windows(

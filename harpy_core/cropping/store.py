@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -72,7 +72,7 @@ class Layout:
         return found
 
 
-def _shuffle(dtype: np.dtype) -> str:
+def _shuffle(dtype: np.dtype) -> Literal["bitshuffle", "noshuffle"]:
     return "bitshuffle" if dtype.itemsize > 1 else "noshuffle"
 
 
@@ -134,7 +134,7 @@ class WorkFolder:
 
     def write_fragments(self, array: str, strip: int, chunk: int, crops: np.ndarray) -> None:
         """Commit what a strip contributes to windows that are finished later."""
-        content = memoryview(np.ascontiguousarray(crops)).cast("B")
+        content = np.ascontiguousarray(crops).reshape(-1).view(np.uint8).data
         _write_durably(self._fragments(array, strip, chunk), content)
         self._commit(unit(f"{array}-fragments", strip, chunk), content)
 

@@ -18,6 +18,7 @@ from harpy_core.cropping.strips import strip_rows
 from harpy_core.grid import Edges, Region
 from harpy_core.instances import Instances
 
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """The window of each instance.
@@ -199,9 +200,7 @@ def _fed(first: np.ndarray, last: np.ndarray, width: int) -> dict[int, np.ndarra
 
 def _tiles(edges: Edges, rows: tuple[int, int], columns: tuple[int, ...]) -> list[Region]:
     inner = [e for e in edges[1] if rows[0] <= e <= rows[1]]
-    return [
-        (z, y, (columns[0], columns[1])) for y in pairwise(inner) for z in pairwise(edges[0])
-    ]
+    return [(z, y, (columns[0], columns[1])) for y in pairwise(inner) for z in pairwise(edges[0])]
 
 
 def _feeders(plan: CropPlan, first: int) -> dict[int, list[int]]:

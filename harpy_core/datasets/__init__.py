@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from harpy_core.errors import InputError
 from harpy_core.manifest import staging
 
-_PUBLISHED = (
-    "https://objectstor.vib.be/spatial-hackathon-public/sparrow/public_datasets"
-)
+_PUBLISHED = "https://objectstor.vib.be/spatial-hackathon-public/sparrow/public_datasets"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -200,20 +201,20 @@ def _overlap(block: int, span: tuple[int, int]) -> tuple[slice, slice]:
 def _uniform(seed: int, purpose: int, *place: np.ndarray | int) -> np.ndarray:
     """A number in (0, 1) for every place: SplitMix64 over the seed, the purpose and the place."""
     with np.errstate(over="ignore"):
-        state = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+        state: Any = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         for part in (purpose, *place):
             key = np.asarray(part).astype(np.int64).astype(np.uint64)
             state = state ^ (key + np.uint64(0x9E3779B97F4A7C15))
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
-        return ((state >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+        return np.asarray(((state >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53)
 
 
 def _normal(seed: int, purpose: int, *place: np.ndarray | int) -> np.ndarray:
     """A standard normal number for every place, by Box and Muller."""
     first, second = _uniform(seed, purpose, *place), _uniform(seed, purpose + 1, *place)
-    return np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
+    return np.asarray(np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second))
 
 
 _PRESENT, _SHIFT_Y, _SHIFT_X, _SIZE, _ASPECT, _ANGLE, _TYPE = 1, 2, 3, 4, 6, 7, 8
@@ -256,7 +257,9 @@ def _cells(tissue: Tissue, y0: int, x0: int) -> _Cells:
     pitch, seed = tissue.pitch, tissue.seed
     margin = (JITTER + REACH + 1) * pitch
     spans = [
-        np.arange(max(0, int((a - margin) / pitch)), min(n, math.ceil((a + BLOCK + margin) / pitch)))
+        np.arange(
+            max(0, int((a - margin) / pitch)), min(n, math.ceil((a + BLOCK + margin) / pitch))
+        )
         for a, n in zip((y0, x0), tissue.sites, strict=True)
     ]
     row, column = (axis.ravel() for axis in np.meshgrid(*spans, indexing="ij"))
@@ -264,7 +267,8 @@ def _cells(tissue: Tissue, y0: int, x0: int) -> _Cells:
     x = (column + 0.5 + JITTER * (2 * _uniform(seed, _SHIFT_X, row, column) - 1)) * pitch
     chance, kind, direction = _regions(seed, y, x)
     here = _uniform(seed, _PRESENT, row, column) < chance
-    row, column, y, x, kind, direction = (v[here] for v in (row, column, y, x, kind, direction))
+    row, column, y, x = row[here], column[here], y[here], x[here]
+    kind, direction = kind[here], direction[here]
 
     size = np.array([0.62, 0.58, 0.42])[kind] * np.exp(0.15 * _normal(seed, _SIZE, row, column))
     aspect = 1 + np.array([0.6, 0.2, 1.6])[kind] * _uniform(seed, _ASPECT, row, column)

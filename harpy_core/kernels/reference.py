@@ -170,9 +170,7 @@ def reduce(
         "real": _reduce_real,
     }[family_of(planes.dtype)]
     for c, plane in enumerate(planes):
-        reduce_plane(
-            plane[pixels], bounds, slot, full, ignore_nan, whole[c], real[c]
-        )
+        reduce_plane(plane[pixels], bounds, slot, full, ignore_nan, whole[c], real[c])
     return whole, real
 
 
@@ -238,12 +236,8 @@ def _reduce_real(
     np.add.at(real[:, layout.REAL_COUNT], slot, np.add.reduceat(keep.astype(float), bounds))
     if full:
         real[:, layout.REAL_MIN], real[:, layout.REAL_MAX] = np.inf, -np.inf
-        _extreme(
-            np.minimum, np.where(keep, x, np.inf), bounds, slot, real[:, layout.REAL_MIN]
-        )
-        _extreme(
-            np.maximum, np.where(keep, x, -np.inf), bounds, slot, real[:, layout.REAL_MAX]
-        )
+        _extreme(np.minimum, np.where(keep, x, np.inf), bounds, slot, real[:, layout.REAL_MIN])
+        _extreme(np.maximum, np.where(keep, x, -np.inf), bounds, slot, real[:, layout.REAL_MAX])
 
 
 def powers(

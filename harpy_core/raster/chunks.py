@@ -24,6 +24,7 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from harpy_core.errors import InputError
@@ -138,10 +139,11 @@ class ChunkFiles:
         self._strict = strict
         self._stored = _stored_dtype(array)
         self._name = array.path if isinstance(array, TiffArray) else str(array.store_path)
-        self._decode: Decoder | None = None
+        self._file: tuple[zarr.Array, Decoder] | None = None
         if isinstance(array, zarr.Array) and isinstance(array.store_path.store, LocalStore):
-            self._decode = _direct_decoder(array)
             self._folder = Path(array.store_path.store.root) / array.path
+            decode = _direct_decoder(array)
+            self._file = None if decode is None else (array, decode)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self._array, self._strict)
@@ -163,10 +165,10 @@ class ChunkFiles:
             The chunk is missing (`strict`), or cannot be decoded.
         """
         try:
-            if self._decode is None:
+            if self._file is None:
                 self._read_through_zarr(index, out)
             else:
-                self._read_file(index, out, self._decode)
+                self._read_file(index, out, *self._file)
         except (OSError, ValueError, RuntimeError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
@@ -175,12 +177,14 @@ class ChunkFiles:
                 "restore or rewrite this array"
             ) from error
 
-    def _read_file(self, index: tuple[int, ...], out: np.ndarray, decode: Decoder) -> None:
-        path = self._folder / self._array.metadata.encode_chunk_key(index)
+    def _read_file(
+        self, index: tuple[int, ...], out: np.ndarray, array: zarr.Array, decode: Decoder
+    ) -> None:
+        path = self._folder / array.metadata.encode_chunk_key(index)
         try:
             file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            self._fill(index, out)
+            self._fill(index, out, array)
             return
         try:
             size = os.fstat(file).st_size
@@ -192,35 +196,36 @@ class ChunkFiles:
         if self._stored != out.dtype:
             out.reshape(-1).view(out.dtype).byteswap(inplace=True)
 
-    def _fill(self, index: tuple[int, ...], out: np.ndarray) -> None:
+    def _fill(self, index: tuple[int, ...], out: np.ndarray, array: zarr.Array) -> None:
         if self._strict:
             raise InputError(
                 f"{self._name}: chunk {index} is missing; restore it, or read with "
                 "strict=False to take it as the fill value"
             )
-        fill = self._array.fill_value
+        fill = array.fill_value
         out[...] = 0 if fill is None else fill
 
     def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> None:
-        if self._strict and isinstance(self._array, zarr.Array) and not self._present(index):
-            self._fill(index, out)
+        array = self._array
+        if self._strict and isinstance(array, zarr.Array) and not _present(array, index):
+            self._fill(index, out, array)
         region = tuple(
             slice(i * n, min((i + 1) * n, size))
             for i, n, size in zip(index, self._array.chunks, self._array.shape, strict=True)
         )
-        values = self._array[region]
+        values = np.asarray(self._array[region])
         out[tuple(slice(0, n) for n in values.shape)] = values
 
-    def _present(self, index: tuple[int, ...]) -> bool:
-        whole = self._array.shards or self._array.chunks
-        outer = tuple(i * n // w for i, n, w in zip(index, self._array.chunks, whole, strict=True))
-        key = "/".join(filter(None, [self._array.path, self._array.metadata.encode_chunk_key(outer)]))
-        return bool(zarr.core.sync.sync(self._array.store_path.store.exists(key)))
+
+def _present(array: zarr.Array, index: tuple[int, ...]) -> bool:
+    """Whether a chunk, or the shard it is part of, is stored."""
+    stored = array.shards or array.chunks
+    outer = [i * n // w for i, n, w in zip(index, array.chunks, stored, strict=True)]
+    key = array.store_path / array.metadata.encode_chunk_key(tuple(outer))
+    return bool(sync(key.exists()))
 
 
-def covering(
-    region: tuple[tuple[int, int], ...], chunks: tuple[int, ...]
-) -> list[tuple[int, ...]]:
+def covering(region: tuple[tuple[int, int], ...], chunks: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Indices of the chunks that a region touches.
 
     Parameters

@@ -90,7 +90,9 @@ def open_raster(
     if is_tiff(uri):
         pixels = _open_tiff(uri, image)
         if labels is None:
-            raise InputError(f"{uri}: a TIFF holds no labels; give labels = the path of a label TIFF")
+            raise InputError(
+                f"{uri}: a TIFF holds no labels; give labels = the path of a label TIFF"
+            )
         segmentation = _open_labels_file(labels, uri)
     else:
         group = _open_group(uri)
@@ -123,7 +125,9 @@ def _with_channels(
         return Raster(image, labels, names)
     for name in wanted:
         if name not in names:
-            raise InputError(f"{uri}: channel {name!r} is not there; choose from {', '.join(names)}")
+            raise InputError(
+                f"{uri}: channel {name!r} is not there; choose from {', '.join(names)}"
+            )
     kept = [i for i, name in enumerate(names) if name in set(wanted)]
     if len(kept) == len(names):
         return Raster(image, labels, names)
@@ -247,18 +251,23 @@ def _node(group: zarr.Group, name: str) -> Any:
         return None
 
 
+def _metadata(group: zarr.Group) -> dict[str, Any]:
+    """The NGFF metadata of a group: under ``ome`` since 0.5, before that among its attributes."""
+    attributes: dict[str, Any] = group.attrs.asdict()
+    return {**attributes, **attributes.get("ome", {})}
+
+
 def _multiscales(group: zarr.Group) -> dict[str, Any] | None:
-    attributes = dict(group.attrs)
-    found = attributes.get("ome", attributes).get("multiscales")
+    found = _metadata(group).get("multiscales")
     return dict(found[0]) if found else None
 
 
 def _element(node: zarr.Array | zarr.Group, where: str, axes: int) -> _Element:
     if isinstance(node, zarr.Array):
-        names = ("c", *_SPATIAL) if axes == 4 else _SPATIAL
+        plain = ("c", *_SPATIAL)[-axes:]
         if node.ndim == axes - 1:
-            names = tuple(n for n in names if n != "z")
-        return _Element(node, names[-node.ndim :], None, None)
+            plain = tuple(n for n in plain if n != "z")
+        return _Element(node, plain[-node.ndim :], None, None)
     scales = _multiscales(node)
     if scales is None:
         raise InputError(f"{where}: no multiscales in its metadata; name an image or an array")
@@ -269,9 +278,8 @@ def _element(node: zarr.Array | zarr.Group, where: str, axes: int) -> _Element:
 
 
 def _channel_names(node: zarr.Group) -> list[str] | None:
-    attributes = dict(node.attrs)
-    omero = attributes.get("ome", attributes).get("omero") or attributes.get("omero")
-    listed = (omero or attributes.get("channels_metadata") or {}).get("channels")
+    metadata = _metadata(node)
+    listed = (metadata.get("omero") or metadata.get("channels_metadata") or {}).get("channels")
     return [str(channel["label"]) for channel in listed] if listed else None
 
 
@@ -342,7 +350,7 @@ def _facts(array: Any, times: bool) -> list[Any]:
     if is_dask(array):
         return [array.name, list(array.shape)]
     if isinstance(array, np.ndarray):
-        content = hashlib.sha256(np.ascontiguousarray(array))
+        content = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return [list(array.shape), str(array.dtype), content.hexdigest()]
     if isinstance(array, ChannelView):
         return [list(array.indices), *_facts(array.array, times)]

@@ -109,9 +109,7 @@ class ArrayReader:
         return ArrayReader(part, part.ndim, self._chunks, origin, self.shape)
 
     def _local(self, region: Region) -> tuple[slice, ...]:
-        return tuple(
-            slice(a - o, b - o) for (a, b), o in zip(region, self._origin, strict=True)
-        )
+        return tuple(slice(a - o, b - o) for (a, b), o in zip(region, self._origin, strict=True))
 
 
 class ZarrReader:
@@ -266,8 +264,7 @@ def check_arrays(image: Any | None, labels: Any) -> None:
     """
     if labels.ndim not in (2, 3):
         raise InputError(
-            f"labels have {labels.ndim} axes, shape {tuple(labels.shape)}: "
-            "give (y, x) or (z, y, x)"
+            f"labels have {labels.ndim} axes, shape {tuple(labels.shape)}: give (y, x) or (z, y, x)"
         )
     if np.dtype(labels.dtype).kind not in "iu":
         raise InputError(

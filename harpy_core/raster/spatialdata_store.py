@@ -150,9 +150,9 @@ def create_labels(
     attributes = _multiscales(name, axes)
     attributes["ome"]["image-label"] = {"version": _LABEL_SPECIFICATION}
     group = root.create_group(f"labels/{name}", attributes=attributes)
-    folder = root["labels"]
-    listed = folder.attrs.asdict().get("ome", {}).get("labels", [])
-    folder.attrs["ome"] = {"labels": [*listed, name]}
+    attrs = root["labels"].attrs
+    listed: Any = attrs.get("ome", {})
+    attrs["ome"] = {"labels": [*listed.get("labels", []), name]}
     return _create_array(group, axes, shape, chunks, dtype, compressors, shards, encoding)
 
 

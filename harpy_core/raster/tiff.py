@@ -25,7 +25,10 @@ def is_tiff(uri: str) -> bool:
 def _opened(path: str, series: int) -> zarr.Array:
     """The full-resolution level of a series; opened once in each process."""
     node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=0), mode="r")
-    return node if isinstance(node, zarr.Array) else node["0"]
+    level = node["0"] if isinstance(node, zarr.Group) else node
+    if not isinstance(level, zarr.Array):
+        raise InputError(f"{path}: series {series} holds no image; name another one")
+    return level
 
 
 class TiffArray:
@@ -103,7 +106,9 @@ def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
         return names.index(series)
     if series.isdigit() and int(series) < len(names):
         return int(series)
-    raise InputError(f"{path}: no image {series!r}; found {', '.join(names)}, or 0 to {len(names) - 1}")
+    raise InputError(
+        f"{path}: no image {series!r}; found {', '.join(names)}, or 0 to {len(names) - 1}"
+    )
 
 
 def _channel_names(metadata: str | None, number: int) -> list[str] | None:

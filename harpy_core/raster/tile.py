@@ -11,12 +11,11 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numcodecs
 import numpy as np
@@ -31,12 +30,12 @@ from harpy_core.progress import Bar, track
 from harpy_core.raster import spatialdata_store
 from harpy_core.raster.opening import Raster
 from harpy_core.raster.scratch import scratch
+from harpy_core.schedule import in_order
 
 logger = logging.getLogger(__name__)
 
 Index = tuple[int, ...]
 Region = tuple[slice, ...]
-Item = TypeVar("Item")
 
 IN_MEMORY = 256 * 2**20
 """Bytes: a smaller source is decoded once; blocks of several chunks grow no larger."""
@@ -92,7 +91,6 @@ def tile_raster(
     chunks: tuple[int, int, int] | None = None,
     method: Literal["link", "copy"] = "link",
     progress: bool = False,
-    threads: int | None = None,
 ) -> None:
     """Repeat an image and its labels along c, y and x to exactly a target size.
 
@@ -113,8 +111,6 @@ def tile_raster(
         the only way where nothing can be shared.
     progress
         Show a bar on a terminal.
-    threads
-        Chunks worked on at the same time; all cores without.
 
     Notes
     -----
@@ -129,21 +125,20 @@ def tile_raster(
         link.
     """
     _check_sizes(shape, chunks, method)
-    workers = threads or len(os.sched_getaffinity(0))
-    with staging(path) as folder, ThreadPoolExecutor(workers) as pool:
+    with staging(path) as folder:
         root = spatialdata_store.create(folder)
         parts = (
             _image_part(root, raster, shape, chunks, method),
-            _labels_part(pool, root, raster.labels, shape, chunks, method),
+            _labels_part(root, raster.labels, shape, chunks, method),
         )
         spatialdata_store.consolidate(root)
         total = sum(math.prod(part.target.shape) for part in parts)
         with track(total, "tile", enabled=progress) as bar:
             for part in parts:
                 if part.shared:
-                    _share(pool, part, bar)
+                    _share(part, bar)
                 else:
-                    _write(pool, part, _blocks(part), bar)
+                    _write(part, _blocks(part), bar)
 
 
 def repeated_names(names: Sequence[str], count: int) -> list[str]:
@@ -211,7 +206,6 @@ def _image_part(
 
 
 def _labels_part(
-    pool: ThreadPoolExecutor,
     root: zarr.Group,
     source: Any,
     shape: Sequence[int],
@@ -230,7 +224,7 @@ def _labels_part(
         )
         return _Part(source, target, shared=True, linked=True)
     pixels = _readable(source)
-    step = 0 if once else _largest(pool, pixels, tuple(source.chunks))
+    step = 0 if once else _largest(pixels, tuple(source.chunks))
     dtype = _label_type(_native(source), step, repeats)
     target = spatialdata_store.create_labels(root, "labels", whole, size, dtype)
     return _Part(pixels, target, step)
@@ -256,18 +250,19 @@ def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
     )
 
 
-def _largest(pool: ThreadPoolExecutor, pixels: Any, chunks: Index) -> int:
+def _largest(pixels: Any, chunks: Index) -> int:
     """Largest label, read chunk by chunk."""
-    found: list[int] = []
 
-    def look(region: Region) -> None:
+    def extremes(region: Region) -> tuple[int, int]:
         values = pixels[region]
-        if values.min() < 0:
-            raise InputError(f"labels hold {values.min()}: labels must not be negative")
-        found.append(int(values.max()))
+        return int(values.min()), int(values.max())
 
-    _each(pool, look, _regions(tuple(pixels.shape), chunks))
-    return max(found, default=0)
+    largest = 0
+    for low, high in in_order(extremes, _regions(tuple(pixels.shape), chunks)):
+        if low < 0:
+            raise InputError(f"tile: labels hold {low}: make them 0 (background) or positive")
+        largest = max(largest, high)
+    return largest
 
 
 def _label_type(dtype: np.dtype, step: int, repeats: int) -> np.dtype:
@@ -304,15 +299,16 @@ def _blocks(part: _Part) -> Iterator[Region]:
     return _regions(part.target.shape, blocks)
 
 
-def _write(pool: ThreadPoolExecutor, part: _Part, regions: Iterable[Region], bar: Bar) -> None:
-    def write(region: Region) -> None:
+def _write(part: _Part, regions: Iterable[Region], bar: Bar) -> None:
+    def write(region: Region) -> int:
         size = tuple(axis.stop - axis.start for axis in region)
         values = scratch("tile", math.prod(size), part.target.dtype).reshape(size)
         _fill(values, region, part)
         part.target[region] = values
+        return values.size
 
-    for region in _each(pool, write, regions):
-        bar.advance(_pixels(region))
+    for done in in_order(write, regions):
+        bar.advance(done)
 
 
 def _fill(out: np.ndarray, region: Region, part: _Part) -> None:
@@ -346,45 +342,30 @@ def _pixels(region: Region) -> int:
     return math.prod(part.stop - part.start for part in region)
 
 
-def _each(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Any], items: Iterable[Item]
-) -> Iterator[Item]:
-    """Call `work` on every item in threads, yielding those that are done; an error stops all."""
-    futures = {pool.submit(work, item): item for item in items}
-    try:
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    finally:
-        for future in futures:
-            future.cancel()
-        wait(futures)
-
-
 # Sharing files ----------------------------------------------------------------------------------
 
 
-def _share(pool: ThreadPoolExecutor, part: _Part, bar: Bar) -> None:
+def _share(part: _Part, bar: Bar) -> None:
     """Store each distinct file once: the source's own, or written; link the others to it."""
     first = {index: _first_alike(index, part) for index in part.files}
     if part.linked:
         origin = {index: _source_file(part, index) for index in first}
     else:
-        _write(pool, part, (_region(part, index) for index in sorted(set(first.values()))), bar)
+        _write(part, (_region(part, index) for index in sorted(set(first.values()))), bar)
         origin = {a: _file(part.target, b) for a, b in first.items() if a != b}
-    copied: list[Index] = []
 
-    def link(index: Index) -> None:
-        if not _linked(origin[index], _file(part.target, index)):
-            copied.append(index)
+    def link(index: Index) -> bool:
+        return _linked(origin[index], _file(part.target, index))
 
-    for index in _each(pool, link, origin):
+    copied = 0
+    for index, linked in zip(origin, in_order(link, origin), strict=True):
+        copied += not linked
         bar.advance(_pixels(_region(part, index)))
     if copied:
         logger.warning(
             "%s: %d of %d chunk files were copied: they cannot be linked across file systems",
             part.target.path,
-            len(copied),
+            copied,
             len(origin),
         )
 
