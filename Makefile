@@ -17,7 +17,6 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
-export UV_LINK_MODE := copy
 unexport VIRTUAL_ENV
 
 setup: $(VENV)/.ready

@@ -278,6 +278,7 @@ def write_table(adata: AnnData, path: str | os.PathLike[str], region: str = "lab
     region
         Name of the labels that the instances belong to.
     """
+    import anndata
     import pandas as pd
 
     annotated = adata.copy()
@@ -287,5 +288,5 @@ def write_table(adata: AnnData, path: str | os.PathLike[str], region: str = "lab
         "region_key": "region",
         "instance_key": "instance_id",
     }
-    with staging(path) as folder:
+    with staging(path) as folder, anndata.settings.override(zarr_write_format=3):
         annotated.write_zarr(folder)

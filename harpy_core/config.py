@@ -244,7 +244,7 @@ class Case(Section):
 
 
 class Cluster(Section):
-    """Where the workers of aggregate and extract run."""
+    """Processes of this machine, jobs of SLURM, or a running Dask scheduler."""
 
     kind: Literal["local", "slurm", "address"] = key(
         "local: processes of this machine; slurm: workers submitted to SLURM; address: a running "

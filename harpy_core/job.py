@@ -101,6 +101,8 @@ def _logger(log: Path) -> logging.Logger:
     log.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=log, filemode="w", format=_FORMAT, level=logging.INFO, force=True)
     logging.captureWarnings(True)
+    # Connections opened and closed in good order are nothing that a reader of the log looks for.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     return logging.getLogger("harpy_core")
 
 

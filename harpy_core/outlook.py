@@ -1,76 +1,99 @@
 """What a config's cases will read, write and hold, before anything of it exists.
 
-Finds or foretells the raster of each case, prints the plan of every stage, and refuses a stage
-that cannot fit its workers or the disk. The figures themselves are `harpy_core.plan`'s.
+Finds or foretells the raster of each case, lists the plan of every stage, and refuses a stage that
+cannot fit its workers or the disk. The figures themselves are `harpy_core.plan`'s.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harpy_core.config import Cluster, parse_bytes
+from harpy_core.config import DATASETS, Aggregate, Case, Cluster, Config, Extract, parse_bytes
 from harpy_core.errors import InputError
-from harpy_core.plan import Plan
+from harpy_core.manifest import read_manifest
+from harpy_core.plan import Plan, stage_plan
 from harpy_core.raster.info import RasterInfo
 
-_COLUMNS = ("case", "stage", "tasks", "reads", "writes", "a worker holds", "free disk")
+THREADS_PER_WORKER = 4
+"""Where the config names no number: as `harpy_core.cluster` has it, which is slow to import."""
+
+_HEADS = ("case", "stage", "tasks", "reads", "writes", "a worker holds", "free disk")
 
 
-def free_disk(folder: Path) -> int:
-    """Bytes free where a folder is, or will be."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """What is known of a registered dataset before it is there.
 
-
-def worker_memory(cluster: Cluster, threads: int) -> int:
-    """Bytes that the workers of a stage may hold together.
-
-    Parameters
+    Attributes
     ----------
-    cluster
-        Its `memory_limit` is one worker's.
-    threads
-        Cores of the job; without a number of workers in the config they are one process.
+    shape, chunks
+        (c, y, x) of the image, in pixels.
+    dtype, labels_dtype
+        NumPy names.
+    instances
+        How many.
     """
-    if cluster.memory_limit is not None:
-        return parse_bytes(cluster.memory_limit) * (cluster.workers or 1)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    shape: tuple[int, int, int]
+    chunks: tuple[int, int, int]
+    dtype: str
+    labels_dtype: str
+    instances: int
 
 
-def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> None:
-    """Refuse a stage that its workers' memory or the disk cannot hold.
+FORETOLD = {
+    "ihc": Foretold((3, 512, 512), (3, 256, 256), "uint16", "uint32", 484),
+    "tissue": Foretold((4, 2048, 2048), (4, 1024, 1024), "uint16", "uint32", 6_000),
+    "macsima-tonsil": Foretold(
+        (100, 20_000, 20_000), (10, 2048, 2048), "uint16", "uint32", 206_030
+    ),
+    "merscope-liver": Foretold((2, 100_000, 100_000), (1, 4096, 4096), "uint16", "uint32", 278_482),
+}
+"""Shapes of the registered datasets, for the plan of what is not downloaded yet."""
 
-    Raises
-    ------
-    InputError
-        In one line: what is needed, what there is, and the setting to change.
-    """
-    needed, memory = plan.memory(threads), worker_memory(cluster, threads)
-    if needed > memory:
-        setting = "cluster.memory_limit" if cluster.memory_limit else "--cores (fewer)"
-        raise InputError(
-            f"{plan.stage}: {amount(needed)} of memory are needed with {threads} threads, there "
-            f"are {amount(memory)}: change {setting}, or make smaller chunks"
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stage of one case, planned."""
+
+    case: str
+    plan: Plan
+    worker_bytes: int
+    free: int
+
+    def cells(self) -> tuple[str, ...]:
+        """What the table shows."""
+        plan = self.plan
+        sizes = (plan.bytes_read, plan.bytes_written, self.worker_bytes, self.free)
+        return self.case, plan.stage, f"{plan.tasks:,}", *map(amount, sizes)
+
+
+def table(config: Config, results: Path = Path("results")) -> str:
+    """The plan of every case and stage as text, with what does not fit below it."""
+    rows = [
+        row for name, case in config.cases.items() for row in _rows(name, case, config, results)
+    ]
+    lines = [_HEADS, *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
-    free = free_disk(folder)
-    if plan.bytes_written > free:
-        raise InputError(
-            f"{plan.stage}: {amount(plan.bytes_written)} will be written to {folder}, "
-            f"{amount(free)} are free there: free some, or run in a folder on another disk"
-        )
-
-
-def amount(size: int) -> str:
-    """Bytes as people read them, in powers of 1,000."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.4g} TB"
+        for line in lines
+    ]
+    text.insert(1, "-" * len(text[0]))
+    notes = [
+        f"does not fit: {row.case}: {error}" for row in rows for error in _misfits(row, config)
+    ]
+    return "\n".join([*text, *notes])
 
 
 def describe_source(source: dict[str, Any]) -> RasterInfo:
@@ -82,17 +105,198 @@ def describe_source(source: dict[str, Any]) -> RasterInfo:
         A `harpy_core.config.Source` as builtins, with the path in `uri`, and in `dataset` the
         registered name or None.
     """
+    from harpy_core.datasets import REGISTRY
     from harpy_core.raster import describe
 
     image, labels = source["image"], source["labels"]
     if source["dataset"] is not None:
-        known = registered(source["dataset"])
+        known = REGISTRY[source["dataset"]]
         image, labels = image or known.image, labels or known.labels
     return describe(source["uri"], image=image, labels=labels, channels=source["channels"])
 
 
-def registered(name: str) -> Any:
-    """What is known of a registered dataset before it is there."""
-    from harpy_core.datasets import REGISTRY
+def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> None:
+    """Refuse a stage that its workers' memory or the disk cannot hold.
 
-    return REGISTRY[name]
+    Parameters
+    ----------
+    plan
+        The stage's.
+    cluster
+        Where its workers run.
+    threads
+        Cores that the job was given on this machine.
+    folder
+        Where the result goes.
+
+    Raises
+    ------
+    InputError
+        In one line: what is needed, what there is, and the setting to change.
+    """
+    each = cluster.threads_per_worker or min(threads, THREADS_PER_WORKER)
+    workers = cluster.workers or max(threads // each, 1)
+    needed = each * plan.bytes_per_task
+    if cluster.memory_limit is not None and needed > parse_bytes(cluster.memory_limit):
+        raise InputError(
+            f"cluster.memory_limit = {cluster.memory_limit}: a worker of {plan.stage} holds "
+            f"{amount(needed)} with {each} threads: raise it, or lower cluster.threads_per_worker"
+        )
+    whole = plan.memory(workers * each)
+    if cluster.kind == "local" and whole > machine_memory():
+        raise InputError(
+            f"--cores = {threads}: {plan.stage} holds {amount(whole)} with as many threads, this "
+            f"machine has {amount(machine_memory())}: give fewer cores, or make smaller chunks"
+        )
+    free = free_disk(folder)
+    if plan.bytes_written > free:
+        raise InputError(
+            f"{folder}: {plan.stage} may write {amount(plan.bytes_written)} there, "
+            f"{amount(free)} are free: free some, or run in a folder on another disk"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where a folder is, or will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def amount(size: int) -> str:
+    """Bytes as people read them, in powers of 1,000."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.4g} TB"
+
+
+def case_raster(name: str, case: Case, results: Path) -> tuple[RasterInfo, int | None]:
+    """The raster that a case will work on, and its instances where they are known.
+
+    Found where the workflow has described it; else the source's, as it is on disk or, for a
+    registered name, as it is known to be, and repeated to the target size.
+    """
+    described = results / name / ("tiled.json" if case.tile else "source.json")
+    counted = results / name / "instances.manifest.json"
+    if described.is_file():
+        known = int(read_manifest(counted)["instances"]) if counted.is_file() else None
+        return RasterInfo.from_json(described), known
+    source = case.source.model_dump()
+    if case.source.uri in DATASETS:
+        info, instances = _foretold(case.source.uri, case.source.channels)
+    else:
+        info, instances = describe_source({**source, "dataset": None}), None
+    return _tiled(info, instances, case)
+
+
+def _foretold(name: str, channels: list[str] | None) -> tuple[RasterInfo, int]:
+    known = FORETOLD[name]
+    count = len(channels) if channels else known.shape[0]
+    info = RasterInfo(
+        uri=name,
+        image=None,
+        labels=None,
+        channels=[str(channel) for channel in range(count)],
+        image_shape=(count, *known.shape[1:]),
+        image_chunks=known.chunks,
+        image_dtype=known.dtype,
+        labels_shape=known.shape[1:],
+        labels_chunks=known.chunks[1:],
+        labels_dtype=known.labels_dtype,
+        fingerprint="",
+    )
+    return info, known.instances
+
+
+def _tiled(info: RasterInfo, instances: int | None, case: Case) -> tuple[RasterInfo, int | None]:
+    if case.tile is None:
+        return info, instances
+    target = case.tile
+    depth = info.image_shape[1:-2]
+    repeats = target.y * target.x / math.prod(info.image_shape[-2:])
+    tiled = dataclasses.replace(
+        info,
+        channels=[str(channel) for channel in range(target.c)],
+        image_shape=(target.c, *depth, target.y, target.x),
+        image_chunks=(target.chunks[0], *info.image_chunks[1:-2], *target.chunks[1:]),
+        labels_shape=(*depth, target.y, target.x),
+        labels_chunks=(*info.labels_chunks[:-2], *target.chunks[1:]),
+    )
+    return tiled, None if instances is None else math.ceil(instances * repeats)
+
+
+def _rows(name: str, case: Case, config: Config, results: Path) -> Iterator[Row]:
+    info, instances = case_raster(name, case, results)
+    free = free_disk(results)
+    each = config.cluster.threads_per_worker or THREADS_PER_WORKER
+    for plan in _plans(case, info, instances):
+        yield Row(name, plan, each * plan.bytes_per_task, free)
+    if case.benchmark is not None:
+        yield from _sweep_rows(name, case, info, instances, free)
+
+
+def _plans(case: Case, info: RasterInfo, instances: int | None) -> Iterator[Plan]:
+    if case.tile is not None:
+        yield _tile_plan(info, case.tile.method == "link")
+    yield stage_plan("instances", info, instances=instances)
+    if case.aggregate is not None:
+        yield stage_plan("aggregate", info, stats=case.aggregate.stats, instances=instances)
+    if case.extract is not None:
+        yield stage_plan("extract", info, instances=instances, **case.extract.model_dump())
+
+
+def _tile_plan(info: RasterInfo, linked: bool) -> Plan:
+    """Making the tiled store; the labels are always written, an image by links takes no space."""
+    shape, chunks = info.image_shape, info.image_chunks
+    tasks = math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True))
+    chunk = math.prod(chunks) * _itemsize(info.image_dtype)
+    labels = math.prod(info.labels_shape) * _itemsize(info.labels_dtype)
+    written = labels + (0 if linked else tasks * chunk)
+    return Plan("tile", tasks, 0 if linked else tasks * chunk, written, 2 * chunk, 0, None)
+
+
+def _itemsize(dtype: str) -> int:
+    return int("".join(filter(str.isdigit, dtype)) or 8) // 8
+
+
+def _sweep_rows(
+    name: str, case: Case, info: RasterInfo, instances: int | None, free: int
+) -> Iterator[Row]:
+    """The measured runs of each stage together; each run's result is removed after it."""
+    sweep = case.benchmark
+    assert sweep is not None
+    settings: dict[str, dict[str, Any]] = {
+        "aggregate": {"stats": Aggregate().stats[:1]},
+        "extract": (case.extract or Extract()).model_dump(),
+    }
+    runs = len(sweep.workers) * len(sweep.engines) * sweep.repeats
+    for stage in sweep.stages:
+        plan = stage_plan(stage, info, instances=instances, **settings[stage])
+        whole = dataclasses.replace(
+            plan, stage=f"{runs} x {stage}", bytes_read=runs * plan.bytes_read
+        )
+        yield Row(name, whole, sweep.threads_per_worker * plan.bytes_per_task, free)
+
+
+def _misfits(row: Row, config: Config) -> Iterator[str]:
+    """Why a planned stage does not fit, if it does not."""
+    sweep = config.cases[row.case].benchmark
+    if " x " in row.plan.stage and sweep is not None:
+        if row.worker_bytes > parse_bytes(sweep.memory_limit):
+            yield (
+                f"benchmark.memory_limit = {sweep.memory_limit}: a worker of {row.plan.stage} "
+                f"holds {amount(row.worker_bytes)}: raise it, or lower threads_per_worker"
+            )
+        return
+    threads = len(os.sched_getaffinity(0))
+    try:
+        refuse_unfit(row.plan, config.cluster, threads, Path("results"))
+    except InputError as error:
+        yield str(error)

@@ -126,10 +126,7 @@ def watched_files(source: Source) -> list[str]:
     """
     if source.uri in DATASETS or is_remote(source.uri):
         return []
-    paths = [source.uri]
-    if source.labels is not None and _is_path_of_labels(source):
-        paths.append(source.labels)
-    return [_watched(path) for path in paths]
+    return [_watched(path) for path in (source.uri, _label_file(source)) if path is not None]
 
 
 def _watched(path: str) -> str:
@@ -145,17 +142,24 @@ def _watched(path: str) -> str:
     )
 
 
-def _is_path_of_labels(source: Source) -> bool:
-    inside = Path(source.uri, "labels", str(source.labels))
-    return not inside.exists() and os.path.exists(str(source.labels))
+def _label_file(source: Source) -> str | None:
+    """Path of a source's labels where they are a file of their own, as given or beside the image.
+
+    None where the name is an element's, or there is no such file.
+    """
+    if source.labels is None or Path(source.uri, "labels", source.labels).exists():
+        return None
+    places = (Path(source.labels), Path(source.uri).parent / source.labels)
+    return next((str(place) for place in places if place.exists()), None)
 
 
 def _check_source(source: Source, file: str, path: tuple[str, ...]) -> None:
     if source.uri in DATASETS or is_remote(source.uri):
         return
     _check_readable(source.uri, file, (*path, "uri"))
-    if source.labels is not None and _is_path_of_labels(source):
-        _check_readable(source.labels, file, (*path, "labels"))
+    labels = _label_file(source)
+    if labels is not None:
+        _check_readable(labels, file, (*path, "labels"))
     if _looks_like_tiff(source.uri):
         _check_label_file(source, file, path)
         return
@@ -165,9 +169,9 @@ def _check_source(source: Source, file: str, path: tuple[str, ...]) -> None:
 
 def _check_readable(uri: str, file: str, path: tuple[str, ...]) -> None:
     if not os.path.exists(uri):
-        names = f"nor a registered name ({', '.join(DATASETS)}){suggestion(uri, DATASETS)}"
-        remedy = names if path[-1] == "uri" else "nor an element of the source"
-        raise mistake(file, path, uri, f"there is no such path from {os.getcwd()}, {remedy}")
+        names = f", nor a registered name ({', '.join(DATASETS)}){suggestion(uri, DATASETS)}"
+        remedy = names if path[-1] == "uri" else ": correct the path of the label file"
+        raise mistake(file, path, uri, f"there is no such path{remedy}")
     if not os.access(uri, os.R_OK | (os.X_OK if os.path.isdir(uri) else 0)):
         raise mistake(file, path, uri, "cannot be read: ask its owner for the permission")
     if _looks_like_tiff(uri):
@@ -183,7 +187,8 @@ def _looks_like_tiff(uri: str) -> bool:
 def _check_label_file(source: Source, file: str, path: tuple[str, ...]) -> None:
     if source.labels is None:
         raise mistake(file, (*path, "labels"), None, "a TIFF needs the path of its label TIFF")
-    _check_readable(source.labels, file, (*path, "labels"))
+    if _label_file(source) is None:
+        _check_readable(source.labels, file, (*path, "labels"))
 
 
 @contextmanager
@@ -213,7 +218,7 @@ def _check_elements(tree: Tree, source: Source, file: str, path: tuple[str, ...]
         _check_element(source.image, images, "image", file, (*path, "image"))
     elif source.image is not None and source.image not in _elements(tree, ""):
         _refuse(source.image, _elements(tree, ""), "group", file, (*path, "image"))
-    if source.labels is None or not _is_path_of_labels(source):
+    if _label_file(source) is None:
         groups = labels or _elements(tree, "")
         _check_element(source.labels, groups, "labels element", file, (*path, "labels"))
     image = source.image or (images[0] if images else None)

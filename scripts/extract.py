@@ -6,8 +6,6 @@ from harpy_core.job import running, workers
 def main(snakemake):
     """Read the image once and write the crops; what an earlier, killed job did is kept."""
     with running(snakemake) as logger:
-        import zarr
-
         from harpy_core.extract import extract_instances
         from harpy_core.instances import Instances
         from harpy_core.manifest import write_manifest
@@ -16,9 +14,8 @@ def main(snakemake):
         info = RasterInfo.from_json(snakemake.input.raster)
         raster = open_described(info)
         instances = Instances.read(snakemake.input.instances)
-        settings = dict(snakemake.params.extract)
-        planned = {key: value for key, value in settings.items() if key != "extract_mask"}
-        with workers(snakemake, "extract", info, instances=len(instances), **planned) as client:
+        settings = snakemake.params.extract
+        with workers(snakemake, "extract", info, instances=len(instances), **settings) as client:
             crops = extract_instances(
                 raster.image,
                 raster.labels,
@@ -34,7 +31,7 @@ def main(snakemake):
         write_manifest(
             snakemake.output.manifest,
             kind="crops",
-            digest=str(zarr.open_group(snakemake.output.crops, mode="r").attrs["digest"]),
+            digest=crops.digest,
             instances=len(crops),
             channels=raster.channels,
             **settings,

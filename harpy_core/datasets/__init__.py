@@ -50,7 +50,7 @@ REGISTRY: dict[str, Dataset] = {
         ),
         Dataset(
             "tissue",
-            "Synthetic tissue: 4 channels, 2048 x 2048 pixels, some 6,000 cells.",
+            "Synthetic tissue: 4 channels, 2048 x 2048 pixels, some 6,800 cells.",
             "image",
             "labels",
             "harpy_core.datasets.tissue",

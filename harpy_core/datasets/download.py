@@ -12,11 +12,13 @@ import json
 import logging
 import os
 import shutil
+import ssl
 import stat
 import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -45,8 +47,18 @@ class _Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class _Broken(Exception):
+class _LineBrokenError(Exception):
     """The line broke; what has come so far is good."""
+
+
+_TRANSIENT = (
+    _LineBrokenError,
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
 
 
 def fetch_archive(
@@ -105,13 +117,14 @@ def download(
         The server refuses or cannot be reached, the content is not what was asked for, or the disk
         is too small.
     """
+    if not url.lower().startswith(("http://", "https://")):
+        raise InputError(f"{url}: not an address to fetch from; give http:// or https://")
     target = Path(path)
     if target.is_file() and _digest(target) == sha256:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with track(None, target.name, unit="B", enabled=progress) as bar:
-        found = _complete(url, part, bar, pause)
+    found = _complete(url, part, progress, pause)
     if found != sha256:
         _forget(part)
         raise InputError(
@@ -122,20 +135,20 @@ def download(
     _forget(part)
 
 
-def _complete(url: str, part: Path, bar: Bar, pause: float) -> str:
+def _complete(url: str, part: Path, progress: bool, pause: float) -> str:
     """Fetch until the file is whole; its digest."""
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            return _attempt(url, part, bar)
+            return _attempt(url, part, progress)
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 425, 429):
                 raise InputError(
                     f"{url}: the server answers {error.code} {error.reason}; correct the address"
                 ) from error
             broken: Exception = error
-        except (_Broken, http.client.HTTPException, OSError) as error:
+        except _TRANSIENT as error:
             broken = error
         progressed = part.exists() and part.stat().st_size > before
         failures = 1 if progressed else failures + 1
@@ -149,7 +162,7 @@ def _complete(url: str, part: Path, bar: Bar, pause: float) -> str:
         time.sleep(wait)
 
 
-def _attempt(url: str, part: Path, bar: Bar) -> str:
+def _attempt(url: str, part: Path, progress: bool) -> str:
     """One request: append what is missing, or start over where the server's file has changed."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "harpy-core"}
     validator = _validator_of(part, url)
@@ -166,7 +179,7 @@ def _attempt(url: str, part: Path, bar: Bar) -> str:
         if error.headers.get("Content-Range") == f"bytes */{held}":
             return _digest(part)
         _forget(part)
-        raise _Broken("what was kept does not fit the server's file") from error
+        raise _LineBrokenError("what was kept does not fit the server's file") from error
     with response:
         if response.status == 206:
             total = _total(response.headers.get("Content-Range", ""), held)
@@ -175,14 +188,15 @@ def _attempt(url: str, part: Path, bar: Bar) -> str:
             _forget(part)
             _remember(part, url, response.headers)
         _check_room(part, (total or held) - held, url)
-        return _receive(response, part, held, total, bar)
+        with track(total, part.stem, unit="B", enabled=progress) as bar:
+            return _receive(response, part, held, total, bar)
 
 
 def _receive(
     response: http.client.HTTPResponse, part: Path, held: int, total: int | None, bar: Bar
 ) -> str:
     digest = hashlib.sha256()
-    with part.open("r+b" if held else "wb") as file:
+    with part.open("r+b" if held else "w+b") as file:
         _hash_rest(file, digest)
         bar.advance(held)
         while content := response.read(BLOCK):
@@ -193,7 +207,7 @@ def _receive(
         file.flush()
         os.fsync(file.fileno())
     if total is not None and held != total:
-        raise _Broken(f"{held} of {total} bytes came")
+        raise _LineBrokenError(f"{held} of {total} bytes came")
     return digest.hexdigest()
 
 
@@ -215,7 +229,7 @@ def _total(content_range: str, held: int) -> int | None:
     """Length of the whole from ``bytes 5-9/10``, which must begin where our part ends."""
     span, _, total = content_range.removeprefix("bytes ").partition("/")
     if span.partition("-")[0] != str(held):
-        raise _Broken(f"asked for the bytes from {held}, got {content_range!r}")
+        raise _LineBrokenError(f"asked for the bytes from {held}, got {content_range!r}")
     return _length(total)
 
 
@@ -248,8 +262,8 @@ def _check_room(beside: Path, needed: int, what: object) -> None:
     free = shutil.disk_usage(beside.parent).free
     if needed > free:
         raise InputError(
-            f"{what}: needs {needed / 1e9:.1f} GB in {beside.parent}, {free / 1e9:.1f} GB are free; "
-            "make room or choose another folder"
+            f"{what}: needs {needed / 1e9:.1f} GB in {beside.parent}, where {free / 1e9:.1f} GB "
+            "are free; make room or choose another folder"
         )
 
 
@@ -280,12 +294,24 @@ def unzip(
         with zipfile.ZipFile(archive) as opened:
             entries = _checked(opened, Path(archive))
             size = sum(entry.file_size for entry in entries.values())
-            _check_room(Path(path).absolute(), size, archive)
-            with staging(path) as folder, track(size, "unzip", "B", progress) as bar:
+            target = Path(path).absolute()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _check_room(target, size, archive)
+            with staging(target) as folder, track(size, "unzip", "B", progress) as bar:
                 for name, entry in entries.items():
                     _extract(opened, entry, folder / name, bar)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{archive}: no whole zip ({error}); fetch it again") from error
+
+
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    FileExistsError,
+    NotADirectoryError,
+)
 
 
 def _checked(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from harpy_core.errors import InputError
 from harpy_core.progress import track
 from harpy_core.raster import spatialdata_store
+from harpy_core.schedule import in_order
 
 BLOCK = 512
 """Pixels: what is made at once, and the grid of the noise."""
@@ -154,7 +156,7 @@ def write(path: Path, progress: bool = False, tissue: Tissue = Tissue((4, 2048, 
     progress
         Show a bar on a terminal.
     tissue
-        What to make. One chunk of 1024 x 1024 pixels is held at a time.
+        What to make. Each thread holds one chunk of 1024 x 1024 pixels.
     """
     channels, height, width = tissue.shape
     chunk = (min(1024, height), min(1024, width))
@@ -165,14 +167,19 @@ def write(path: Path, progress: bool = False, tissue: Tissue = Tissue((4, 2048, 
     )
     labels = spatialdata_store.create_labels(root, "labels", (height, width), chunk, np.uint32)
     spatialdata_store.consolidate(root)
-    with track(channels * height * width, "tissue", enabled=progress) as bar:
-        for y in range(0, height, chunk[0]):
-            for x in range(0, width, chunk[1]):
-                rows, columns = (y, min(y + chunk[0], height)), (x, min(x + chunk[1], width))
-                pixels, instances = tissue_tile(tissue, rows, columns)
-                image[:, slice(*rows), slice(*columns)] = pixels
-                labels[slice(*rows), slice(*columns)] = instances
-                bar.advance(pixels.size)
+
+    def make(corner: tuple[int, int]) -> int:
+        y, x = corner
+        rows, columns = (y, min(y + chunk[0], height)), (x, min(x + chunk[1], width))
+        pixels, instances = tissue_tile(tissue, rows, columns)
+        image[:, slice(*rows), slice(*columns)] = pixels
+        labels[slice(*rows), slice(*columns)] = instances
+        return pixels.size
+
+    corners = product(range(0, height, chunk[0]), range(0, width, chunk[1]))
+    with track(image.size, "tissue", enabled=progress) as bar:
+        for done in in_order(make, corners):
+            bar.advance(done)
 
 
 def _check(tissue: Tissue, rows: tuple[int, int], columns: tuple[int, int]) -> None:

@@ -39,8 +39,9 @@ class _Field:
 def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
     """Draw a part of the image as a composite, and a detail with the instances' outlines.
 
-    Shown are the first three channels, each between the same percentiles of the part that is
-    read (at most 1,536 × 1,536 pixels around the middle), and of a volume its middle plane.
+    Shown are those of the first three channels that hold bright structures, each between the same
+    percentiles of the part that is read (at most 1,536 × 1,536 pixels around the middle), and of a
+    volume its middle plane.
 
     Parameters
     ----------
@@ -52,9 +53,13 @@ def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
     shape = raster.labels.shape[-2:]
     context = _middle(shape, _CONTEXT)
     labels = _plane(raster.labels, context)
-    names = raster.channels[: len(_LIGHT)]
-    planes = [_plane(raster.image, context, channel) for channel in range(len(names))]
-    picture = composite(planes)
+    planes = {
+        name: _plane(raster.image, context, channel)
+        for channel, name in enumerate(raster.channels[: len(_LIGHT)])
+    }
+    planes = {name: p for name, p in planes.items() if _has_bright_parts(p)} or planes
+    names = list(planes)
+    picture = composite(list(planes.values()))
     detail = fullest(labels, min(_DETAIL, max(labels.shape) // 2 + 1))
     ratios = context.width / context.height, detail.width / detail.height
     with style.applied():
@@ -74,6 +79,15 @@ def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
         count = np.count_nonzero(np.unique(labels[detail.slices]))
         right.set_title(f"Detail, with the outlines of {count:,} instances")
         style.save(figure, out_png)
+
+
+def _has_bright_parts(plane: np.ndarray) -> bool:
+    """Whether the pixels above the middle one spread wider than those below.
+
+    A channel that is mostly bright would drown the others in its own light.
+    """
+    low, middle, high = np.nanpercentile(plane, [1, 50, 99])
+    return bool(high - middle > middle - low)
 
 
 def composite(planes: list[np.ndarray]) -> np.ndarray:

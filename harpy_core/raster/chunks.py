@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import zlib
 from collections.abc import Callable
 from itertools import product
@@ -34,17 +35,45 @@ Decoder = Callable[[Any, np.ndarray], None]
 
 numcodecs.blosc.use_threads = False
 
+_BLOSC_HEADER = struct.Struct("<4xI4xI")
+"""Sizes of the content and of the chunk."""
+
+
+def _expect(found: int, size: int) -> None:
+    """Refuse a chunk of another size: the rest of a reused buffer would be an older chunk's."""
+    if found != size:
+        raise ValueError(f"{found:,} bytes instead of {size:,}")
+
 
 def _decode_raw(encoded: Any, out: np.ndarray) -> None:
+    _expect(len(encoded), out.size)
     out[...] = np.frombuffer(encoded, np.uint8)
 
 
 def _decode_blosc(encoded: Any, out: np.ndarray) -> None:
+    if len(encoded) < _BLOSC_HEADER.size:
+        raise ValueError("it is cut off")
+    decoded, stored = _BLOSC_HEADER.unpack_from(encoded)
+    # Blosc trusts its header and would read past the end of a shorter file.
+    _expect(len(encoded), stored)
+    _expect(decoded, out.size)
     numcodecs.blosc.decompress(encoded, out)
 
 
 def _decode_zstd(encoded: Any, out: np.ndarray) -> None:
+    _expect(_zstd_content(encoded) or out.size, out.size)
     numcodecs.zstd.decompress(encoded, out)
+
+
+def _zstd_content(encoded: Any) -> int | None:
+    """Bytes a Zstandard frame says it holds (RFC 8878, 3.1.1.1); None where it does not say."""
+    descriptor = encoded[4] if len(encoded) > 4 else 0
+    single, width = descriptor >> 5 & 1, descriptor >> 6
+    dictionary = (0, 1, 2, 4)[descriptor & 3]
+    first = 5 + (not single) + dictionary
+    size = 1 << width if width or single else 0
+    field = bytes(encoded[first : first + size])
+    return int.from_bytes(field, "little") + 256 * (size == 2) if field else None
 
 
 def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
@@ -58,8 +87,9 @@ def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
         out[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
         done += len(piece)
         pending = memoryview(stream.unconsumed_tail)
-    if done != out.size:
-        raise ValueError(f"{done} bytes instead of {out.size}")
+    _expect(done, out.size)
+    if not stream.eof:
+        raise ValueError("it is cut off")
 
 
 def _checked(decode: Decoder) -> Decoder:

@@ -7,6 +7,7 @@ OME-NGFF 0.5) is laid down by hand, and the arrays are filled chunk by chunk by 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
+from zarr.errors import ZarrUserWarning
 
 from harpy_core.errors import InputError
 
@@ -158,7 +160,10 @@ def create_labels(
 
 def consolidate(root: zarr.Group) -> None:
     """Copy the metadata of all groups and arrays into the root's, as SpatialData does."""
-    zarr.consolidate_metadata(root.store)
+    with warnings.catch_warnings():
+        # It warns that the Zarr 3 specification does not have this yet; what reads it knows.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(root.store)
 
 
 def _axes(name: str, all_axes: tuple[str, ...], shape: Sequence[int]) -> tuple[str, ...]:

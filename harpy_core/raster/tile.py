@@ -11,11 +11,12 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numcodecs
 import numpy as np
@@ -30,12 +31,13 @@ from harpy_core.progress import Bar, track
 from harpy_core.raster import spatialdata_store
 from harpy_core.raster.opening import Raster
 from harpy_core.raster.scratch import scratch
-from harpy_core.schedule import in_order
 
 logger = logging.getLogger(__name__)
 
 Index = tuple[int, ...]
 Region = tuple[slice, ...]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 IN_MEMORY = 256 * 2**20
 """Bytes: a smaller source is decoded once; blocks of several chunks grow no larger."""
@@ -91,6 +93,7 @@ def tile_raster(
     chunks: tuple[int, int, int] | None = None,
     method: Literal["link", "copy"] = "link",
     progress: bool = False,
+    threads: int | None = None,
 ) -> None:
     """Repeat an image and its labels along c, y and x to exactly a target size.
 
@@ -111,6 +114,8 @@ def tile_raster(
         the only way where nothing can be shared.
     progress
         Show a bar on a terminal.
+    threads
+        Chunks worked on at the same time; one for each core without.
 
     Notes
     -----
@@ -125,20 +130,21 @@ def tile_raster(
         link.
     """
     _check_sizes(shape, chunks, method)
-    with staging(path) as folder:
+    workers = threads or len(os.sched_getaffinity(0))
+    with staging(path) as folder, ThreadPoolExecutor(workers) as pool:
         root = spatialdata_store.create(folder)
         parts = (
             _image_part(root, raster, shape, chunks, method),
-            _labels_part(root, raster.labels, shape, chunks, method),
+            _labels_part(pool, root, raster.labels, shape, chunks, method),
         )
         spatialdata_store.consolidate(root)
         total = sum(math.prod(part.target.shape) for part in parts)
         with track(total, "tile", enabled=progress) as bar:
             for part in parts:
                 if part.shared:
-                    _share(part, bar)
+                    _share(pool, part, bar)
                 else:
-                    _write(part, _blocks(part), bar)
+                    _write(pool, part, _blocks(part), bar)
 
 
 def repeated_names(names: Sequence[str], count: int) -> list[str]:
@@ -206,6 +212,7 @@ def _image_part(
 
 
 def _labels_part(
+    pool: ThreadPoolExecutor,
     root: zarr.Group,
     source: Any,
     shape: Sequence[int],
@@ -224,7 +231,7 @@ def _labels_part(
         )
         return _Part(source, target, shared=True, linked=True)
     pixels = _readable(source)
-    step = 0 if once else _largest(pixels, tuple(source.chunks))
+    step = 0 if once else _largest(pool, pixels, tuple(source.chunks))
     dtype = _label_type(_native(source), step, repeats)
     target = spatialdata_store.create_labels(root, "labels", whole, size, dtype)
     return _Part(pixels, target, step)
@@ -250,7 +257,7 @@ def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
     )
 
 
-def _largest(pixels: Any, chunks: Index) -> int:
+def _largest(pool: ThreadPoolExecutor, pixels: Any, chunks: Index) -> int:
     """Largest label, read chunk by chunk."""
 
     def extremes(region: Region) -> tuple[int, int]:
@@ -258,7 +265,7 @@ def _largest(pixels: Any, chunks: Index) -> int:
         return int(values.min()), int(values.max())
 
     largest = 0
-    for low, high in in_order(extremes, _regions(tuple(pixels.shape), chunks)):
+    for low, high in _in_order(pool, extremes, _regions(tuple(pixels.shape), chunks)):
         if low < 0:
             raise InputError(f"tile: labels hold {low}: make them 0 (background) or positive")
         largest = max(largest, high)
@@ -299,7 +306,7 @@ def _blocks(part: _Part) -> Iterator[Region]:
     return _regions(part.target.shape, blocks)
 
 
-def _write(part: _Part, regions: Iterable[Region], bar: Bar) -> None:
+def _write(pool: ThreadPoolExecutor, part: _Part, regions: Iterable[Region], bar: Bar) -> None:
     def write(region: Region) -> int:
         size = tuple(axis.stop - axis.start for axis in region)
         values = scratch("tile", math.prod(size), part.target.dtype).reshape(size)
@@ -307,7 +314,7 @@ def _write(part: _Part, regions: Iterable[Region], bar: Bar) -> None:
         part.target[region] = values
         return values.size
 
-    for done in in_order(write, regions):
+    for done in _in_order(pool, write, regions):
         bar.advance(done)
 
 
@@ -342,23 +349,36 @@ def _pixels(region: Region) -> int:
     return math.prod(part.stop - part.start for part in region)
 
 
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Result]:
+    """Results of `work` on the items; after an error nothing more is begun."""
+    futures = [pool.submit(work, item) for item in items]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
 # Sharing files ----------------------------------------------------------------------------------
 
 
-def _share(part: _Part, bar: Bar) -> None:
+def _share(pool: ThreadPoolExecutor, part: _Part, bar: Bar) -> None:
     """Store each distinct file once: the source's own, or written; link the others to it."""
     first = {index: _first_alike(index, part) for index in part.files}
     if part.linked:
         origin = {index: _source_file(part, index) for index in first}
     else:
-        _write(part, (_region(part, index) for index in sorted(set(first.values()))), bar)
+        _write(pool, part, (_region(part, index) for index in sorted(set(first.values()))), bar)
         origin = {a: _file(part.target, b) for a, b in first.items() if a != b}
 
     def link(index: Index) -> bool:
         return _linked(origin[index], _file(part.target, index))
 
     copied = 0
-    for index, linked in zip(origin, in_order(link, origin), strict=True):
+    for index, linked in zip(origin, _in_order(pool, link, origin), strict=True):
         copied += not linked
         bar.advance(_pixels(_region(part, index)))
     if copied:

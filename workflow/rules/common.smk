@@ -15,6 +15,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
 
 from harpy_core import preflight, provenance
 from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes
+from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
@@ -42,6 +43,12 @@ def case_of(wildcards):
 def plain(section):
     """A section of the config as builtins: Snakemake compares no others between runs."""
     return None if section is None else section.model_dump()
+
+
+def dataset_code(wildcards):
+    """What makes a dataset what it is: the code of a made one, the digest of a published one."""
+    dataset = REGISTRY[wildcards.dataset]
+    return dataset.sha256 or provenance.source_digest(dataset.origin)
 
 
 def source_files(wildcards):
@@ -91,7 +98,6 @@ def planned_memory(stage):
 
         info = RasterInfo.from_json(input.raster)
         settings = extract_params(wildcards)
-        settings.pop("extract_mask")
         plan = stage_plan(
             stage, info, stats=aggregate_params(wildcards)["stats"], **settings
         )

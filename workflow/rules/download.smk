@@ -18,6 +18,6 @@ rule download:
     resources:
         mem_mb=4000,
     params:
-        code=provenance.source_digest("harpy_core.datasets"),
+        code=dataset_code,
     script:
         "../../scripts/download.py"

@@ -1,0 +1,116 @@
+"""What must come out, in plain Python, NumPy and SciPy; shares no code with harpy_core."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from scipy import ndimage
+
+STATISTICS = ("count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis")
+
+
+def labels_in(labels: np.ndarray) -> np.ndarray:
+    """All labels but the background, ascending, as uint64."""
+    found = np.unique(labels)
+    return found[found != 0].astype(np.uint64)
+
+
+def spatial(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image as (c, z, y, x) and labels as (z, y, x)."""
+    return image if image.ndim == 4 else image[:, np.newaxis], (
+        labels if labels.ndim == 3 else labels[np.newaxis]
+    )
+
+
+def _integers(values: np.ndarray) -> tuple[list[int], int]:
+    """Pixels as exact integers over a common denominator."""
+    ratios = [v.as_integer_ratio() for v in values.tolist()]
+    denominator = max(d for _, d in ratios)
+    return [n * (denominator // d) for n, d in ratios], denominator
+
+
+def statistics_of(values: np.ndarray) -> dict[str, float]:
+    """Statistics of some pixels: rational arithmetic, rounded to float64 once at the end.
+
+    Infinite or NaN pixels give what IEEE arithmetic gives for the two-pass formulas.
+    """
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    if values.dtype.kind == "f" and not np.all(np.isfinite(values)):
+        with np.errstate(invalid="ignore"):
+            total = float(values.astype(np.float64).sum())
+        least, most = float(values.min()), float(values.max())
+        undefined = dict.fromkeys(("var", "std", "skew", "kurtosis"), np.nan)
+        mean = total / values.size
+        return {
+            "count": float(values.size),
+            "sum": total,
+            "mean": mean,
+            "min": least,
+            "max": most,
+            **undefined,
+        }
+    x, unit = _integers(values)
+    n, total = len(x), sum(x)
+    # Distances to the mean, times n: integers again.
+    far = [n * v - total for v in x]
+    m2, m3, m4 = (Fraction(sum(d**k for d in far), n ** (k + 1) * unit**k) for k in (2, 3, 4))
+    return {
+        "count": float(n),
+        "sum": float(Fraction(total, unit)),
+        "mean": float(Fraction(total, unit * n)),
+        "var": float(m2),
+        "std": float(m2) ** 0.5,
+        "min": float(Fraction(min(x), unit)),
+        "max": float(Fraction(max(x), unit)),
+        "skew": float(m3) / float(m2) ** 1.5 if m2 else np.nan,
+        "kurtosis": float(m4 / m2**2 - 3) if m2 else np.nan,
+    }
+
+
+def statistics(image: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Each statistic as (instances, c), instances in ascending order."""
+    image, labels = spatial(image, labels)
+    ids = labels_in(labels)
+    layers = {name: np.empty((len(ids), len(image))) for name in STATISTICS}
+    for row, label in enumerate(ids):
+        inside = labels == label.astype(labels.dtype)
+        for c, plane in enumerate(image):
+            for name, value in statistics_of(plane[inside]).items():
+                layers[name][row, c] = value
+    return layers
+
+
+def geometry(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, centroids (z, y, x) and bounding boxes, instances in ascending order."""
+    labels = labels if labels.ndim == 3 else labels[np.newaxis]
+    found, dense = np.unique(labels, return_inverse=True)
+    dense = dense.reshape(labels.shape) + (0 if found.size and found[0] == 0 else 1)
+    numbers = np.arange(1, dense.max(initial=0) + 1)
+    count = np.bincount(dense.ravel(), minlength=1)[1:]
+    if not len(numbers):
+        return np.zeros(0, int), np.zeros((0, 3)), np.zeros((0, 6), int)
+    centroid = np.array(ndimage.center_of_mass(dense > 0, dense, numbers))
+    boxes = [[*(s.start for s in b), *(s.stop for s in b)] for b in ndimage.find_objects(dense)]
+    return count, centroid, np.array(boxes)
+
+
+def crops(
+    image: np.ndarray, labels: np.ndarray, diameter: int, remove_background: bool
+) -> dict[int, np.ndarray]:
+    """Crop (c, z, diameter, diameter) of each label, cut from a zero-padded image."""
+    image, labels = spatial(image, labels)
+    around = ((0, 0), (diameter, diameter), (diameter, diameter))
+    padded_image = np.pad(image, ((0, 0), *around))
+    padded_labels = np.pad(labels, around)
+    found = {}
+    for label in labels_in(labels):
+        inside = labels == label.astype(labels.dtype)
+        corner = [round(float(p.mean())) - diameter // 2 + diameter for p in np.nonzero(inside)[1:]]
+        window = (..., *(slice(c, c + diameter) for c in corner))
+        crop = padded_image[window].copy()
+        if remove_background:
+            crop[:, padded_labels[window] != label.astype(labels.dtype)] = 0
+        found[int(label)] = crop
+    return found

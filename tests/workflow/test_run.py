@@ -1,0 +1,151 @@
+"""The workflow from end to end, on the embedded sample tiled to a small size."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from calls import command, small_config, snakemake, write_config
+
+from harpy_core.manifest import read_manifest, tree_digest
+
+Changed = Callable[[Callable[[dict[str, Any]], Any]], set[str]]
+STORES = ("results/ihc/table.manifest.json", "results/ihc/crops.manifest.json")
+
+
+def test_every_result_is_there(finished: Path) -> None:
+    results = finished / "results"
+    for name in ("source.json", "tiled.json", "instances.zarr", "benchmark/sweep.csv"):
+        assert (results / "ihc" / name).exists()
+    for figure in ("tissue", "crops", "heatmap", "aggregate", "extract"):
+        assert (results / f"ihc/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+    for store in ("tiled", "instances", "table", "crops"):
+        assert read_manifest(results / f"ihc/{store}.manifest.json")["digest"]
+
+
+def test_table_and_crops_hold_every_instance(finished: Path) -> None:
+    table = anndata.read_zarr(finished / "results/ihc/table.zarr")
+    crops = zarr.open_group(finished / "results/ihc/crops.zarr", mode="r")
+    assert table.shape[1] == 6
+    assert set(table.layers) >= {"mean", "std", "min", "max"}
+    assert set(table.obs["instance_id"]) == set(np.asarray(crops["instance_id"][...]))
+    assert crops["image"].shape == (table.shape[0], 6, 1, 32, 32)
+
+
+def test_sweep_has_a_row_for_every_measured_run(finished: Path) -> None:
+    with (finished / "results/ihc/benchmark/sweep.csv").open(encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["stage"], row["workers"]) for row in rows] == [
+        ("aggregate", "1"),
+        ("extract", "1"),
+    ]
+    assert all(float(row["peak_rss_gb"]) > 0 for row in rows)
+
+
+def test_report_holds_every_figure_and_needs_no_network(finished: Path) -> None:
+    with zipfile.ZipFile(finished / "results/report.zip") as archive:
+        names = {Path(name).name for name in archive.namelist()}
+        page = archive.read("report/report.html").decode()
+    assert names >= {"tissue.png", "crops.png", "heatmap.png", "aggregate.png", "extract.png"}
+    assert 'src="http' not in page
+    assert "gallery of crops" in page
+
+
+def test_every_rule_leaves_a_log_that_says_it_is_done(finished: Path) -> None:
+    logs = list((finished / "logs").rglob("*.log"))
+    assert len(logs) == 15
+    for log in logs:
+        assert "done in" in log.read_text(encoding="utf-8"), log
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    ended = snakemake(finished)
+    assert ended.returncode == 0
+    assert "Nothing to be done" in ended.stderr + ended.stdout
+
+
+def test_a_changed_statistic_reruns_the_table_and_what_follows(changed: Changed) -> None:
+    rules = changed(lambda case: case["aggregate"].update(stats=["mean", "var"]))
+    assert rules == {"aggregate", "figure_heatmap", "report"}
+
+
+def test_a_changed_window_reruns_the_crops_and_what_follows(changed: Changed) -> None:
+    rules = changed(lambda case: case["extract"].update(diameter=24))
+    expected = {"extract", "figure_crops", "benchmark_cell", "sweep", "figure_sweep", "report"}
+    assert rules == expected
+
+
+def test_one_more_repeat_measures_only_that_one(changed: Changed) -> None:
+    rules = changed(lambda case: case["benchmark"].update(repeats=2))
+    assert rules == {"benchmark_cell", "sweep", "figure_sweep", "report"}
+
+
+@pytest.mark.parametrize("moment", ["results/ihc/.tiled.zarr.partial-*", "logs/ihc/extract.log"])
+def test_a_killed_run_is_repeated_with_the_same_results(
+    finished: Path, tmp_path: Path, moment: str
+) -> None:
+    write_config(tmp_path, small_config())
+    kill_when(tmp_path, moment)
+    whole = [store for store in STORES if (tmp_path / store).exists()]
+    assert "results/ihc/crops.manifest.json" not in whole
+
+    assert snakemake(tmp_path, "--unlock").returncode == 0
+    ended = snakemake(tmp_path, *STORES)
+    assert ended.returncode == 0, ended.stderr
+    assert not list((tmp_path / "results/ihc").glob(".*partial*"))
+    for name in ("instances", "table"):
+        store = f"results/ihc/{name}.zarr"
+        assert tree_digest(tmp_path / store) == tree_digest(finished / store), name
+    for name in ("tiled", "instances", "table", "crops"):
+        manifest = f"results/ihc/{name}.manifest.json"
+        assert read_manifest(tmp_path / manifest) == read_manifest(finished / manifest), name
+
+
+def kill_when(folder: Path, pattern: str) -> None:
+    """Start the run and kill it and all its children once a file like `pattern` is there."""
+    run = subprocess.Popen(
+        command(*STORES),
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob(pattern)):
+            assert run.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run came to nothing"
+            time.sleep(0.01)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+
+
+def test_a_users_tiffs_come_out_as_numpy_has_them(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 4096, (2, 64, 80)).astype(np.uint16)
+    labels = np.zeros((64, 80), np.uint16)
+    labels[5:15, 5:15], labels[30:50, 60:80] = 3, 9
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3"]}}
+    tifffile.imwrite(tmp_path / "image.ome.tif", image, metadata=metadata)
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    source = {"uri": "image.ome.tif", "labels": "labels.tif"}
+    write_config(tmp_path, {"cases": {"own": {"source": source, "aggregate": {"stats": ["mean"]}}}})
+    ended = snakemake(tmp_path, "results/own/table.manifest.json")
+    assert ended.returncode == 0, ended.stderr
+    table = anndata.read_zarr(tmp_path / "results/own/table.zarr")
+    assert list(table.var_names) == ["DAPI", "CD3"]
+    expected = [[image[c][labels == i].mean() for c in range(2)] for i in (3, 9)]
+    np.testing.assert_array_equal(table.layers["mean"], expected)
