@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -288,5 +289,11 @@ def write_table(adata: AnnData, path: str | os.PathLike[str], region: str = "lab
         "region_key": "region",
         "instance_key": "instance_id",
     }
-    with staging(path) as folder, anndata.settings.override(zarr_write_format=3):
+    with (
+        staging(path) as folder,
+        anndata.settings.override(zarr_write_format=3),
+        warnings.catch_warnings(),
+    ):
+        # anndata consolidates the metadata, which zarr says other readers may not know.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
         annotated.write_zarr(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 import os
 import platform
 import shutil
@@ -17,8 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,16 +30,14 @@ from harpy_core.manifest import write_json
 from harpy_core.profiling import ProcessTreeSampler, ProcessTreeSummary
 
 if TYPE_CHECKING:
-    from dask.distributed import Client
-
-    from harpy_core.raster import Raster
+    pass
 
 STAGES = ("aggregate", "extract")
 PEER = "harpy"
 ENGINES = ("numba", "numpy", "cupy", PEER)
 
 _GB = 1e9
-_INPUT_ERROR_STATUS = 2
+INPUT_ERROR_STATUS = 2
 _ONE_THREAD = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
 
 StrPath = str | os.PathLike[str]
@@ -259,7 +255,7 @@ def _command(spec: RunSpec, spec_path: Path, report_path: Path) -> list[str]:
     paths = [str(spec_path), str(report_path)]
     if spec.engine == PEER:
         return [python, str(Path(__file__).with_name("peer.py")), *paths]
-    return [python, "-m", "harpy_core.benchmark", *paths]
+    return [python, "-m", "harpy_core.measured", *paths]
 
 
 def _environment(spec: RunSpec) -> dict[str, str]:
@@ -335,7 +331,7 @@ def _run_beside(
 def _failure(spec: RunSpec, status: int, log: Path) -> Exception:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-    if status == _INPUT_ERROR_STATUS:
+    if status == INPUT_ERROR_STATUS:
         return InputError(last)
     how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
     return RuntimeError(
@@ -385,108 +381,3 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def end_with_parent() -> None:
-    """End this process's whole group once its input closes: its parent is gone."""
-
-    def wait_for_end() -> None:
-        # The bare system call: a reader of sys.stdin would hold its lock at interpreter exit.
-        while os.read(0, 1):
-            pass
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-
-
-def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
-    """Run the stage on a fresh local cluster; what it makes goes into `scratch`."""
-    from harpy_core import cluster
-    from harpy_core.plan import stage_plan
-    from harpy_core.raster import open_described
-    from harpy_core.raster.info import RasterInfo
-
-    run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](spec, scratch)
-    info = RasterInfo.from_json(spec.raster_json)
-    raster = open_described(info)
-    with cluster.local(spec.workers, spec.threads_per_worker, spec.memory_limit) as client:
-        started = time.monotonic()
-        count = run(raster, client)
-        ended = time.monotonic()
-    plan = stage_plan(
-        spec.stage,
-        info,
-        stats=spec.stats,
-        diameter=spec.diameter,
-        batch_size=spec.batch_size,
-        remove_background=spec.remove_background,
-        instances=count,
-    )
-    return StageReport(
-        started=started,
-        ended=ended,
-        pixels=len(info.channels) * math.prod(info.image_shape[1:]),
-        tasks=plan.tasks,
-        software=f"harpy_core {harpy_core.__version__}",
-        python=platform.python_version(),
-    )
-
-
-def _aggregator(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client], int]:
-    """The stage aggregate, its modules imported; called, it returns the number of instances."""
-    from harpy_core.aggregate import aggregate_stats
-
-    def run(raster: Raster, client: Client) -> int:
-        table = aggregate_stats(
-            raster.image,
-            raster.labels,
-            stats=spec.stats,
-            channels=raster.channels,
-            engine=spec.engine,
-            client=client,
-        )
-        return int(table.n_obs)
-
-    return run
-
-
-def _extractor(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client], int]:
-    """The stage extract, its modules imported; called, it returns the number of instances."""
-    from harpy_core.extract import extract_instances
-    from harpy_core.instances import Instances
-
-    instances = None if spec.instances is None else Instances.read(spec.instances)
-
-    def run(raster: Raster, client: Client) -> int:
-        crops = extract_instances(
-            raster.image,
-            raster.labels,
-            scratch / "crops.zarr",
-            diameter=spec.diameter,
-            batch_size=spec.batch_size,
-            remove_background=spec.remove_background,
-            channels=raster.channels,
-            engine=spec.engine,
-            client=client,
-            resume=False,
-            instances=instances,
-        )
-        return len(crops)
-
-    return run
-
-
-def main(spec_path: str, report_path: str) -> int:
-    """Entry of the measured process; the last line it prints tells why it failed."""
-    end_with_parent()
-    try:
-        report = run_stage(RunSpec.from_json(spec_path), Path(spec_path).parent)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return _INPUT_ERROR_STATUS
-    write_json(report_path, dataclasses.asdict(report))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

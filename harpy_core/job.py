@@ -99,11 +99,16 @@ def workers(
 
 def _logger(log: Path) -> logging.Logger:
     log.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=log, filemode="w", format=_FORMAT, level=logging.INFO, force=True)
+    # Dask tells of every connection it opens, at the level of INFO.
+    logging.basicConfig(
+        filename=log, filemode="w", format=_FORMAT, level=logging.WARNING, force=True
+    )
     logging.captureWarnings(True)
     # Connections opened and closed in good order are nothing that a reader of the log looks for.
     logging.getLogger("distributed").setLevel(logging.WARNING)
-    return logging.getLogger("harpy_core")
+    logger = logging.getLogger("harpy_core")
+    logger.setLevel(logging.INFO)
+    return logger
 
 
 def _use_one_thread_a_library() -> None:

@@ -75,8 +75,8 @@ def segmentation(
         dense = ndimage.label(ndimage.gaussian_filter(rng.random(shape), 1.0) > 0.5)[0]
         dense = np.where(dense > 20, 0, dense)
     number = dense.max(initial=0)
-    values = first + np.sort(rng.permutation(64)[:number])
-    table = np.array([0, *(int(v) for v in values)], dtype)
+    gaps = np.sort(rng.permutation(64)[:number]).tolist()
+    table = np.array([0, *(first + gap for gap in gaps)], dtype)
     return table[dense]
 
 

@@ -28,7 +28,8 @@ spec = json.load(open(spec_path))
 time.sleep(0.3)
 started = time.monotonic()
 block = bytearray(b"x") * 150_000_000
-while time.monotonic() < started + 0.5: pass
+burnt = time.process_time()
+while time.process_time() < burnt + 0.5: pass
 ended = time.monotonic()
 json.dump(dict(started=started, ended=ended, pixels=2_000_000_000, tasks=7,
                software="stand-in 1", python=platform.python_version()), open(report_path, "w"))
@@ -84,10 +85,10 @@ def test_row_tells_what_the_stage_used(tmp_path: Path, stand_in: StandIn) -> Non
         1,
         7,
     )
-    assert row.wall_s == pytest.approx(0.5, abs=0.1)
+    assert row.wall_s > 0.5
     assert row.gigapixels_per_s == pytest.approx(2 / row.wall_s, rel=1e-3)
     assert 0.15 < row.peak_rss_gb < 0.22
-    assert 60 < row.mean_cpu_percent < 120
+    assert row.mean_cpu_percent / 100 * row.wall_s == pytest.approx(0.55, abs=0.2)
     assert row.software == "stand-in 1"
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
@@ -156,7 +157,7 @@ def test_measured_processes_end_with_an_interrupted_parent(
     pids = tmp_path / "pids"
     python = stand_in(
         "import os, sys, time, subprocess\n"
-        "from harpy_core.benchmark import end_with_parent\n"
+        "from harpy_core.measured import end_with_parent\n"
         "end_with_parent()\n"
         "grandchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{grandchild.pid}}\\n')\n"

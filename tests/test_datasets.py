@@ -69,7 +69,25 @@ def test_metadata_are_those_that_spatialdata_writes(tmp_path: Path) -> None:
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    return {str(f.relative_to(path)): json.loads(f.read_text()) for f in path.rglob("zarr.json")}
+    """All metadata but what differs between versions of SpatialData and says nothing.
+
+    That is the name of a multiscale, which nothing reads, a shift by 0 pixels (0.8), and the copy
+    of it all in the root.
+    """
+    found = {str(f.relative_to(path)): json.loads(f.read_text()) for f in path.rglob("zarr.json")}
+    found["zarr.json"]["consolidated_metadata"] = sorted(
+        found["zarr.json"]["consolidated_metadata"]["metadata"]
+    )
+    for node in found.values():
+        for scales in node["attributes"].get("ome", {}).get("multiscales", []):
+            del scales["name"]
+            for level in scales["datasets"]:
+                level["coordinateTransformations"] = [
+                    step
+                    for step in level["coordinateTransformations"]
+                    if any(step.get("translation", [1]))
+                ]
+    return found
 
 
 def test_an_image_needs_a_name_for_each_channel(tmp_path: Path) -> None:

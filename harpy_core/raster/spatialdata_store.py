@@ -105,7 +105,7 @@ def create_image(
             f"image {name!r}: {len(channels)} channel names for {shape[0]} channels: "
             "give one name for each"
         )
-    attributes = _multiscales(f"/images/{name}", axes)
+    attributes = _multiscales(name, axes)
     attributes["ome"]["omero"] = {"channels": [{"label": str(c)} for c in channels]}
     group = root.create_group(f"images/{name}", attributes=attributes)
     return _create_array(group, axes, shape, chunks, dtype, compressors, shards, encoding)

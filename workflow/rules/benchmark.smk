@@ -26,7 +26,7 @@ rule benchmark_cell:
     params:
         sweep=measured_settings,
         code=lambda wildcards: provenance.source_digest(
-            f"harpy_core.{wildcards.stage}", "harpy_core.benchmark"
+            f"harpy_core.{wildcards.stage}", "harpy_core.measured"
         ),
     script:
         "../../scripts/benchmark_cell.py"
