@@ -15,6 +15,7 @@ from harpy_core import __version__, schedule
 from harpy_core.errors import InputError
 from harpy_core.instances import GeometryTable, InstanceIndex, Instances
 from harpy_core.kernels import engine as kernels_of
+from harpy_core.labels import checked_labels
 from harpy_core.manifest import staging
 from harpy_core.moments import PixelSums, finish, measure_pixels, merge
 from harpy_core.progress import track
@@ -182,7 +183,7 @@ def aggregate_stats(
     image, labels = alike(unwrapped(image), unwrapped(labels))
     check_arrays(image, labels)
     names = channel_names(channels, image.shape[0])
-    wanted = None if index is None else checked_index(index)
+    wanted = None if index is None else checked_labels(index, "index")
     full = any(statistic.full for statistic in statistics.values())
     tasks = (
         lazy_image_tasks(image, labels)
@@ -225,25 +226,6 @@ def channel_names(channels: Sequence[str] | None, number: int) -> list[str]:
     if twice:
         raise InputError(f"channels: {twice[0]!r} stands more than once; rename one of them")
     return names
-
-
-def checked_index(index: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Labels to report, as uint64.
-
-    Raises
-    ------
-    InputError
-        A label that is no positive integer.
-    """
-    wanted = np.asarray(index)
-    if wanted.size == 0:
-        return np.empty(0, np.uint64)
-    if wanted.dtype.kind not in "iu" or wanted.min() < 1:
-        raise InputError(
-            f"index: labels are positive integers, not {wanted.min()} ({wanted.dtype}); "
-            "leave out 0, the background, and anything below"
-        )
-    return wanted.astype(np.uint64).ravel()
 
 
 def _anndata(

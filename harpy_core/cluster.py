@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,13 +16,18 @@ from distributed import Client, LocalCluster
 from harpy_core.errors import InputError
 
 if TYPE_CHECKING:
+    from dask_jobqueue import SLURMCluster
+
     from harpy_core.config import Cluster
 
 THREADS_PER_WORKER = 4
 """Kernels and codecs run without the GIL, so a few threads share one process and its buffers."""
 
-_QUEUE_SECONDS = 24 * 3600
-"""How long a worker may wait in SLURM's queue."""
+WORKER_LOGS = "logs/workers"
+"""Where SLURM writes what its workers say, unless dask-jobqueue is told of another folder."""
+
+_LOOK_SECONDS = 5
+"""Between two questions to SLURM."""
 
 ONE_THREAD_EACH = dict.fromkeys(
     (
@@ -126,6 +132,11 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
     """Workers as jobs of their own, one node's share each."""
     from dask_jobqueue import SLURMCluster
 
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "cluster.kind = slurm: there is no sbatch on this machine; start from a node that "
+            "submits jobs, or use the kind local"
+        )
     threads = cluster.threads_per_worker or THREADS_PER_WORKER
     with (
         SLURMCluster(
@@ -136,10 +147,48 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
             queue=cluster.queue,
             account=cluster.account,
             job_script_prologue=[f"export {k}={v}" for k, v in ONE_THREAD_EACH.items()],
-            local_directory=os.environ.get("TMPDIR"),
+            # The worker's node knows its own, which need not be this machine's.
+            local_directory='"${TMPDIR:-/tmp}"',
+            log_directory=dask.config.get("jobqueue.slurm.log-directory", None) or WORKER_LOGS,
         ) as jobs,
         Client(jobs) as client,
     ):
+        _refuse_unfit(jobs.job_script())
         jobs.scale(cluster.workers or 2)
-        client.wait_for_workers(1, timeout=_QUEUE_SECONDS)
+        _wait_for_a_worker(client, jobs)
         yield client
+
+
+def _refuse_unfit(script: str) -> None:
+    """Ask SLURM whether it would take a job: dask-jobqueue submits later, and waits for ever."""
+    ended = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    if ended.returncode != 0:
+        told = " ".join(ended.stderr.replace("sbatch: error:", "").split())
+        raise InputError(
+            f"cluster.kind = slurm: SLURM refuses the workers ({told}); correct the cluster's "
+            "queue, account, memory_limit, threads_per_worker or walltime"
+        )
+
+
+def _wait_for_a_worker(client: Client, jobs: SLURMCluster) -> None:
+    """Wait for as long as SLURM has a job of ours: queues may take days."""
+    while True:
+        # Asked first, or a worker could come and its job end between the two questions.
+        there = not jobs.workers or _in_queue(jobs)
+        if client.scheduler_info()["workers"]:
+            return
+        if not there:
+            raise InputError(
+                "cluster.kind = slurm: every worker ended before it came to work; sacct, or the "
+                f"files of {WORKER_LOGS}, tell why (often too small a memory_limit)"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _in_queue(jobs: SLURMCluster) -> bool:
+    """Whether a worker's job waits or runs; taken for granted while squeue does not answer."""
+    ours = {str(job.job_id) for job in jobs.workers.values()}
+    ended = subprocess.run(
+        ["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True
+    )
+    return ended.returncode != 0 or not ours.isdisjoint(ended.stdout.split())

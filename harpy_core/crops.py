@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
+from harpy_core.labels import checked_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Crops:
         InputError
             A label that has no crop.
         """
-        wanted = np.atleast_1d(np.asarray(ids)).astype(np.uint64)
+        wanted = checked_labels(ids, "crops")
         order = np.argsort(self.instance_id)
         place = np.searchsorted(self.instance_id[order], wanted)
         place[place == len(self)] = 0

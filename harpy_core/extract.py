@@ -148,10 +148,11 @@ class _Targets:
         """Write a batch that no further tile contributes to."""
         crops = self.buffer(batch)
         work, strip = self._cut.work, self._cut.strip
+        stored = crops.astype(work.layout.arrays()[self._array][2], copy=False)
         if batch < 0:
-            work.write_fragments(self._array, strip.number, self._chunk, crops)
+            work.write_fragments(self._array, strip.number, self._chunk, stored)
         else:
-            work.write_chunk(self._array, strip.batches[0] + batch, self._chunk, crops)
+            work.write_chunk(self._array, strip.batches[0] + batch, self._chunk, stored)
             self._spare.append(crops)
         del self._open[batch]
 
@@ -176,7 +177,7 @@ def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
             continue
         array, chunk, edges = group
         copies = of_instances if array == "mask" else of_windows
-        dtype = layout.arrays()[array][2]
+        dtype = delivered(layout.arrays()[array][2])
         targets = _Targets(cut, array, chunk, layout.arrays()[array][1], dtype)
         for number, tile in enumerate(task.tiles):
             touched = [b for b in units if len(_of_batch(copies[number], cut, b).window)]
@@ -419,7 +420,7 @@ def extract_instances(
             diameter=diameter,
             batch_size=batch_size,
             group=_regular(channel_edges),
-            dtype=str(delivered(np.dtype(image.dtype))),
+            dtype=str(np.dtype(image.dtype).newbyteorder("=")),
             mask=extract_mask,
         )
         windows = windows_of(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,11 +78,16 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 def staging(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes `path` when the block ends well.
 
-    What stood at `path` is replaced only then; after an error nothing is left of the attempt.
+    What stood at `path` is replaced only then; after an error nothing is left of the attempt, and
+    what a killed process of this machine left is removed.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    prefix = f".{target.name}.partial-{socket.gethostname()}-"
+    for left in target.parent.glob(f"{prefix}*"):
+        if not _alive(left.name.removeprefix(prefix)):
+            shutil.rmtree(left, ignore_errors=True)
+    work = target.with_name(f"{prefix}{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
@@ -91,11 +97,32 @@ def staging(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
+
+
 def replace_folder(work: Path, target: Path) -> None:
-    """Rename a finished folder onto its final place, removing what stood there."""
-    if target.is_dir():
-        shutil.rmtree(target)
-    elif target.exists():
-        target.unlink()
-    os.replace(work, target)
+    """Rename a finished folder onto its final place; what stood there is removed after that."""
+    if not os.path.lexists(target):
+        os.replace(work, target)
+        sync_folder(target.parent)
+        return
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(target, old)
+    try:
+        os.replace(work, target)
+    except BaseException:
+        os.replace(old, target)
+        raise
     sync_folder(target.parent)
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old)
+    else:
+        old.unlink()

@@ -118,10 +118,10 @@ def measure_pixels(
         Leave NaN pixels out.
     """
     table = (runs.start, runs.length, runs.slot)
-    whole, real = kernels.reduce(planes, *table, runs.slots, full, ignore_nan)
-    power = np.zeros((*whole.shape[:2], 0))
     pixels = count.reshape(1, -1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        whole, real = kernels.reduce(planes, *table, runs.slots, full, ignore_nan)
+        power = np.zeros((*whole.shape[:2], 0))
         if full and family_of(planes.dtype) == "wide":
             pivot = _integer_mean(whole, pixels)
             whole[..., layout.WIDE_PIVOT] = pivot

@@ -124,7 +124,9 @@ def as_form(
         return zarr.create_array(place, data=array, chunks=chunks, zarr_format=version)
     lazy = da.from_array(array, chunks)
     if form == "xarray":
-        return xr.DataArray(lazy, dims=("c", "z", "y", "x")[-array.ndim :] if array.ndim > 2 else None)
+        return xr.DataArray(
+            lazy, dims=("c", "z", "y", "x")[-array.ndim :] if array.ndim > 2 else None
+        )
     return lazy
 
 

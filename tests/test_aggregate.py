@@ -9,7 +9,18 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from cases import FORMS, NARROW, PIXELS, WIDE, Case, as_form, cases, counted_reads, threads, tiles_of
+from cases import (
+    FORMS,
+    NARROW,
+    PIXELS,
+    WIDE,
+    Case,
+    as_form,
+    cases,
+    counted_reads,
+    threads,
+    tiles_of,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import STATISTICS, geometry, labels_in, statistics, statistics_of
@@ -130,7 +141,8 @@ def test_large_values_with_tiny_variance_keep_nine_digits(
 ) -> None:
     rng = np.random.default_rng(0)
     steps = rng.integers(0, 3, (2, 40, 40))
-    image = (steps * np.array(step).astype(dtype) + np.array(base).astype(dtype)).astype(dtype)
+    kind = np.dtype(dtype).type
+    image = steps.astype(dtype) * kind(step) + kind(base)
     labels = np.repeat(np.repeat(np.arange(1, 17, dtype="u4").reshape(4, 4), 10, 0), 10, 1)
     case = Case(image, labels, (1, chunk, chunk), (40, 40), 1)
     expected = statistics(image, labels)
@@ -252,7 +264,7 @@ def test_the_table_names_channels_statistics_and_provenance() -> None:
 def test_each_image_chunk_is_decoded_once(number: int, tmp_path: Any) -> None:
     case = tissue("u2")
     image = as_form("zarr", case.image, (1, 4, 5), tmp_path)
-    labels = as_form("zarr", case.labels, (7, 6), tmp_path)
+    labels = as_form("zarr", case.labels + 1, (7, 6), tmp_path)
     for tile in (1, 100, 10**6):
         with tiles_of(tile), threads(number), counted_reads(image) as reads:
             hc.aggregate_stats(image, labels, STATISTICS)
@@ -323,9 +335,12 @@ LABELS = np.eye(6, dtype="i4")
         (IMAGE, LABELS, {"stats": ["kurtosi"]}, "did you mean kurtosis"),
         (IMAGE, LABELS, {"stats": []}, "choose at least one"),
         (IMAGE, LABELS, {"engine": "gpu9"}, "'gpu9': not an engine"),
-        (IMAGE, LABELS, {"index": [3, 0]}, "positive integers, not 0"),
-        (IMAGE, LABELS, {"index": [1.5]}, "positive integers, not 1.5"),
+        (IMAGE, LABELS, {"index": [3, 0]}, "index: labels are positive integers.* not 0"),
+        (IMAGE, LABELS, {"index": [1.5]}, "positive integers.* not 1.5"),
         (IMAGE, LABELS, {"index": [2**64]}, "positive integers"),
+        (IMAGE, LABELS, {"index": [-1, 2**63]}, "positive integers"),
+        (IMAGE, LABELS, {"index": np.array([1.0])}, "positive integers"),
+        (IMAGE, LABELS, {"index": [True]}, "positive integers"),
     ],
 )
 def test_bad_input_is_told_in_one_line(

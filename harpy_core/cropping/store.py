@@ -31,7 +31,10 @@ from harpy_core.manifest import digest_of, replace_folder, sync_folder, write_js
 STORE = "store"
 _COMMITS = "commits"
 _SPILLS = "spills"
+_PARTIAL = "partial"
 _LEVEL = 5
+_RECORD_BYTES = 4096
+"""A commit record is a small file: a block of the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,15 @@ class WorkFolder:
 
     def begin(self) -> None:
         """Make the folder and all metadata, before any worker writes to it."""
-        for name in (_COMMITS, _SPILLS):
+        if not (self.path / STORE).exists():
+            # A run that died after its store was renamed away left records of what is not here.
+            shutil.rmtree(self.path, ignore_errors=True)
+        with _room_for(self.path, _RECORD_BYTES):
+            self._make_metadata()
+
+    def _make_metadata(self) -> None:
+        shutil.rmtree(self.path / _PARTIAL, ignore_errors=True)
+        for name in (_COMMITS, _SPILLS, _PARTIAL):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(self.path / STORE, mode="a", zarr_format=3)
         layout = self.layout
@@ -127,16 +138,17 @@ class WorkFolder:
         """
         codec = Blosc("lz4", _LEVEL, getattr(Blosc, _shuffle(crops.dtype).upper()))
         content = codec.encode(np.ascontiguousarray(crops).reshape(-1))
+        name = unit(array, batch, chunk)
         path = self.path / STORE / array / "c" / str(batch) / str(chunk) / "0" / "0" / "0"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(path, content)
-        self._commit(unit(array, batch, chunk), content)
+        self._write_durably(name, path, content)
+        self._commit(name, content)
 
     def write_fragments(self, array: str, strip: int, chunk: int, crops: np.ndarray) -> None:
         """Commit what a strip contributes to windows that are finished later."""
         content = np.ascontiguousarray(crops).reshape(-1).view(np.uint8).data
-        _write_durably(self._fragments(array, strip, chunk), content)
-        self._commit(unit(f"{array}-fragments", strip, chunk), content)
+        name = unit(f"{array}-fragments", strip, chunk)
+        self._write_durably(name, self._fragments(array, strip, chunk), content)
+        self._commit(name, content)
 
     def read_fragments(
         self, array: str, strip: int, chunk: int, shape: tuple[int, ...], dtype: np.dtype
@@ -148,9 +160,29 @@ class WorkFolder:
     def _fragments(self, array: str, strip: int, chunk: int) -> Path:
         return self.path / _SPILLS / f"{array}.{strip}.{chunk}"
 
+    def _write_durably(self, name: str, path: Path, content: Any) -> None:
+        """The whole content under its path, on disk, or nothing there."""
+        # Not beside the path: what a killed run leaves would become part of the store.
+        temporary = self.path / _PARTIAL / f"{name}.{os.getpid()}"
+        with _room_for(path.parent, len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+
     def _commit(self, name: str, content: Any) -> None:
         record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-        write_json(self.path / _COMMITS / name, record)
+        with _room_for(self.path / _COMMITS, _RECORD_BYTES):
+            write_json(self.path / _COMMITS / name, record)
+
+    def _sweep_metadata(self) -> None:
+        """Remove what a killed run left of the metadata that Zarr was writing."""
+        for pattern in ("*.partial", "*/*.partial"):
+            for left in (self.path / STORE).glob(pattern):
+                left.unlink()
 
     def digest(self) -> str:
         """Digest over the content of all chunks."""
@@ -163,12 +195,14 @@ class WorkFolder:
 
     def finish(self, target: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Add what describes the crops, and rename the store onto its final place."""
-        group = zarr.open_group(self.path / STORE, mode="a")
-        for name, values in arrays.items():
-            chunks = tuple(max(n, 1) for n in values.shape)
-            group.create_array(name, data=values, chunks=chunks, overwrite=True)
-        group.attrs.update({**facts, "digest": self.digest()})
-        replace_folder(self.path / STORE, target)
+        with _room_for(self.path, sum(values.nbytes for values in arrays.values())):
+            group = zarr.open_group(self.path / STORE, mode="a")
+            for name, values in arrays.items():
+                chunks = tuple(max(n, 1) for n in values.shape)
+                group.create_array(name, data=values, chunks=chunks, overwrite=True)
+            group.attrs.update({**facts, "digest": self.digest()})
+            self._sweep_metadata()
+            replace_folder(self.path / STORE, target)
         shutil.rmtree(self.path)
 
 
@@ -177,22 +211,16 @@ def unit(array: str, batch: int, chunk: int) -> str:
     return f"{array}.{batch}.{chunk}"
 
 
-def _write_durably(path: Path, content: Any) -> None:
-    """The whole content under its name, on disk, or nothing under that name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextmanager
+def _room_for(folder: Path, size: int) -> Iterator[None]:
+    """Tell a full disk, or another reason why nothing can be written, in one line."""
     try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(
-            f"{path.parent}: cannot write {len(content):,} bytes ({error.strerror}); "
+            f"{folder}: cannot write {size:,} bytes ({error.strerror}); "
             "free that space and run again: what is committed stays"
         ) from error
-    sync_folder(path.parent)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ Ended = subprocess.CompletedProcess[str]
 def command(*arguments: str, cores: int = 2) -> list[str]:
     """A call of the workflow in the working directory, on its ``config.yaml``."""
     snakefile = str(ROOT / "workflow" / "Snakefile")
-    start = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--cores", str(cores)]
-    return [*start, "--configfile", "config.yaml", *arguments]
+    start = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
+    return [*start, "--configfile", "config.yaml", "--cores", str(cores), *arguments]
 
 
 def snakemake(folder: Path, *arguments: str, cores: int = 2) -> Ended:

@@ -42,7 +42,8 @@ def refused(folder: Path, config: dict[str, Any], *arguments: str) -> str:
     assert ended.returncode == 1
     after = [path for path in folder.rglob("*") if ".snakemake" not in path.parts]
     assert sorted(after) == before
-    return ended.stderr
+    lines = ended.stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("Using workflow specific profile"))
 
 
 def edited(**sections: dict[str, Any] | None) -> dict[str, Any]:
@@ -80,10 +81,10 @@ def test_a_bad_config_is_refused_in_one_line(
 
 def test_more_workers_than_cores_are_refused_in_one_line(tmp_path: Path) -> None:
     told = refused(tmp_path, edited(benchmark={"workers": [1, 4]}))
-    assert [line for line in told.splitlines() if "config.yaml:" in line] == [
-        "config.yaml: cases.ihc.benchmark.workers[1] = 4: 4 x 1 threads are more than the 2 of "
-        "--cores: ask for fewer, or give more cores"
-    ]
+    assert told.endswith(
+        "\nconfig.yaml: cases.ihc.benchmark.workers[1] = 4: 4 x 1 threads are more than the 2 of "
+        "--cores: ask for fewer, or give more cores\n"
+    )
 
 
 def test_a_bad_config_is_refused_within_two_seconds(tmp_path: Path, bare_start: float) -> None:

@@ -1,0 +1,50 @@
+"""Labels that a user names, as exact as they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from harpy_core.errors import InputError
+
+_LARGEST = 2**64 - 1
+
+
+def checked_labels(given: int | Sequence[int] | np.ndarray, name: str) -> np.ndarray:
+    """Labels as (n,) uint64, in the order given.
+
+    Parameters
+    ----------
+    given
+        One label, or several.
+    name
+        What an error calls them.
+
+    Raises
+    ------
+    InputError
+        A label that is no positive integer of 64 bits.
+    """
+    values = np.atleast_1d(np.asarray(given))
+    if values.size == 0:
+        return np.empty(0, np.uint64)
+    if values.dtype.kind not in "iu" and not isinstance(given, np.ndarray):
+        # NumPy makes floats of a list with integers below and above 2^63.
+        values = np.atleast_1d(np.asarray(given, dtype=object))
+    # The smallest stands for all where the type already says that they are integers.
+    doubtful = [values.min()] if values.dtype.kind in "iu" else values.ravel().tolist()
+    _refuse(doubtful, name)
+    return values.astype(np.uint64).ravel()
+
+
+def _refuse(values: Iterable[Any], name: str) -> None:
+    for value in values:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 1 <= value <= _LARGEST:
+            raise InputError(
+                f"{name}: labels are positive integers of at most 64 bits, not {value}; "
+                "leave out 0, the background, and anything else"
+            )

@@ -1,0 +1,148 @@
+"""The compiled kernels against the plain ones, and both against sums in Python integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import NARROW, REAL, WIDE, pixels
+
+from harpy_core import InputError
+from harpy_core.kernels import compiled, engine, layout, reference
+from harpy_core.kernels.layout import LONGEST_RUN, bias_of
+
+Table = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def table(rng: np.random.Generator, plane: int, slots: int) -> Table:
+    """Runs of random lengths with random owners, none of them overlapping."""
+    length = rng.integers(1, 30, plane // 40)
+    start = np.arange(len(length)) * 40 + rng.integers(0, 10, len(length))
+    slot = rng.integers(0, slots, len(length))
+    slot[:slots] = np.arange(slots)
+    return start.astype(np.int64), length.astype(np.int32), slot.astype(np.int32)
+
+
+def owned(plane: np.ndarray, runs: Table, slot: int) -> list[int]:
+    """Pixels of a slot, as Python integers."""
+    mine = (plane[s : s + n] for s, n, k in zip(*runs, strict=True) if k == slot)
+    return [int(v) for part in mine for v in part]
+
+
+def whole_number(words: np.ndarray, low: int, two: bool) -> int:
+    return int(words[low]) + (int(words[low + 1]) << 64 if two else 0)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
+def test_powers_of_narrow_pixels_are_summed_without_rounding(dtype: str, kernels: object) -> None:
+    rng = np.random.default_rng(1)
+    planes = pixels(rng, (2, 4000), dtype)
+    planes[1] = np.iinfo(dtype).max
+    runs = table(rng, 4000, 5)
+    whole, _ = kernels.reduce(planes, *runs, 5, True, False)
+    simple, _ = kernels.reduce(planes, *runs, 5, False, False)
+    for c, plane in enumerate(planes):
+        for slot in range(5):
+            x = [v + bias_of(planes.dtype) for v in owned(plane, runs, slot)]
+            words = whole[c, slot]
+            assert int(simple[c, slot, layout.SUM]) == int(words[layout.SUM]) == sum(x)
+            assert int(words[layout.NARROW_SQUARE]) == sum(v**2 for v in x)
+            assert whole_number(words, layout.NARROW_CUBE, True) == sum(v**3 for v in x)
+            assert whole_number(words, layout.NARROW_FOURTH, True) == sum(v**4 for v in x)
+            assert int(words[layout.NARROW_MIN]) == min(x)
+            assert int(words[layout.NARROW_MAX]) == max(x)
+
+
+@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
+def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: object) -> None:
+    planes = np.full((1, 4 * LONGEST_RUN), 65535, "u2")
+    start = np.arange(4, dtype=np.int64) * LONGEST_RUN
+    runs = (start, np.full(4, LONGEST_RUN, np.int32), np.zeros(4, np.int32))
+    number = 4 * LONGEST_RUN
+    for full in (False, True):
+        whole, _ = kernels.reduce(planes, *runs, 1, full, False)
+        assert int(whole[0, 0, layout.SUM]) == number * 65535
+    assert int(whole[0, 0, layout.NARROW_SQUARE]) == number * 65535**2
+    assert whole_number(whole[0, 0], layout.NARROW_CUBE, True) == number * 65535**3
+    assert whole_number(whole[0, 0], layout.NARROW_FOURTH, True) == number * 65535**4
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
+def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: object) -> None:
+    rng = np.random.default_rng(2)
+    planes = pixels(rng, (2, 4000), dtype)
+    planes[1] = np.iinfo(dtype).max
+    runs = table(rng, 4000, 5)
+    whole, _ = kernels.reduce(planes, *runs, 5, True, False)
+    for c, plane in enumerate(planes):
+        for slot in range(5):
+            x = [v + bias_of(planes.dtype) for v in owned(plane, runs, slot)]
+            assert whole_number(whole[c, slot], layout.SUM, True) == sum(x)
+            assert int(whole[c, slot, layout.WIDE_MIN]) == min(x)
+            assert int(whole[c, slot, layout.WIDE_MAX]) == max(x)
+
+
+@pytest.mark.parametrize("dtype", [*WIDE, *REAL[1:]])
+def test_powers_about_a_pivot_agree(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    planes = pixels(rng, (2, 4000), dtype)
+    runs = table(rng, 4000, 5)
+    real = planes.dtype.kind == "f"
+    pivot = rng.normal(size=(2, 5)) if real else rng.integers(0, 2**31, (2, 5), np.uint64)
+    found, expected = (k.powers(planes, *runs, pivot, False) for k in (compiled, reference))
+    for order in range(4):
+        size = np.abs(expected[..., order]).max()
+        np.testing.assert_allclose(found[..., order], expected[..., order], 1e-12, 1e-12 * size)
+
+
+@pytest.mark.parametrize("ignore_nan", [True, False])
+@pytest.mark.parametrize("dtype", REAL[1:])
+def test_sums_of_floats_agree_with_nan_among_them(dtype: str, ignore_nan: bool) -> None:
+    rng = np.random.default_rng(4)
+    planes = pixels(rng, (2, 4000), dtype)
+    planes[0, rng.integers(0, 4000, 40)] = np.nan
+    planes[1, 77] = np.inf
+    runs = table(rng, 4000, 9)
+    with np.errstate(invalid="ignore"):
+        found, expected = (
+            k.reduce(planes, *runs, 9, True, ignore_nan)[1] for k in (compiled, reference)
+        )
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-9)
+    assert np.isnan(found[0, :, layout.SUM]).any() != ignore_nan
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
+def test_stretches_are_copied_to_their_places(dtype: str, kernels: object) -> None:
+    rng = np.random.default_rng(5)
+    planes = pixels(rng, (3, 4000), dtype)
+    source, length, _ = table(rng, 4000, 5)
+    target = rng.permutation(len(source)).astype(np.int64) * 30
+    out = np.zeros((3, 30 * len(source)), dtype)
+    kernels.gather(planes, source, target, length.astype(np.int64), out.shape[1], out.reshape(-1))
+    expected = np.zeros_like(out)
+    for s, t, n in zip(source, target, length, strict=True):
+        expected[:, t : t + n] = planes[:, s : s + n]
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_the_table_of_labels_finds_what_was_put_in() -> None:
+    rng = np.random.default_rng(6)
+    labels = np.unique(rng.integers(1, 2**64 - 1, 5000, np.uint64))
+    labels[-1] = 2**64 - 1
+    keys, rows = compiled.rehash(labels[:3000], 3000, 16384)
+    known = np.empty(len(labels), np.uint64)
+    known[:3000] = labels[:3000]
+    order = rng.permutation(len(labels))
+    found, count = compiled.rows_of(labels[order], keys, rows, known, 3000)
+    assert count == len(labels)
+    np.testing.assert_array_equal(known[found], labels[order])
+    np.testing.assert_array_equal(found[order < 3000], order[order < 3000])
+
+
+def test_an_engine_has_a_name_and_another_is_refused() -> None:
+    assert engine("auto") is engine("numba") is compiled
+    assert engine("numpy") is reference
+    with pytest.raises(InputError, match="engine = 'cuda': not an engine; choose auto, numpy"):
+        engine("cuda")
