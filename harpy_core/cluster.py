@@ -70,7 +70,7 @@ def local(
                 threads_per_worker=threads_per_worker,
                 memory_limit=memory_limit or "auto",
                 local_directory=scratch,
-                dashboard_address=None,
+                dashboard_address=":0",
                 silence_logs="ERROR",
             ) as cluster,
             Client(cluster) as client,

@@ -31,7 +31,9 @@ def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
 def slot_of(key: Any, keys: Any, slots: Any, fresh: Any) -> Any:
     """Slot of a label in an open-addressing table of 2^n places; a new label gets `fresh`."""
     mask = keys.size - 1
-    place = np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(24)) & mask
+    # Folded first: labels that differ in their high bits alone would all fall on one place.
+    mixed = (key ^ (key >> _32)) * np.uint64(0x9E3779B97F4A7C15)
+    place = np.int64(mixed >> _32) & mask
     while slots[place] >= 0 and keys[place] != key:
         place = (place + 1) & mask
     if slots[place] < 0:

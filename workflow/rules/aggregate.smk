@@ -13,7 +13,7 @@ rule aggregate:
     log:
         "logs/{case}/aggregate.log",
     benchmark:
-        "benchmarks/{case}/aggregate.tsv"
+        "logs/benchmarks/{case}/aggregate.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: stage_threads

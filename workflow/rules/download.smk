@@ -11,7 +11,7 @@ rule download:
     log:
         "logs/data/{dataset}.log",
     benchmark:
-        "benchmarks/data/{dataset}.tsv"
+        "logs/benchmarks/data/{dataset}.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: 1

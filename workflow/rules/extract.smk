@@ -15,7 +15,7 @@ rule extract:
     log:
         "logs/{case}/extract.log",
     benchmark:
-        "benchmarks/{case}/extract.tsv"
+        "logs/benchmarks/{case}/extract.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: stage_threads

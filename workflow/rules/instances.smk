@@ -13,7 +13,7 @@ rule instances:
     log:
         "logs/{case}/instances.log",
     benchmark:
-        "benchmarks/{case}/instances.tsv"
+        "logs/benchmarks/{case}/instances.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: stage_threads

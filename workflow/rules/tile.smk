@@ -34,7 +34,7 @@ rule tile:
     log:
         "logs/{case}/tile.log",
     benchmark:
-        "benchmarks/{case}/tile.tsv"
+        "logs/benchmarks/{case}/tile.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: 8

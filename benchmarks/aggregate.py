@@ -1,0 +1,157 @@
+"""How fast statistics per instance are, against the floors of the same run.
+
+    python benchmarks/aggregate.py [--peer PYTHON] [--record FILE]
+
+Makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 35,000 cells; 4 GB) in --data once.
+Every figure is the median of --repeats after a warm-up; ratios are medians of ratios taken round
+by round, so that a noisy machine disturbs both sides. With --peer, the interpreter of an
+environment made from envs/peer.yaml, Harpy does the same on the same arrays and every value is
+compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import zarr
+from common import (
+    CHUNKS,
+    DENSE,
+    SHAPE,
+    SPARSE,
+    Table,
+    decode_all,
+    in_turn,
+    median_seconds,
+    ratio,
+    record,
+    tissue_store,
+)
+
+import harpy_core as hc
+from harpy_core import cluster
+from harpy_core.kernels import engine
+from harpy_core.runs import encode_runs
+
+NINE = tuple(hc.STATISTICS)
+SIX = ("sum", "mean", "count", "var", "skew", "kurtosis", "min", "max")
+PEER_SIX = ("sum", "mean", "count", "var", "kurtosis", "skew")
+
+
+def kernels(name: str, store: Path, repeats: int) -> Table:
+    """The compiled loops alone, on one chunk and one thread."""
+    table = Table(f"kernels, {name}: one thread, one chunk of {CHUNKS}")
+    group = zarr.open_group(store, mode="r")
+    labels = np.asarray(group["labels"][: CHUNKS[1], : CHUNKS[2]])[np.newaxis]
+    planes = np.asarray(group["lz4"][: CHUNKS[0], : CHUNKS[1], : CHUNKS[2]]).reshape(CHUNKS[0], -1)
+    compiled = engine("numba")
+    runs = encode_runs(labels, compiled)
+    arguments = (planes, runs.start, runs.length, runs.slot, runs.slots)
+    encode = median_seconds(lambda: encode_runs(labels, compiled), repeats)
+    sums = median_seconds(lambda: compiled.reduce(*arguments, False, False), repeats)
+    full = median_seconds(lambda: compiled.reduce(*arguments, True, False), repeats)
+    plain = median_seconds(lambda: [plane.sum(dtype=np.uint64) for plane in planes], repeats)
+    dense = name == "dense"
+    table.add("runs in the tile", len(runs.start), "")
+    table.add("instances in the tile", runs.slots, "")
+    table.add("pixels inside cells", 100 * runs.length.sum() / labels.size, "%")
+    table.add("encode the runs of a label tile", encode * 1e3, "ms")
+    table.add("NumPy sum of every pixel", planes.size / plain / 1e9, "Gpx/s")
+    table.add(
+        "sum over runs", planes.size / sums / 1e9, "Gpx/s", ">= 1.5" if dense else ">= 2.5"
+    )
+    table.add("nine statistics over runs", planes.size / full / 1e9, "Gpx/s")
+    table.add("nine statistics / sum", full / sums, "x", "<= 2.2")
+    return table
+
+
+def through_dask(store: Path, repeats: int) -> Table:
+    """The whole job on a cluster of two workers, against decoding alone."""
+    table = Table(f"dense tissue {SHAPE}, Dask cluster of 2 workers x 1 thread")
+    group = zarr.open_group(store, mode="r")
+    labels = group["labels"]
+    with cluster.local(2, 1, "4GB") as client:
+
+        def run(codec: str, stats: tuple[str, ...]) -> None:
+            hc.aggregate_stats(group[codec], labels, stats, client=client)
+
+        works = {
+            "floor lz4": partial(decode_all, group["lz4"], 2),
+            "mean lz4": partial(run, "lz4", ("mean",)),
+            "nine lz4": partial(run, "lz4", NINE),
+            "floor zstd": partial(decode_all, group["zstd"], 2),
+            "mean zstd": partial(run, "zstd", ("mean",)),
+        }
+        times = in_turn(works, repeats)
+    for name, values in times.items():
+        table.add(name, statistics.median(values), "s")
+    table.add("mean / decode floor, LZ4", ratio(times, "mean lz4", "floor lz4"), "x", "<= 2.0")
+    table.add("nine / decode floor, LZ4", ratio(times, "nine lz4", "floor lz4"), "x", "<= 3.0")
+    table.add("mean / decode floor, Zstd", ratio(times, "mean zstd", "floor zstd"), "x", "<= 1.4")
+    return table
+
+
+def against_peer(store: Path, python: str, repeats: int) -> Table:
+    """The same arrays and the same cluster in Harpy, every value compared."""
+    table = Table("against Harpy, 2 workers x 1 thread")
+    group = zarr.open_group(store, mode="r")
+    with tempfile.TemporaryDirectory() as scratch, cluster.local(2, 1, "8GB") as client:
+        for name, stats, target in (("mean", ("mean",), 12), ("six", PEER_SIX, 50)):
+            ours = median_seconds(
+                lambda stats=stats: hc.aggregate_stats(
+                    group["lz4"], group["labels"], stats, client=client
+                ),
+                repeats,
+            )
+            report = Path(scratch) / f"{name}.json"
+            values = Path(scratch) / f"{name}.npz"
+            script = Path(__file__).with_name("peer_aggregate.py")
+            arguments = [python, script, store, ",".join(stats), report, values]
+            subprocess.run([str(a) for a in arguments], check=True)
+            theirs = json.loads(report.read_text())["seconds"]
+            table.add(f"{name}: harpy_core", ours, "s")
+            table.add(f"{name}: Harpy {json.loads(report.read_text())['version']}", theirs, "s")
+            table.add(f"{name}: Harpy / harpy_core", theirs / ours, "x", f">= {target}")
+            result = hc.aggregate_stats(group["lz4"], group["labels"], stats, client=client)
+            with np.load(values) as found:
+                order = np.argsort(found["labels"])
+                assert np.array_equal(found["labels"][order], result.obs["instance_id"])
+                for stat in stats:
+                    theirs_values = found[stat][order].astype(np.float64)
+                    difference = np.abs(theirs_values - result.layers[stat])
+                    scale = np.maximum(np.abs(result.layers[stat]), 1)
+                    table.add(f"{stat}: largest relative difference", (difference / scale).max(), "")
+    return table
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/benchmarks"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer", help="interpreter of an environment with Harpy")
+    parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
+    options = parser.parse_args()
+    options.data.mkdir(parents=True, exist_ok=True)
+    dense = tissue_store(options.data, "dense", SHAPE, DENSE, ("lz4", "zstd"))
+    sparse = tissue_store(options.data, "sparse", (10, 4096, 4096), SPARSE, ("lz4",))
+    tables = [
+        kernels("dense", dense, 2 * options.repeats + 1),
+        kernels("sparse", sparse, 2 * options.repeats + 1),
+        through_dask(dense, options.repeats),
+    ]
+    if options.peer:
+        tables.append(against_peer(dense, options.peer, options.repeats))
+    record(options.record, tables)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
