@@ -70,7 +70,9 @@ def local(
                 threads_per_worker=threads_per_worker,
                 memory_limit=memory_limit or "auto",
                 local_directory=scratch,
+                # Any free port: a second cluster on the machine would warn of a taken one.
                 dashboard_address=":0",
+                scheduler_kwargs={"dashboard": False},
                 silence_logs="ERROR",
             ) as cluster,
             Client(cluster) as client,

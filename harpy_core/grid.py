@@ -33,8 +33,12 @@ def coarsened(edges: Edges, pixels: int = TILE_PIXELS) -> Edges:
     Larger chunks stay as they are.
     """
     depth = max((b - a for a, b in pairwise(edges[0])), default=1) or 1
-    side = math.isqrt(max(pixels // depth, 1))
-    y, x = _joined(edges[1], side), _joined(edges[2], side)
+    area = max(pixels // depth, 1)
+    side = math.isqrt(area)
+    tall, wide = _widest(edges[1]), _widest(edges[2])
+    # Beside a chunk longer than a tile's side, such as a strip of rows, fewer are joined.
+    y = _joined(edges[1], side if wide <= side else area // wide)
+    x = _joined(edges[2], side if tall <= side else area // tall)
     plane = _widest(y) * _widest(x)
     return _joined(edges[0], max(pixels // max(plane, 1), 1)), y, x
 

@@ -118,7 +118,7 @@ def measure_pixels(
         Leave NaN pixels out.
     """
     table = (runs.start, runs.length, runs.slot)
-    pixels = count.reshape(1, -1)
+    pixels = count.reshape(-1, 1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         whole, real = kernels.reduce(planes, *table, runs.slots, full, ignore_nan)
         power = np.zeros((*whole.shape[:2], 0))
@@ -135,9 +135,9 @@ def measure_pixels(
     return PixelSums(
         planes.dtype,
         full,
-        whole.swapaxes(0, 1),
-        real.swapaxes(0, 1),
-        power.swapaxes(0, 1),
+        whole,
+        real,
+        power,
     )
 
 

@@ -44,8 +44,8 @@ def test_powers_of_narrow_pixels_are_summed_without_rounding(dtype: str, kernels
     for c, plane in enumerate(planes):
         for slot in range(5):
             x = [v + bias_of(planes.dtype) for v in owned(plane, runs, slot)]
-            words = whole[c, slot]
-            assert int(simple[c, slot, layout.SUM]) == int(words[layout.SUM]) == sum(x)
+            words = whole[slot, c]
+            assert int(simple[slot, c, layout.SUM]) == int(words[layout.SUM]) == sum(x)
             assert int(words[layout.NARROW_SQUARE]) == sum(v**2 for v in x)
             assert whole_number(words, layout.NARROW_CUBE, True) == sum(v**3 for v in x)
             assert whole_number(words, layout.NARROW_FOURTH, True) == sum(v**4 for v in x)
@@ -78,9 +78,9 @@ def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: object) ->
     for c, plane in enumerate(planes):
         for slot in range(5):
             x = [v + bias_of(planes.dtype) for v in owned(plane, runs, slot)]
-            assert whole_number(whole[c, slot], layout.SUM, True) == sum(x)
-            assert int(whole[c, slot, layout.WIDE_MIN]) == min(x)
-            assert int(whole[c, slot, layout.WIDE_MAX]) == max(x)
+            assert whole_number(whole[slot, c], layout.SUM, True) == sum(x)
+            assert int(whole[slot, c, layout.WIDE_MIN]) == min(x)
+            assert int(whole[slot, c, layout.WIDE_MAX]) == max(x)
 
 
 @pytest.mark.parametrize("dtype", [*WIDE, *REAL[1:]])
@@ -89,7 +89,7 @@ def test_powers_about_a_pivot_agree(dtype: str) -> None:
     planes = pixels(rng, (2, 4000), dtype)
     runs = table(rng, 4000, 5)
     real = planes.dtype.kind == "f"
-    pivot = rng.normal(size=(2, 5)) if real else rng.integers(0, 2**31, (2, 5), np.uint64)
+    pivot = rng.normal(size=(5, 2)) if real else rng.integers(0, 2**31, (5, 2), np.uint64)
     found, expected = (k.powers(planes, *runs, pivot, False) for k in (compiled, reference))
     for order in range(4):
         size = np.abs(expected[..., order]).max()
@@ -109,7 +109,7 @@ def test_sums_of_floats_agree_with_nan_among_them(dtype: str, ignore_nan: bool) 
             k.reduce(planes, *runs, 9, True, ignore_nan)[1] for k in (compiled, reference)
         )
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-9)
-    assert np.isnan(found[0, :, layout.SUM]).any() != ignore_nan
+    assert np.isnan(found[:, 0, layout.SUM]).any() != ignore_nan
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])

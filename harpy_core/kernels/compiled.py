@@ -200,26 +200,30 @@ def geometry(
     return totals, box
 
 
+# One run's channels are summed together: its length, the same for all of them, is predicted after
+# the first, which makes the sum a quarter faster than channel after channel (measured).
+
+
 @_jit
 def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
-    for c in range(planes.shape[0]):
-        plane = planes[c]
-        sums = out[c]
-        for i in range(start.size):
-            first = start[i]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        for c in range(planes.shape[0]):
             total = np.uint32(0)
-            for p in range(first, first + length[i]):
-                total += np.uint32(np.int32(plane[p]) + bias)
-            sums[slot[i], 0] += np.uint64(total)
+            for p in range(first, last):
+                total += np.uint32(np.int32(planes[c, p]) + bias)
+            out[k, c, 0] += np.uint64(total)
 
 
 @_jit
 def _full_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
-    for c in range(planes.shape[0]):
-        plane = planes[c]
-        words = out[c]
-        for i in range(start.size):
-            first = start[i]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        for c in range(planes.shape[0]):
             total = np.uint32(0)
             square = np.uint64(0)
             cube = np.uint64(0)
@@ -227,8 +231,8 @@ def _full_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out
             fourth_high = np.uint64(0)
             least = np.uint32(0xFFFFFFFF)
             most = np.uint32(0)
-            for p in range(first, first + length[i]):
-                x = np.uint32(np.int32(plane[p]) + bias)
+            for p in range(first, last):
+                x = np.uint32(np.int32(planes[c, p]) + bias)
                 x2 = np.uint64(np.uint32(x * x))
                 x4 = x2 * x2
                 total += x
@@ -238,66 +242,65 @@ def _full_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out
                 fourth_high += x4 >> _32
                 least = min(least, x)
                 most = max(most, x)
-            k = slot[i]
-            words[k, layout.SUM] += np.uint64(total)
-            words[k, layout.NARROW_SQUARE] += square
-            low = words[k, layout.NARROW_CUBE] + cube
+            out[k, c, layout.SUM] += np.uint64(total)
+            out[k, c, layout.NARROW_SQUARE] += square
+            low = out[k, c, layout.NARROW_CUBE] + cube
             if low < cube:
-                words[k, layout.NARROW_CUBE_HIGH] += _ONE
-            words[k, layout.NARROW_CUBE] = low
+                out[k, c, layout.NARROW_CUBE_HIGH] += _ONE
+            out[k, c, layout.NARROW_CUBE] = low
             fourth_high += fourth_low >> _32
             fourth = (fourth_high << _32) | (fourth_low & _LOW)
-            low = words[k, layout.NARROW_FOURTH] + fourth
-            words[k, layout.NARROW_FOURTH_HIGH] += fourth_high >> _32
+            low = out[k, c, layout.NARROW_FOURTH] + fourth
+            out[k, c, layout.NARROW_FOURTH_HIGH] += fourth_high >> _32
             if low < fourth:
-                words[k, layout.NARROW_FOURTH_HIGH] += _ONE
-            words[k, layout.NARROW_FOURTH] = low
-            words[k, layout.NARROW_MIN] = min(words[k, layout.NARROW_MIN], np.uint64(least))
-            words[k, layout.NARROW_MAX] = max(words[k, layout.NARROW_MAX], np.uint64(most))
+                out[k, c, layout.NARROW_FOURTH_HIGH] += _ONE
+            out[k, c, layout.NARROW_FOURTH] = low
+            out[k, c, layout.NARROW_MIN] = min(out[k, c, layout.NARROW_MIN], np.uint64(least))
+            out[k, c, layout.NARROW_MAX] = max(out[k, c, layout.NARROW_MAX], np.uint64(most))
 
 
 @_jit
 def _reduce_wide(
     planes: Any, start: Any, length: Any, slot: Any, bias: Any, full: Any, out: Any
 ) -> None:
-    for c in range(planes.shape[0]):
-        plane = planes[c]
-        for i in range(start.size):
-            first = start[i]
-            k = slot[i]
-            low = out[c, k, layout.SUM]
-            high = out[c, k, layout.SUM_HIGH]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        for c in range(planes.shape[0]):
+            low = out[k, c, layout.SUM]
+            high = out[k, c, layout.SUM_HIGH]
             least = _MOST
             most = np.uint64(0)
-            for p in range(first, first + length[i]):
-                x = np.uint64(plane[p]) + bias
+            for p in range(first, last):
+                x = np.uint64(planes[c, p]) + bias
                 low += x
                 if low < x:
                     high += _ONE
                 least = min(least, x)
                 most = max(most, x)
-            out[c, k, layout.SUM] = low
-            out[c, k, layout.SUM_HIGH] = high
+            out[k, c, layout.SUM] = low
+            out[k, c, layout.SUM_HIGH] = high
             if full:
-                out[c, k, layout.WIDE_MIN] = min(out[c, k, layout.WIDE_MIN], least)
-                out[c, k, layout.WIDE_MAX] = max(out[c, k, layout.WIDE_MAX], most)
+                out[k, c, layout.WIDE_MIN] = min(out[k, c, layout.WIDE_MIN], least)
+                out[k, c, layout.WIDE_MAX] = max(out[k, c, layout.WIDE_MAX], most)
 
 
 @_jit
 def _reduce_real(
     planes: Any, start: Any, length: Any, slot: Any, full: Any, ignore_nan: Any, out: Any
 ) -> None:
-    for c in range(planes.shape[0]):
-        plane = planes[c]
-        for i in range(start.size):
-            first = start[i]
-            k = slot[i]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        for c in range(planes.shape[0]):
             total = 0.0
             count = 0
-            least = out[c, k, layout.REAL_MIN] if full else 0.0
-            most = out[c, k, layout.REAL_MAX] if full else 0.0
-            for p in range(first, first + length[i]):
-                x = np.float64(plane[p])
+            least = out[k, c, layout.REAL_MIN] if full else 0.0
+            most = out[k, c, layout.REAL_MAX] if full else 0.0
+            for p in range(first, last):
+                x = np.float64(planes[c, p])
                 if ignore_nan and x != x:
                     continue
                 total += x
@@ -306,11 +309,11 @@ def _reduce_real(
                     least = x
                 if x > most or x != x:
                     most = x
-            out[c, k, layout.SUM] += total
-            out[c, k, layout.REAL_COUNT] += count
+            out[k, c, layout.SUM] += total
+            out[k, c, layout.REAL_COUNT] += count
             if full:
-                out[c, k, layout.REAL_MIN] = least
-                out[c, k, layout.REAL_MAX] = most
+                out[k, c, layout.REAL_MIN] = least
+                out[k, c, layout.REAL_MAX] = most
 
 
 def reduce(
@@ -324,8 +327,8 @@ def reduce(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the pixels of each slot; see `reference.reduce`."""
     integers, floats, _ = layout.words(planes.dtype, full)
-    whole = np.zeros((planes.shape[0], slots, integers), np.uint64)
-    real = np.zeros((planes.shape[0], slots, floats))
+    whole = np.zeros((slots, planes.shape[0], integers), np.uint64)
+    real = np.zeros((slots, planes.shape[0], floats))
     family = family_of(planes.dtype)
     bias = bias_of(planes.dtype)
     if family == "real":
@@ -348,15 +351,15 @@ def reduce(
 def _powers_real(
     planes: Any, start: Any, length: Any, slot: Any, pivot: Any, ignore_nan: Any, out: Any
 ) -> None:
-    for c in range(planes.shape[0]):
-        plane = planes[c]
-        for i in range(start.size):
-            first = start[i]
-            k = slot[i]
-            centre = pivot[c, k]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        for c in range(planes.shape[0]):
+            centre = pivot[k, c]
             one = two = three = four = 0.0
-            for p in range(first, first + length[i]):
-                x = np.float64(plane[p])
+            for p in range(first, last):
+                x = np.float64(planes[c, p])
                 if ignore_nan and x != x:
                     continue
                 d = x - centre
@@ -365,35 +368,35 @@ def _powers_real(
                 two += d2
                 three += d2 * d
                 four += d2 * d2
-            out[c, k, 0] += one
-            out[c, k, 1] += two
-            out[c, k, 2] += three
-            out[c, k, 3] += four
+            out[k, c, 0] += one
+            out[k, c, 1] += two
+            out[k, c, 2] += three
+            out[k, c, 3] += four
 
 
 @_jit
 def _powers_wide(
     planes: Any, start: Any, length: Any, slot: Any, bias: Any, pivot: Any, out: Any
 ) -> None:
-    for c in range(planes.shape[0]):
-        plane = planes[c]
-        for i in range(start.size):
-            first = start[i]
-            k = slot[i]
-            centre = pivot[c, k]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        for c in range(planes.shape[0]):
+            centre = pivot[k, c]
             one = two = three = four = 0.0
-            for p in range(first, first + length[i]):
-                x = np.uint64(plane[p]) + bias
+            for p in range(first, last):
+                x = np.uint64(planes[c, p]) + bias
                 d = np.float64(x - centre) if x >= centre else -np.float64(centre - x)
                 d2 = d * d
                 one += d
                 two += d2
                 three += d2 * d
                 four += d2 * d2
-            out[c, k, 0] += one
-            out[c, k, 1] += two
-            out[c, k, 2] += three
-            out[c, k, 3] += four
+            out[k, c, 0] += one
+            out[k, c, 1] += two
+            out[k, c, 2] += three
+            out[k, c, 3] += four
 
 
 def powers(

@@ -156,13 +156,13 @@ def reduce(
 
     Returns
     -------
-    whole : (c, slots, integer words) uint64
-    real : (c, slots, float words) float64
+    whole : (slots, c, integer words) uint64
+    real : (slots, c, float words) float64
         Of the float family: sum, count, and where `full` also pivot, minimum and maximum.
     """
     integers, floats, _ = layout.words(planes.dtype, full)
-    whole = np.zeros((planes.shape[0], slots, integers), np.uint64)
-    real = np.zeros((planes.shape[0], slots, floats))
+    whole = np.zeros((slots, planes.shape[0], integers), np.uint64)
+    real = np.zeros((slots, planes.shape[0], floats))
     pixels, bounds = _pixels(start, length)
     reduce_plane: Callable[..., None] = {
         "narrow": _reduce_narrow,
@@ -170,7 +170,7 @@ def reduce(
         "real": _reduce_real,
     }[family_of(planes.dtype)]
     for c, plane in enumerate(planes):
-        reduce_plane(plane[pixels], bounds, slot, full, ignore_nan, whole[c], real[c])
+        reduce_plane(plane[pixels], bounds, slot, full, ignore_nan, whole[:, c], real[:, c])
     return whole, real
 
 
@@ -253,11 +253,11 @@ def powers(
     Parameters
     ----------
     pivot
-        (c, slots): float64 for float pixels, shifted uint64 for integer ones.
+        (slots, c): float64 for float pixels, shifted uint64 for integer ones.
 
     Returns
     -------
-    (c, slots, 4) float64
+    (slots, c, 4) float64
     """
     out = np.zeros((*pivot.shape, 4))
     pixels, bounds = _pixels(start, length)
@@ -265,14 +265,14 @@ def powers(
     for c, plane in enumerate(planes):
         values = plane[pixels]
         if values.dtype.kind == "f":
-            distance = values.astype(np.float64) - pivot[c, owner]
+            distance = values.astype(np.float64) - pivot[owner, c]
             if ignore_nan:
                 distance[np.isnan(values)] = 0.0
         else:
-            distance = difference(_unsigned(values), pivot[c, owner])
+            distance = difference(_unsigned(values), pivot[owner, c])
         power = distance
         for order in range(4):
-            np.add.at(out[c, :, order], slot, np.add.reduceat(power, bounds))
+            np.add.at(out[:, c, order], slot, np.add.reduceat(power, bounds))
             power = power * distance
     return out
 
