@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +14,14 @@ from harpy_core import __version__, schedule
 from harpy_core.errors import InputError
 from harpy_core.instances import GeometryTable, InstanceIndex, Instances
 from harpy_core.kernels import engine as kernels_of
+from harpy_core.kernels import layout
 from harpy_core.labels import checked_labels
-from harpy_core.manifest import staging
 from harpy_core.moments import PixelSums, finish, measure_pixels, merge
-from harpy_core.progress import track
+from harpy_core.progress import Bar, track
 from harpy_core.raster.reading import check_arrays, delivered, is_dask, unwrapped
 from harpy_core.runs import Geometry, encode_runs, measure_geometry
 from harpy_core.statistics import Statistic, chosen
-from harpy_core.tiles import Task, alike, image_tasks, lazy_image_tasks
+from harpy_core.tiles import Task, alike, image_edges, image_tasks, lazy_image_tasks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,24 +62,36 @@ def measure_tile(task: Task, engine: str, full: bool, ignore_nan: bool) -> TileP
 
 
 class StatisticsTable:
-    """The sums of all instances, merged as tiles arrive."""
+    """The sums of all instances in some channels, merged as tiles arrive.
 
-    def __init__(self, dtype: np.dtype, full: bool, channels: int) -> None:
+    Parameters
+    ----------
+    dtype
+        Type of the pixels.
+    full
+        Whether statistics beyond sum and count are wanted.
+    channels
+        First channel, and one past the last.
+    """
+
+    def __init__(self, dtype: np.dtype, full: bool, channels: tuple[int, int]) -> None:
+        self._first = channels[0]
         self._index = InstanceIndex()
         self._geometry = GeometryTable()
-        self._sums = PixelSums.empty(dtype, full, 0, channels)
+        self._sums = PixelSums.empty(dtype, full, 0, channels[1] - channels[0])
 
     def add(self, part: TilePart) -> None:
         """Merge a tile."""
         rows = self._index.rows(part.ids)
         if len(self._index) > len(self._sums.whole):
             self._sums = self._sums.grown(max(len(self._index), 2 * len(self._sums.whole)))
-        if part.sums[0][0].start == 0:
+        if part.sums[0][0].start == self._first:
             self._geometry.add(rows, part.geometry)
         for channels, sums in part.sums:
-            here = self._sums.at(rows, channels)
+            place = slice(channels.start - self._first, channels.stop - self._first)
+            here = self._sums.at(rows, place)
             merge(here, sums)
-            self._sums.put(rows, channels, here)
+            self._sums.put(rows, place, here)
 
     def finish(
         self, statistics: dict[str, Statistic], index: np.ndarray | None
@@ -178,35 +189,124 @@ def aggregate_stats(
         Shapes that do not match, negative or float labels, an unknown statistic or engine, a
         wrong number of channel names.
     """
-    statistics = chosen(stats)
-    kernels_of(engine)
-    image, labels = alike(unwrapped(image), unwrapped(labels))
-    check_arrays(image, labels)
-    names = channel_names(channels, image.shape[0])
+    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan)
     wanted = None if index is None else checked_labels(index, "index")
-    full = any(statistic.full for statistic in statistics.values())
-    tasks = (
-        lazy_image_tasks(image, labels)
-        if is_dask(image)
-        else image_tasks(image, labels, schedule.threads_of(client))
-    )
-    measure = partial(measure_tile, engine=engine, full=full, ignore_nan=ignore_nan)
-    table = StatisticsTable(delivered(np.dtype(image.dtype)), full, len(names))
-    total = sum(task.pixels for task in tasks)
-    with track(total, "aggregate", enabled=progress) as bar:
-        for task, part in schedule.results(measure, tasks, client):
+    with track(job.pixels, "aggregate", enabled=progress) as bar:
+        instances, layers = job.measure(job.channel_edges, client, bar, wanted)
+    return job.table(instances, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """What is measured, checked before anything is read.
+
+    Attributes
+    ----------
+    image, labels
+        Arrays, alike in kind.
+    statistics
+        What to finish, by name.
+    names
+        Of the channels.
+    engine, ignore_nan
+        As in `aggregate_stats`.
+    """
+
+    image: Any
+    labels: Any
+    statistics: dict[str, Statistic]
+    names: list[str]
+    engine: str
+    ignore_nan: bool
+
+    @classmethod
+    def of(
+        cls,
+        image: Any,
+        labels: Any,
+        stats: Sequence[str] | str,
+        channels: Sequence[str] | None,
+        engine: str,
+        ignore_nan: bool,
+    ) -> Aggregation:
+        """Check the arguments of `aggregate_stats`; see there."""
+        statistics = chosen(stats)
+        kernels_of(engine)
+        image, labels = alike(unwrapped(image), unwrapped(labels))
+        check_arrays(image, labels)
+        names = channel_names(channels, image.shape[0])
+        return cls(image, labels, statistics, names, engine, ignore_nan)
+
+    @property
+    def full(self) -> bool:
+        """Whether a statistic needs more than sum and count."""
+        return any(statistic.full for statistic in self.statistics.values())
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all channels."""
+        return math.prod(self.image.shape)
+
+    @property
+    def channel_edges(self) -> tuple[int, ...]:
+        """Where the image's chunks begin along c."""
+        return image_edges(self.image)[0]
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Memory of one instance in one channel: its sums while they grow, and its statistics."""
+        words = sum(layout.words(delivered(np.dtype(self.image.dtype)), self.full))
+        return 8 * (2 * words + len(self.statistics))
+
+    def measure(
+        self, edges: tuple[int, ...], client: Client | None, bar: Bar, index: np.ndarray | None
+    ) -> tuple[Instances, dict[str, np.ndarray]]:
+        """Instances, and of each statistic (instances, c) float64, in some channels.
+
+        Parameters
+        ----------
+        edges
+            Some neighbouring ones of `channel_edges`.
+        bar
+            Told of every pixel that is done.
+        index
+            Labels to report; all without.
+        """
+        tasks = (
+            lazy_image_tasks(self.image, self.labels)
+            if is_dask(self.image)
+            else image_tasks(self.image, self.labels, schedule.threads_of(client), edges)
+        )
+        work = partial(measure_tile, engine=self.engine, full=self.full, ignore_nan=self.ignore_nan)
+        dtype = delivered(np.dtype(self.image.dtype))
+        table = StatisticsTable(dtype, self.full, (edges[0], edges[-1]))
+        for task, part in schedule.results(work, tasks, client):
             if part is not None:
                 table.add(part)
             bar.advance(task.pixels)
-    instances, layers = table.finish(statistics, wanted)
-    provenance = {
-        "version": __version__,
-        "stats": list(statistics),
-        "image_shape": [int(n) for n in image.shape],
-        "image_dtype": str(np.dtype(image.dtype)),
-        "ignore_nan": ignore_nan,
-    }
-    return _anndata(instances, layers, names, labels.ndim, provenance)
+        return table.finish(self.statistics, index)
+
+    def table(self, instances: Instances, layers: dict[str, np.ndarray]) -> AnnData:
+        """The table of some instances; without X where there are no layers."""
+        import pandas as pd
+        from anndata import AnnData
+
+        provenance = {
+            "version": __version__,
+            "stats": list(self.statistics),
+            "image_shape": [int(n) for n in self.image.shape],
+            "image_dtype": str(np.dtype(self.image.dtype)),
+            "ignore_nan": self.ignore_nan,
+        }
+        rows = pd.Index(instances.id.astype(str), dtype=object)
+        return AnnData(
+            X=next(iter(layers.values()), None),
+            obs=pd.DataFrame({"instance_id": instances.id, "count": instances.count}, index=rows),
+            var=pd.DataFrame(index=pd.Index(self.names, dtype=object)),
+            layers=layers,
+            obsm={"spatial": instances.centroid[:, ::-1][:, : self.labels.ndim].copy()},
+            uns={"harpy_core": provenance},
+        )
 
 
 def channel_names(channels: Sequence[str] | None, number: int) -> list[str]:
@@ -226,56 +326,3 @@ def channel_names(channels: Sequence[str] | None, number: int) -> list[str]:
     if twice:
         raise InputError(f"channels: {twice[0]!r} stands more than once; rename one of them")
     return names
-
-
-def _anndata(
-    instances: Instances,
-    layers: dict[str, np.ndarray],
-    channels: list[str],
-    axes: int,
-    provenance: dict[str, Any],
-) -> AnnData:
-    import pandas as pd
-    from anndata import AnnData
-
-    names = pd.Index(instances.id.astype(str), dtype=object, name=None)
-    return AnnData(
-        X=next(iter(layers.values())),
-        obs=pd.DataFrame({"instance_id": instances.id, "count": instances.count}, index=names),
-        var=pd.DataFrame(index=pd.Index(channels, dtype=object)),
-        layers=layers,
-        obsm={"spatial": instances.centroid[:, ::-1][:, :axes].copy()},
-        uns={"harpy_core": provenance},
-    )
-
-
-def write_table(adata: AnnData, path: str | os.PathLike[str], region: str = "labels") -> None:
-    """Write a table to a Zarr store, whole or not at all, annotated for SpatialData.
-
-    Parameters
-    ----------
-    adata
-        What `aggregate_stats` returned.
-    path
-        Folder of the store; replaced when the new one is complete.
-    region
-        Name of the labels that the instances belong to.
-    """
-    import anndata
-    import pandas as pd
-
-    annotated = adata.copy()
-    annotated.obs["region"] = pd.Categorical([region] * len(adata), categories=[region])
-    annotated.uns["spatialdata_attrs"] = {
-        "region": region,
-        "region_key": "region",
-        "instance_key": "instance_id",
-    }
-    with (
-        staging(path) as folder,
-        anndata.settings.override(zarr_write_format=3),
-        warnings.catch_warnings(),
-    ):
-        # anndata consolidates the metadata, which zarr says other readers may not know.
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
-        annotated.write_zarr(folder)

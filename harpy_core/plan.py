@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from harpy_core.cropping.strips import strip_rows
-from harpy_core.grid import coarsened, regular_edges, split_channels
+from harpy_core.grid import SLAB_BYTES, coarsened, regular_edges, slabs_of, split_channels
 from harpy_core.raster.info import RasterInfo
 from harpy_core.statistics import chosen
 
@@ -95,6 +95,10 @@ class _Shape:
         )
 
     @property
+    def channel_edges(self) -> tuple[int, ...]:
+        return regular_edges((self.channels,), (self.group,))[0]
+
+    @property
     def image_buffer(self) -> int:
         return min(self.group, self.channels) * self.tile * self.pixel
 
@@ -172,17 +176,20 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
     statistics = chosen(settings["stats"])
     full = any(statistic.full for statistic in statistics.values())
     words = _FULL_WORDS if full else 1
-    groups = _groups(shape, shape.tiles, settings["threads"])
+    in_channel = number * _WORD * (2 * words + len(statistics))
+    slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
+    groups = [split_channels(slab, shape.tiles, settings["threads"]) for slab in slabs]
+    parts = sum(map(len, groups))
+    widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = math.ceil(number * shape.tile / shape.plane)
-    part = in_tile * shape.channels * words * _WORD
-    table = number * shape.channels * _WORD
+    part = in_tile * widest * words * _WORD
     return Plan(
         stage="aggregate",
-        tasks=shape.tiles * groups,
-        bytes_read=shape.plane * (shape.channels * shape.pixel + groups * shape.label),
-        bytes_written=table * len(statistics),
+        tasks=shape.tiles * parts,
+        bytes_read=shape.plane * (shape.channels * shape.pixel + parts * shape.label),
+        bytes_written=number * shape.channels * _WORD * (len(statistics) + 1),
         bytes_per_task=shape.image_buffer + shape.label_buffer + 2 * part,
-        result_bytes=table * (2 * words + len(statistics)),
+        result_bytes=in_channel * widest,
         instances=known,
     )
 
@@ -195,7 +202,7 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
     in_tile = math.ceil(number * shape.tile / shape.plane)
     step = strip_rows(number, shape.rows, shape.columns, size)
     strips = math.ceil(shape.rows / step) * shape.columns
-    groups = _groups(shape, strips, settings["threads"])
+    groups = len(split_channels(shape.channel_edges, strips, settings["threads"]))
     batch = size * window * group * shape.pixel
     open_batches = min(math.ceil(2 * in_tile / size) + 1, math.ceil(number / size))
     leftover = min(size, number)
@@ -213,11 +220,6 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
         result_bytes=number * _WORD * 16,
         instances=known,
     )
-
-
-def _groups(shape: _Shape, units: int, threads: int) -> int:
-    edges = regular_edges((shape.channels,), (shape.group,))[0]
-    return len(split_channels(edges, units, threads))
 
 
 def plan_aggregate(

@@ -101,11 +101,21 @@ def label_tasks(labels: Any) -> list[Task]:
     return [Task(region, (), reader, None) for region in regions_of(coarsened(reader.edges))]
 
 
-def image_tasks(image: Any, labels: Any, threads: int) -> list[Task]:
-    """Tasks on an image and its labels, tiled by the image's chunks."""
+def image_tasks(
+    image: Any, labels: Any, threads: int, channels: tuple[int, ...] | None = None
+) -> list[Task]:
+    """Tasks on an image and its labels, tiled by the image's chunks.
+
+    Parameters
+    ----------
+    threads
+        Tasks that can run at the same time.
+    channels
+        Some of the edges of the image's chunks along c; all channels without.
+    """
     pixels, reader = reader_of(image, 4), reader_of(labels, 3)
     regions = regions_of(coarsened(pixels.edges[1:]))
-    groups = split_channels(pixels.edges[0], len(regions), threads)
+    groups = split_channels(channels or pixels.edges[0], len(regions), threads)
     return [Task(region, group, reader, pixels) for region in regions for group in groups]
 
 

@@ -6,30 +6,34 @@ from harpy_core.job import running, workers
 def main(snakemake):
     """Read the image once and write the table."""
     with running(snakemake) as logger:
-        from harpy_core.aggregate import aggregate_stats, write_table
+        from harpy_core.instances import Instances
         from harpy_core.manifest import tree_digest, write_manifest
         from harpy_core.raster import RasterInfo, open_described
+        from harpy_core.table import aggregate_to_store
 
         info = RasterInfo.from_json(snakemake.input.raster)
         raster = open_described(info)
+        instances = Instances.read(snakemake.input.instances)
         stats = snakemake.params.stats
-        with workers(snakemake, "aggregate", info, stats=stats) as client:
-            table = aggregate_stats(
+        with workers(snakemake, "aggregate", info, stats=stats, instances=len(instances)) as client:
+            aggregate_to_store(
                 raster.image,
                 raster.labels,
+                snakemake.output.table,
+                instances,
                 stats=stats,
                 channels=raster.channels,
                 client=client,
                 progress=True,
+                region=info.labels or "labels",
             )
-        write_table(table, snakemake.output.table, region=info.labels or "labels")
-        logger.info("%d instances x %d channels", *table.shape)
+        logger.info("%d instances x %d channels", len(instances), len(raster.channels))
         write_manifest(
             snakemake.output.manifest,
             kind="table",
             digest=tree_digest(snakemake.output.table),
-            instances=table.n_obs,
-            channels=list(table.var_names),
+            instances=len(instances),
+            channels=raster.channels,
             stats=stats,
         )
 

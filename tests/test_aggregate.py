@@ -352,24 +352,6 @@ def test_bad_input_is_told_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_written_table_is_opened_by_anndata_and_spatialdata_conventions(tmp_path: Any) -> None:
-    import anndata
-
-    from harpy_core.aggregate import write_table
-
-    case = tissue("u2")
-    table = hc.aggregate_stats(case.image, case.labels, ["mean", "count"])
-    write_table(table, tmp_path / "table.zarr", region="nuclei")
-    again = anndata.read_zarr(tmp_path / "table.zarr")
-    np.testing.assert_array_equal(again.X, table.X)
-    np.testing.assert_array_equal(again.obs["instance_id"], table.obs["instance_id"])
-    attributes = again.uns["spatialdata_attrs"]
-    assert attributes["instance_key"] == "instance_id"
-    assert attributes["region"] == "nuclei"
-    assert set(again.obs[attributes["region_key"]]) == {"nuclei"}
-    assert [p.name for p in tmp_path.iterdir()] == ["table.zarr"]
-
-
 def test_a_big_endian_image_is_measured_like_any_other(tmp_path: Any) -> None:
     case = tissue("u2")
     swapped = case.image.astype(">u2")

@@ -88,7 +88,7 @@ def open_raster(
     """
     uri = str(uri)
     if is_tiff(uri):
-        pixels = _open_tiff(uri, image)
+        pixels = _open_tiff(uri, image, channels=True)
         if labels is None:
             raise InputError(
                 f"{uri}: a TIFF holds no labels; give labels = the path of a label TIFF"
@@ -99,7 +99,7 @@ def open_raster(
         pixels = _open_element(group, uri, "images", image)
         segmentation = (
             _open_labels_file(labels, uri)
-            if labels is not None and _is_file(labels)
+            if labels is not None and _lie_outside(group, labels)
             else _open_element(group, uri, "labels", labels)
         )
     _check_axes(pixels, ("c", *_SPATIAL), f"{uri}: image {image or ''}".rstrip())
@@ -143,7 +143,7 @@ def describe(
     """What `open_raster` would open; see there for the parameters and errors."""
     raster = open_raster(uri, image, labels, channels)
     place = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
-    if labels is not None and _is_file(labels):
+    if labels is not None and _lie_outside(None if is_tiff(place) else _open_group(place), labels):
         labels = str(_beside(labels, place))
     return RasterInfo(
         uri=place,
@@ -165,8 +165,12 @@ def open_described(info: RasterInfo) -> Raster:
     return open_raster(info.uri, info.image, info.labels, info.channels)
 
 
-def _is_file(name: str) -> bool:
-    return is_tiff(name) or name.startswith((".", "/")) or Path(name).is_dir()
+def _lie_outside(group: zarr.Group | None, labels: str) -> bool:
+    """Whether labels are named by a path, and not as an element of the store."""
+    if group is None or is_tiff(labels) or labels.startswith((".", "/")):
+        return True
+    inside = labels in _candidates(group, "labels") or _node(group, labels) is not None
+    return not inside and Path(labels).is_dir()
 
 
 def _beside(path: str, uri: str) -> Path:
@@ -321,12 +325,15 @@ def _open_labels_file(path: str, uri: str) -> _Element:
         return _open_tiff(place, None)
     if not Path(place).exists():
         raise InputError(f"{place}: nothing there; correct the path of the labels")
-    node = zarr.open(LocalStore(place, read_only=True), mode="r")
+    try:
+        node = zarr.open(LocalStore(place, read_only=True), mode="r")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InputError(f"{place}: neither a TIFF nor a Zarr array; correct the path") from error
     return _element(node, place, 3)
 
 
-def _open_tiff(path: str, series: str | None) -> _Element:
-    array = TiffArray(path, series)
+def _open_tiff(path: str, series: str | None, channels: bool = False) -> _Element:
+    array = TiffArray(path, series, channels)
     return _Element(array, array.axes, array.channels, None)
 
 

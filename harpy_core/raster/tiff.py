@@ -22,8 +22,8 @@ def is_tiff(uri: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _opened(path: str, series: int) -> zarr.Array:
-    """The full-resolution level of a series; opened once in each process."""
+def _opened(path: str, series: int, stamp: tuple[int, int]) -> zarr.Array:
+    """The full-resolution level of a series; opened once in each process while it stays as it is."""
     node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=0), mode="r")
     level = node["0"] if isinstance(node, zarr.Group) else node
     if not isinstance(level, zarr.Array):
@@ -40,6 +40,8 @@ class TiffArray:
         The file.
     series
         Name or number of the image in it; the first without.
+    channels
+        Put the channels first, though there be one only, which files often leave out.
 
     Attributes
     ----------
@@ -54,7 +56,7 @@ class TiffArray:
         No such file or series, or no TIFF.
     """
 
-    def __init__(self, path: str, series: str | None = None) -> None:
+    def __init__(self, path: str, series: str | None = None, channels: bool = False) -> None:
         if not Path(path).is_file():
             raise InputError(f"{path}: nothing there; correct the path")
         self.path, self.series = path, series
@@ -69,18 +71,21 @@ class TiffArray:
         names = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
         self._kept = tuple(i for i, n in enumerate(shape) if n > 1 or names[i] in "yx")
         self._axes_in_file = len(shape)
-        self.axes = tuple(names[i] for i in self._kept)
-        if "c" in names and "c" not in self.axes:
-            self._kept = tuple(sorted({names.index("c"), *self._kept}))
-            self.axes = tuple(names[i] for i in self._kept)
-        self.shape = tuple(shape[i] for i in self._kept)
+        axes = tuple(names[i] for i in self._kept)
+        self._given = channels
+        self._alone = channels and "c" not in axes
+        one = (1,) if self._alone else ()
+        self.axes = ("c", *axes) if self._alone else axes
+        self.shape = (*one, *(shape[i] for i in self._kept))
         self.ndim = len(self.shape)
-        array = _opened(path, self._number)
+        status = Path(path).stat()
+        self._stamp = status.st_mtime_ns, status.st_size
+        array = _opened(path, self._number, self._stamp)
         self.dtype = np.dtype(array.dtype)
-        self.chunks = tuple(array.chunks[i] for i in self._kept)
+        self.chunks = (*one, *(array.chunks[i] for i in self._kept))
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.path, self.series)
+        return type(self), (self.path, self.series, self._given)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         given = key if isinstance(key, tuple) else (key,)
@@ -89,10 +94,15 @@ class TiffArray:
             missing = self.ndim - len(given) + 1
             given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
         given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        if self._alone:
+            return self._read(given[1:])[np.newaxis][given[0]]
+        return self._read(given)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
         full: list[Any] = [0] * self._axes_in_file
-        for axis, part in zip(self._kept, given, strict=True):
+        for axis, part in zip(self._kept, key, strict=True):
             full[axis] = part
-        return np.asarray(_opened(self.path, self._number)[tuple(full)])
+        return np.asarray(_opened(self.path, self._number, self._stamp)[tuple(full)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[...].astype(dtype or self.dtype)

@@ -1,5 +1,5 @@
 # Purpose: statistics of every channel in every instance, in one pass over the image.
-# Inputs:  the raster's description (the store it names is read)
+# Inputs:  the raster's description (the store it names is read) and the instances
 # Outputs: results/<case>/table.zarr (AnnData) and its manifest
 
 
@@ -7,6 +7,8 @@ rule aggregate:
     """Statistics of every channel in every instance, as an AnnData table."""
     input:
         raster=raster_of,
+        instances=ancient("results/{case}/instances.zarr"),
+        found="results/{case}/instances.manifest.json",
     output:
         table=directory("results/{case}/table.zarr"),
         manifest="results/{case}/table.manifest.json",
@@ -21,6 +23,6 @@ rule aggregate:
         mem_mb=planned_memory("aggregate"),
     params:
         stats=lambda wildcards: aggregate_params(wildcards)["stats"],
-        code=provenance.source_digest("harpy_core.aggregate"),
+        code=provenance.source_digest("harpy_core.table"),
     script:
         "../../scripts/aggregate.py"
