@@ -26,7 +26,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from harpy_core.errors import InputError
 
-Dataset = Literal["ihc", "tissue", "macsima-tonsil", "merscope-liver"]
+Dataset = Literal[
+    "ihc",
+    "tissue",
+    "tissue-gigapixel",
+    "tissue-terapixel",
+    "macsima-tonsil",
+    "merscope-liver",
+]
 StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
 Stage = Literal["aggregate", "extract"]
 Engine = Literal["numba", "numpy", "cupy", "harpy"]

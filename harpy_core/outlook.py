@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harpy_core.config import DATASETS, Aggregate, Case, Cluster, Config, Extract, parse_bytes
+from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.manifest import read_manifest
 from harpy_core.plan import Plan, stage_plan
@@ -25,38 +26,6 @@ THREADS_PER_WORKER = 4
 """Where the config names no number: as `harpy_core.cluster` has it, which is slow to import."""
 
 _HEADS = ("case", "stage", "tasks", "reads", "writes", "a worker holds", "free disk")
-
-
-@dataclass(frozen=True, slots=True)
-class Foretold:
-    """What is known of a registered dataset before it is there.
-
-    Attributes
-    ----------
-    shape, chunks
-        (c, y, x) of the image, in pixels.
-    dtype, labels_dtype
-        NumPy names.
-    instances
-        How many.
-    """
-
-    shape: tuple[int, int, int]
-    chunks: tuple[int, int, int]
-    dtype: str
-    labels_dtype: str
-    instances: int
-
-
-FORETOLD = {
-    "ihc": Foretold((3, 512, 512), (3, 256, 256), "uint16", "uint32", 484),
-    "tissue": Foretold((4, 2048, 2048), (4, 1024, 1024), "uint16", "uint32", 6_000),
-    "macsima-tonsil": Foretold(
-        (100, 20_000, 20_000), (10, 2048, 2048), "uint16", "uint32", 206_030
-    ),
-    "merscope-liver": Foretold((2, 100_000, 100_000), (1, 4096, 4096), "uint16", "uint32", 278_482),
-}
-"""Shapes of the registered datasets, for the plan of what is not downloaded yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +166,7 @@ def case_raster(name: str, case: Case, results: Path) -> tuple[RasterInfo, int |
 
 
 def _foretold(name: str, channels: list[str] | None) -> tuple[RasterInfo, int]:
-    known = FORETOLD[name]
+    known = REGISTRY[name]
     count = len(channels) if channels else known.shape[0]
     info = RasterInfo(
         uri=name,

@@ -21,7 +21,6 @@ PIXELS_PER_RUN = 20
 """Dense tissue has a run for every 26 pixels, and a run table 16 bytes for each."""
 
 _WORD = 8
-_FULL_WORDS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,11 @@ class _Shape:
     tile: int
     tiles: int
     pixel: int
+    held: int
+    words: tuple[int, int]
     label: int
+    image_buffer: int
+    chunk_buffer: int
     rows: int
     columns: int
     depth: int
@@ -80,15 +83,30 @@ class _Shape:
         edges = regular_edges(shape, chunks)
         tiles = coarsened(edges[1:])
         widest = [max((b - a for a, b in pairwise(axis)), default=1) for axis in tiles]
-        padded = [max(w, min(c, n)) for w, c, n in zip(widest, chunks[1:], shape[1:], strict=True)]
+        tile = math.prod(widest)
+        pixel, label = _itemsize(info.image_dtype), _itemsize(info.labels_dtype)
+        held = max(pixel, 4) if "float" in info.image_dtype else pixel
+        # A chunk that is a tile is decoded in place, with what lies beyond the image's edge.
+        alone = widest == [min(c, n) for c, n in zip(chunks[1:], shape[1:], strict=True)]
+        planes = chunks[0] * math.prod(chunks[1:]) if alone else min(chunks[0], shape[0]) * tile
+        own = _canonical((1, *info.labels_chunks))[1:]
+        as_tiles = widest == [min(c, n) for c, n in zip(own, shape[1:], strict=True)]
+        in_place = alone and held == pixel and info.image_dtype != "bool"
         return cls(
             channels=shape[0],
             group=chunks[0],
             plane=math.prod(shape[1:]),
-            tile=math.prod(padded),
+            tile=tile,
             tiles=math.prod(len(axis) - 1 for axis in tiles),
-            pixel=_itemsize(info.image_dtype),
-            label=_itemsize(info.labels_dtype),
+            pixel=pixel,
+            held=held,
+            words=_words(info.image_dtype),
+            label=label,
+            image_buffer=planes * held,
+            chunk_buffer=max(
+                0 if in_place else math.prod(chunks) * pixel,
+                math.prod(own) * label - (tile * label if as_tiles else 0),
+            ),
             rows=len(tiles[1]) - 1,
             columns=len(tiles[2]) - 1,
             depth=shape[1],
@@ -97,10 +115,6 @@ class _Shape:
     @property
     def channel_edges(self) -> tuple[int, ...]:
         return regular_edges((self.channels,), (self.group,))[0]
-
-    @property
-    def image_buffer(self) -> int:
-        return min(self.group, self.channels) * self.tile * self.pixel
 
     @property
     def label_buffer(self) -> int:
@@ -115,6 +129,13 @@ def _itemsize(dtype: str) -> int:
     """Bytes of a NumPy type by its name: ``uint16``, ``float64``, ``bool``."""
     digits = "".join(c for c in dtype if c.isdigit())
     return int(digits) // 8 if digits else 1
+
+
+def _words(dtype: str) -> tuple[int, int]:
+    """Words of an instance and channel, without and with the higher moments."""
+    if "float" in dtype:
+        return 2, 9
+    return (1, 8) if _itemsize(dtype) <= 2 else (2, 10)
 
 
 def stage_plan(
@@ -154,6 +175,7 @@ def stage_plan(
         "diameter": diameter,
         "batch_size": batch_size,
         "mask": extract_mask,
+        "background": not remove_background,
         "threads": threads,
     }
     return planners[stage](shape, number, instances, settings)
@@ -166,7 +188,7 @@ def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str
         tasks=shape.tiles,
         bytes_read=shape.plane * shape.label,
         bytes_written=number * per_instance,
-        bytes_per_task=shape.label_buffer,
+        bytes_per_task=shape.label_buffer + shape.chunk_buffer,
         result_bytes=3 * number * per_instance,
         instances=known,
     )
@@ -175,7 +197,7 @@ def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str
 def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
     statistics = chosen(settings["stats"])
     full = any(statistic.full for statistic in statistics.values())
-    words = _FULL_WORDS if full else 1
+    words = shape.words[full]
     in_channel = number * _WORD * (2 * words + len(statistics))
     slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
     groups = [split_channels(slab, shape.tiles, settings["threads"]) for slab in slabs]
@@ -188,7 +210,7 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
         tasks=shape.tiles * parts,
         bytes_read=shape.plane * (shape.channels * shape.pixel + parts * shape.label),
         bytes_written=number * shape.channels * _WORD * (len(statistics) + 1),
-        bytes_per_task=shape.image_buffer + shape.label_buffer + 2 * part,
+        bytes_per_task=shape.image_buffer + shape.chunk_buffer + shape.label_buffer + 2 * part,
         result_bytes=in_channel * widest,
         instances=known,
     )
@@ -203,7 +225,9 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
     step = strip_rows(number, shape.rows, shape.columns, size)
     strips = math.ceil(shape.rows / step) * shape.columns
     groups = len(split_channels(shape.channel_edges, strips, settings["threads"]))
-    batch = size * window * group * shape.pixel
+    batch = size * window * group * shape.held
+    # A window that keeps its background is copied row by row: four columns, and as many on the way.
+    rows = in_tile * shape.depth * settings["diameter"] if settings["background"] else 0
     open_batches = min(math.ceil(2 * in_tile / size) + 1, math.ceil(number / size))
     leftover = min(size, number)
     return Plan(
@@ -213,9 +237,11 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
         bytes_written=crops,
         bytes_per_task=(
             shape.image_buffer
+            + shape.chunk_buffer
             + step * shape.label_buffer
+            + (step + 1) * rows * 4 * _WORD
             + (open_batches + 1) * batch
-            + leftover * window * group * shape.pixel
+            + leftover * window * group * shape.held
         ),
         result_bytes=number * _WORD * 16,
         instances=known,
@@ -309,5 +335,6 @@ def _chunks(array: Any, tiles: int) -> tuple[int, ...]:
 
     found = getattr(array, "chunks", None)
     if found is None:
-        return (1,) * (array.ndim - tiles) + (NUMPY_TILE,) * tiles
+        plane = tuple(min(n, NUMPY_TILE) for n in array.shape[-tiles:])
+        return (1,) * (array.ndim - tiles) + plane
     return tuple(max(c) if isinstance(c, tuple) else int(c) for c in found)

@@ -258,7 +258,7 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-# Interrupted runs ----------------------------------------------------------------------------------
+# Interrupted runs ---------------------------------------------------------------------------------
 
 
 class Interrupted(Exception):
@@ -454,7 +454,7 @@ def test_units_of_another_image_are_not_taken_over(tmp_path: Path) -> None:
         np.testing.assert_array_equal(crop, expected[label])
 
 
-# What stands at the path ---------------------------------------------------------------------------
+# What stands at the path --------------------------------------------------------------------------
 
 
 def test_a_second_writer_is_refused_and_told_who_holds_the_path(tmp_path: Path) -> None:
@@ -516,7 +516,9 @@ def test_a_full_disk_is_told_in_one_line_and_the_next_run_goes_on(
 
     with pytest.MonkeyPatch.context() as patch, threads(1):
         patch.setattr(os, "fsync", full)
-        with pytest.raises(hc.InputError, match=r"crops.*bytes \(No space left.*run again") as error:
+        with pytest.raises(
+            hc.InputError, match=r"crops.*bytes \(No space left.*run again"
+        ) as error:
             extracted(case, tmp_path, **OPTIONS)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "crops").exists()

@@ -41,7 +41,12 @@ def test_instances_are_those_that_scipy_finds(
     np.testing.assert_array_equal(found.count, count)
     np.testing.assert_allclose(found.centroid, centroid, rtol=1e-12)
     np.testing.assert_array_equal(found.bbox, box)
-    assert [getattr(found, n).dtype.str[1:] for n in Instances.__slots__] == ["u8", "i8", "f8", "i8"]
+    assert [getattr(found, n).dtype.str[1:] for n in Instances.__slots__] == [
+        "u8",
+        "i8",
+        "f8",
+        "i8",
+    ]
 
 
 def test_a_cell_in_pieces_over_every_chunk_is_one_instance(tmp_path: Any) -> None:
@@ -72,7 +77,10 @@ def test_each_label_chunk_is_decoded_once(tmp_path: Any) -> None:
 
 
 def test_instances_are_read_back_as_they_were_written(tmp_path: Any) -> None:
-    for labels in (np.arange(64, dtype="u8").reshape(8, 8) << np.uint64(58), np.zeros((4, 4), "u1")):
+    for labels in (
+        np.arange(64, dtype="u8").reshape(8, 8) << np.uint64(58),
+        np.zeros((4, 4), "u1"),
+    ):
         found = hc.find_instances(labels)
         found.write(tmp_path / "instances.zarr")
         assert_equal(Instances.read(tmp_path / "instances.zarr"), found)

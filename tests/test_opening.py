@@ -100,7 +100,7 @@ def assert_is_whole(raster: Any, names: list[str] | None = None) -> None:
     assert raster.channels == (names or NAMES)
 
 
-# Stores --------------------------------------------------------------------------------------------
+# Stores -------------------------------------------------------------------------------------------
 
 
 def test_a_spatialdata_store_is_opened(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_image_and_labels_with_the_same_scale_belong_together(tmp_path: Path) ->
     assert_is_whole(open_raster(tmp_path / "i.zarr"))
 
 
-# TIFF ----------------------------------------------------------------------------------------------
+# TIFF ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_tiff_that_was_written_again_is_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(raster.image[...]), changed)
 
 
-# Channels and descriptions -------------------------------------------------------------------------
+# Channels and descriptions ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["zarr", "tiff"])
@@ -289,13 +289,11 @@ def test_a_fingerprint_follows_the_files_and_nothing_else(tmp_path: Path) -> Non
     assert fingerprint(image, labels) == fingerprint(image.copy(), labels.copy())
     assert fingerprint(image, labels) != fingerprint(image + np.uint16(1), labels)
     shutil.copytree(tmp_path / "g", tmp_path / "h")
-    same = [
-        fingerprint(zarr.open_array(tmp_path / n / "raw" / "image"), times=False) for n in "gh"
-    ]
+    same = [fingerprint(zarr.open_array(tmp_path / n / "raw" / "image"), times=False) for n in "gh"]
     assert same[0] == same[1]
 
 
-# Mistakes ------------------------------------------------------------------------------------------
+# Mistakes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from cases import as_form, threads, tiles_of
 
 import harpy_core as hc
-from harpy_core import schedule
+from harpy_core import grid, schedule
 from harpy_core.plan import Plan, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import describe
 
@@ -63,7 +63,7 @@ def test_tasks_and_bytes_are_those_of_the_job(
         extract = plan_extract(image, labels, diameter=7, batch_size=9, **planned)
     assert given == [aggregate.tasks, extract.tasks]
     assert extract.bytes_written == len(instances) * 5 * 7 * 7 * 2
-    assert aggregate.bytes_written == len(instances) * 5 * 8 * 2
+    assert aggregate.bytes_written == len(instances) * 5 * 8 * 3
     assert aggregate.bytes_read >= 5 * 64 * 64 * 2 + 64 * 64 * 4
     assert aggregate.instances == extract.instances == len(instances)
 
@@ -156,7 +156,7 @@ def test_a_plan_from_a_description_is_that_of_the_arrays(tmp_path: Path) -> None
     assert instances.stage == "instances"
 
 
-def test_memory_does_not_grow_with_the_image_beyond_its_result() -> None:
+def test_memory_does_not_grow_with_the_image() -> None:
     import dask.array as da
 
     def planned(size: int) -> Plan:
@@ -165,9 +165,9 @@ def test_memory_does_not_grow_with_the_image_beyond_its_result() -> None:
         return plan_aggregate(image, labels, instances=size**2 // 2000)
 
     small, large = planned(8192), planned(65536)
-    assert large.tasks == 64 * small.tasks
-    assert large.bytes_per_task == pytest.approx(small.bytes_per_task, rel=0.01)
-    assert large.result_bytes == pytest.approx(64 * small.result_bytes, rel=0.01)
+    assert large.bytes_read >= 64 * small.bytes_read
+    assert large.bytes_per_task <= small.bytes_per_task
+    assert small.result_bytes < large.result_bytes <= grid.SLAB_BYTES
     assert large.memory(4) == 4 * large.bytes_per_task + large.result_bytes
 
 

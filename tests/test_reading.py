@@ -166,7 +166,7 @@ def test_a_reader_can_be_sent_to_a_worker(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(out[:, 0], pixels()[1:4, 3:14, 5:29])
 
 
-# Missing and corrupt chunks ------------------------------------------------------------------------
+# Missing and corrupt chunks -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -294,7 +294,7 @@ def test_long_runs_of_one_value_in_a_deflate_stream_are_read_whole(
     assert np.all(chunk_of(array, (0, 0)) == 5)
 
 
-# Regions -------------------------------------------------------------------------------------------
+# Regions ------------------------------------------------------------------------------------------
 
 
 @given(st.data())

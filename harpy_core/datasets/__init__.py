@@ -12,6 +12,9 @@ from harpy_core.manifest import staging
 _PUBLISHED = "https://objectstor.vib.be/spatial-hackathon-public/sparrow/public_datasets"
 
 
+_SYNTHETIC = "harpy_core.datasets.tissue"
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A SpatialData store that can be made or fetched.
@@ -22,20 +25,35 @@ class Dataset:
         What the config calls it.
     description
         What it shows, in a sentence.
-    image, labels
-        Names of the elements.
     origin
         Address of the zipped store, or the module whose ``write`` makes it.
+    shape, chunks
+        (c, y, x) of the image, in pixels.
+    instances
+        How many.
+    image, labels
+        Names of the elements.
+    dtype, labels_dtype
+        NumPy names.
     sha256
         Of the zipped store; None where it is made.
+    seed, cells_per_megapixel
+        Of synthetic tissue.
     """
 
     name: str
     description: str
-    image: str
-    labels: str
     origin: str
+    shape: tuple[int, int, int]
+    chunks: tuple[int, int, int]
+    instances: int
+    image: str = "image"
+    labels: str = "labels"
+    dtype: str = "uint16"
+    labels_dtype: str = "uint32"
     sha256: str | None = None
+    seed: int = 0
+    cells_per_megapixel: float | None = None
 
 
 REGISTRY: dict[str, Dataset] = {
@@ -44,32 +62,60 @@ REGISTRY: dict[str, Dataset] = {
         Dataset(
             "ihc",
             "Colon section, immunohistochemistry: 3 stains, 512 x 512 pixels, 484 nuclei.",
-            "image",
-            "labels",
             "harpy_core.datasets.ihc",
+            (3, 512, 512),
+            (3, 256, 256),
+            484,
         ),
         Dataset(
             "tissue",
             "Synthetic tissue: 4 channels, 2048 x 2048 pixels, some 6,800 cells.",
-            "image",
-            "labels",
-            "harpy_core.datasets.tissue",
+            _SYNTHETIC,
+            (4, 2048, 2048),
+            (4, 1024, 1024),
+            6_800,
+            cells_per_megapixel=2500,
+        ),
+        Dataset(
+            "tissue-gigapixel",
+            "Synthetic tissue as dense as the published 40-gigapixel case, to be tiled to it.",
+            _SYNTHETIC,
+            (10, 4096, 4096),
+            (10, 2048, 2048),
+            8_670,
+            cells_per_megapixel=789,
+        ),
+        Dataset(
+            "tissue-terapixel",
+            "Synthetic tissue as sparse as the published terapixel case, to be tiled to it.",
+            _SYNTHETIC,
+            (10, 4096, 4096),
+            (10, 2048, 2048),
+            468,
+            seed=5,
+            cells_per_megapixel=42.0,
         ),
         Dataset(
             "macsima-tonsil",
             "Human tonsil, MACSima: 100 channels, the published 40-gigapixel case; 100 GB.",
+            f"{_PUBLISHED}/proteomics/macsima/sdata_tonsil.zarr.zip",
+            (100, 20_000, 20_000),
+            (10, 2048, 2048),
+            206_030,
             "image_tiled",
             "labels_cells_harpy",
-            f"{_PUBLISHED}/proteomics/macsima/sdata_tonsil.zarr.zip",
-            "9a22f90480c28ce07c51c489f279ade0d545103354e153124a9cd2d9ab7f7a43",
+            sha256="9a22f90480c28ce07c51c489f279ade0d545103354e153124a9cd2d9ab7f7a43",
         ),
         Dataset(
             "merscope-liver",
             "Mouse liver, MERSCOPE: 2 channels, tiled along c for the published terapixel case.",
+            f"{_PUBLISHED}/transcriptomics/vizgen/mouse/_sdata_2D.zarr.zip",
+            (2, 100_000, 100_000),
+            (1, 4096, 4096),
+            278_482,
             "clahe",
             "segmentation_mask_full",
-            f"{_PUBLISHED}/transcriptomics/vizgen/mouse/_sdata_2D.zarr.zip",
-            "e1f36061e97e74ad131eb709ca678658829dc4385a444923ef74835e783d63bc",
+            sha256="e1f36061e97e74ad131eb709ca678658829dc4385a444923ef74835e783d63bc",
         ),
     )
 }
@@ -103,4 +149,10 @@ def fetch(name: str, path: str | os.PathLike[str], progress: bool = False) -> No
         fetch_archive(dataset.origin, dataset.sha256, path, progress=progress)
         return
     with staging(path) as folder:
-        importlib.import_module(dataset.origin).write(folder, progress=progress)
+        if dataset.cells_per_megapixel is not None:
+            from harpy_core.datasets import tissue
+
+            made = tissue.Tissue(dataset.shape, dataset.seed, dataset.cells_per_megapixel)
+            tissue.write(folder, made, dataset.chunks, progress=progress)
+        else:
+            importlib.import_module(dataset.origin).write(folder, progress=progress)

@@ -146,24 +146,26 @@ def tissue_tile(
     return image, labels
 
 
-def write(path: Path, progress: bool = False, tissue: Tissue = Tissue((4, 2048, 2048))) -> None:
+def write(path: Path, tissue: Tissue, chunks: tuple[int, int, int], progress: bool = False) -> None:
     """Write a tissue as a SpatialData store with elements ``image`` and ``labels``.
 
     Parameters
     ----------
     path
         An empty folder.
+    tissue
+        What to make.
+    chunks
+        (c, y, x) of the image; each thread holds all channels of one.
     progress
         Show a bar on a terminal.
-    tissue
-        What to make. Each thread holds one chunk of 1024 x 1024 pixels.
     """
     channels, height, width = tissue.shape
-    chunk = (min(1024, height), min(1024, width))
+    chunk = (min(chunks[1], height), min(chunks[2], width))
     root = spatialdata_store.create(path)
     names = [f"marker_{c}" for c in range(channels)]
     image = spatialdata_store.create_image(
-        root, "image", tissue.shape, (min(channels, 4), *chunk), np.uint16, names
+        root, "image", tissue.shape, (min(channels, chunks[0]), *chunk), np.uint16, names
     )
     labels = spatialdata_store.create_labels(root, "labels", (height, width), chunk, np.uint32)
     spatialdata_store.consolidate(root)

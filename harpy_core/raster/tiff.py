@@ -23,7 +23,7 @@ def is_tiff(uri: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _opened(path: str, series: int, stamp: tuple[int, int]) -> zarr.Array:
-    """The full-resolution level of a series; opened once in each process while it stays as it is."""
+    """The full-resolution level of a series; opened once in each process, until it changes."""
     node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=0), mode="r")
     level = node["0"] if isinstance(node, zarr.Group) else node
     if not isinstance(level, zarr.Array):
@@ -71,11 +71,11 @@ class TiffArray:
         names = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
         self._kept = tuple(i for i, n in enumerate(shape) if n > 1 or names[i] in "yx")
         self._axes_in_file = len(shape)
-        axes = tuple(names[i] for i in self._kept)
+        kept = tuple(names[i] for i in self._kept)
         self._given = channels
-        self._alone = channels and "c" not in axes
+        self._alone = channels and "c" not in kept
         one = (1,) if self._alone else ()
-        self.axes = ("c", *axes) if self._alone else axes
+        self.axes: tuple[str, ...] = ("c", *kept) if self._alone else kept
         self.shape = (*one, *(shape[i] for i in self._kept))
         self.ndim = len(self.shape)
         status = Path(path).stat()

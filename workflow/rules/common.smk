@@ -143,7 +143,12 @@ def measuring_threads(wildcards):
 
 def published_case(wildcards):
     """The published case whose points a case's figures are drawn over, where there is one."""
-    published = {"macsima-tonsil": "gigapixel", "merscope-liver": "terapixel"}
+    published = {
+        "macsima-tonsil": "gigapixel",
+        "merscope-liver": "terapixel",
+        "tissue-gigapixel": "gigapixel",
+        "tissue-terapixel": "terapixel",
+    }
     return published.get(case_of(wildcards).source.uri)
 
 
