@@ -65,9 +65,7 @@ def kernels(name: str, store: Path, repeats: int) -> Table:
     table.add("pixels inside cells", 100 * runs.length.sum() / labels.size, "%")
     table.add("encode the runs of a label tile", encode * 1e3, "ms")
     table.add("NumPy sum of every pixel", planes.size / plain / 1e9, "Gpx/s")
-    table.add(
-        "sum over runs", planes.size / sums / 1e9, "Gpx/s", ">= 1.5" if dense else ">= 2.5"
-    )
+    table.add("sum over runs", planes.size / sums / 1e9, "Gpx/s", ">= 1.5" if dense else ">= 2.5")
     table.add("nine statistics over runs", planes.size / full / 1e9, "Gpx/s")
     table.add("nine statistics / sum", full / sums, "x", "<= 2.2")
     return table
@@ -128,7 +126,9 @@ def against_peer(store: Path, python: str, repeats: int) -> Table:
                     theirs_values = found[stat][order].astype(np.float64)
                     difference = np.abs(theirs_values - result.layers[stat])
                     scale = np.maximum(np.abs(result.layers[stat]), 1)
-                    table.add(f"{stat}: largest relative difference", (difference / scale).max(), "")
+                    table.add(
+                        f"{stat}: largest relative difference", (difference / scale).max(), ""
+                    )
     return table
 
 

@@ -1,6 +1,6 @@
 """Harpy's statistics of the same arrays, by its published interface; for its own environment.
 
-    python peer_aggregate.py STORE STATS REPORT.json VALUES.npz
+python peer_aggregate.py STORE STATS REPORT.json VALUES.npz
 """
 
 import importlib.metadata

@@ -29,6 +29,9 @@ WORKER_LOGS = "logs/workers"
 _LOOK_SECONDS = 5
 """Between two questions to SLURM."""
 
+_ALONE = "30 minutes"
+"""After how long without any worker a stage fails: ended jobs are not submitted again."""
+
 ONE_THREAD_EACH = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
@@ -140,7 +143,9 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
             "submits jobs, or use the kind local"
         )
     threads = cluster.threads_per_worker or THREADS_PER_WORKER
+    alone = "distributed.scheduler.no-workers-timeout"
     with (
+        dask.config.set({alone: dask.config.get(alone) or _ALONE}),
         SLURMCluster(
             cores=threads,
             processes=1,
@@ -152,6 +157,12 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
             # The worker's node knows its own, which need not be this machine's.
             local_directory='"${TMPDIR:-/tmp}"',
             log_directory=dask.config.get("jobqueue.slurm.log-directory", None) or WORKER_LOGS,
+            # As with a local cluster: no page that a second stage on the machine would fight for.
+            scheduler_options={
+                "dashboard_address": ":0",
+                "dashboard": False,
+                **dask.config.get("jobqueue.slurm.scheduler-options", {}),
+            },
         ) as jobs,
         Client(jobs) as client,
     ):

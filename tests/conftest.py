@@ -21,8 +21,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 # Fresh cases at every run, and many of them: HYPOTHESIS_PROFILE=search pytest tests
-settings.register_profile("search", settings.get_profile("default"), derandomize=False)
-settings.register_profile("search", settings.get_profile("search"), max_examples=300)
+settings.register_profile(
+    "search", settings.get_profile("default"), derandomize=False, max_examples=300
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -261,7 +261,7 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
 # Interrupted runs ---------------------------------------------------------------------------------
 
 
-class Interrupted(Exception):
+class DiedError(Exception):
     """A run that dies, as far as the test can tell."""
 
 
@@ -272,7 +272,7 @@ def interrupt_after(patch: pytest.MonkeyPatch, units: int) -> list[str]:
 
     def dying(self: WorkFolder, name: str, content: Any) -> None:
         if len(committed) >= units:
-            raise Interrupted
+            raise DiedError
         commit(self, name, content)
         committed.append(name)
 
@@ -313,7 +313,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     with threads(number), tiles_of(1):
         with pytest.MonkeyPatch.context() as patch:
             first = interrupt_after(patch, units)
-            with pytest.raises(Interrupted):
+            with pytest.raises(DiedError):
                 hc.extract_instances(*arrays, target, **OPTIONS)
         assert not target.exists()
         (work,) = work_folders(target)
@@ -336,7 +336,7 @@ def _chunk_of(unit: str) -> str:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 import zarr
 import harpy_core as hc
@@ -344,13 +344,14 @@ from harpy_core.cropping.store import WorkFolder
 from cases import tiles_of
 
 folder, units, options = Path(sys.argv[1]), int(sys.argv[2]), eval(sys.argv[3])
-commit, done = WorkFolder._commit, []
+commit, done, lock = WorkFolder._commit, [], threading.Lock()
 
 def dying(self, name, content):
-    if len(done) >= units:
-        os.kill(os.getpid(), signal.SIGKILL)
-    commit(self, name, content)
-    done.append(name)
+    with lock:
+        if len(done) >= units:
+            os.kill(os.getpid(), signal.SIGKILL)
+        commit(self, name, content)
+        done.append(name)
 
 WorkFolder._commit = dying
 image, labels = (zarr.open_array(folder / name, mode="r") for name in ("zarr-0", "zarr-1"))
@@ -392,13 +393,13 @@ def test_a_run_that_dies_while_it_tidies_up_leaves_no_trap(
 
     def dying(path: Any, **options: Any) -> None:
         if (Path(path) / "commits").exists():
-            raise Interrupted
+            raise DiedError
         rmtree(path, **options)
 
     with tiles_of(1):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(store.shutil, "rmtree", dying)
-            with pytest.raises(Interrupted):
+            with pytest.raises(DiedError):
                 hc.extract_instances(*arrays, target, **OPTIONS)
         assert tree(target) == undisturbed
         assert work_folders(target)
@@ -413,7 +414,7 @@ def test_without_resume_everything_is_done_again(
     with tiles_of(1):
         with pytest.MonkeyPatch.context() as patch:
             first = interrupt_after(patch, 9)
-            with pytest.raises(Interrupted):
+            with pytest.raises(DiedError):
                 hc.extract_instances(*arrays, tmp_path / "crops", **OPTIONS)
         with pytest.MonkeyPatch.context() as patch:
             second = interrupt_after(patch, 10**6)
@@ -432,7 +433,7 @@ def test_units_of_other_parameters_are_not_taken_over(
     target = tmp_path / "crops"
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, 9)
-        with pytest.raises(Interrupted):
+        with pytest.raises(DiedError):
             hc.extract_instances(*arrays, target, **OPTIONS)
     found = hc.extract_instances(*arrays, target, **{**OPTIONS, **change})
     fresh = hc.extract_instances(*arrays, tmp_path / "fresh", **{**OPTIONS, **change})
@@ -445,7 +446,7 @@ def test_units_of_another_image_are_not_taken_over(tmp_path: Path) -> None:
     image = as_form("zarr", case.image, case.image_chunks, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, 9)
-        with pytest.raises(Interrupted):
+        with pytest.raises(DiedError):
             hc.extract_instances(image, case.labels, tmp_path / "crops", **OPTIONS)
     image[0, 0, 0] = image[0, 0, 0] + 1
     found = hc.extract_instances(image, case.labels, tmp_path / "crops", **OPTIONS)
@@ -471,7 +472,7 @@ def test_a_path_that_is_taken_is_refused_and_left_as_it_is(tmp_path: Path) -> No
     case = tissue()
     extracted(case, tmp_path, **OPTIONS)
     before = files(tmp_path)
-    with pytest.raises(hc.InputError, match="already there; choose another path, or .*overwrite"):
+    with pytest.raises(hc.InputError, match=r"already there; choose another path, or .*overwrite"):
         extracted(case, tmp_path, **OPTIONS)
     assert files(tmp_path) == before
 
@@ -485,7 +486,7 @@ def test_an_overwrite_that_fails_leaves_the_old_store(tmp_path: Path, moment: st
 
     def dying(source: Any, target: Any) -> None:
         if Path(source).name == "store":
-            raise Interrupted
+            raise DiedError
         replace(source, target)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -493,7 +494,7 @@ def test_an_overwrite_that_fails_leaves_the_old_store(tmp_path: Path, moment: st
             interrupt_after(patch, 3)
         else:
             patch.setattr(manifest.os, "replace", dying)
-        with pytest.raises(Interrupted):
+        with pytest.raises(DiedError):
             extracted(case, tmp_path, overwrite=True, diameter=7)
     assert tree(tmp_path / "crops") == before
     assert extracted(case, tmp_path, overwrite=True, diameter=7).diameter == 7
@@ -521,6 +522,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_next_run_goes_on(
         ) as error:
             extracted(case, tmp_path, **OPTIONS)
     assert "\n" not in str(error.value)
+    assert str(tmp_path / ".crops.work-") in str(error.value)
     assert not (tmp_path / "crops").exists()
     found = extracted(case, tmp_path, **OPTIONS)
     expected = cropped(case.image, case.labels, 13, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import zlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -369,7 +370,7 @@ def test_groups_of_channels_are_whole_chunks_and_cover_all_once(
     edges = grid.regular_edges((channels,), (chunk,))[0]
     groups = grid.split_channels(edges, tiles, threads)
     assert [e for g in groups for e in g[:-1]] == list(edges[:-1])
-    assert all(a[-1] == b[0] for a, b in zip(groups, groups[1:], strict=False))
+    assert all(a[-1] == b[0] for a, b in pairwise(groups))
     assert groups[-1][-1] == channels
 
 

@@ -55,9 +55,9 @@ def test_geometry_is_that_of_the_labels(case: Case) -> None:
         totals = found.totals[order]
         np.testing.assert_array_equal(totals[:, 0], count)
         np.testing.assert_allclose(
-            totals[:, 1:] / totals[:, :1], centroid + [4, 50, 600], rtol=1e-12
+            totals[:, 1:] / totals[:, :1], centroid + np.array([4, 50, 600]), rtol=1e-12
         )
-        np.testing.assert_array_equal(found.box[order], box + [4, 50, 600, 4, 50, 600])
+        np.testing.assert_array_equal(found.box[order], box + np.array([4, 50, 600] * 2))
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -82,5 +82,5 @@ def test_many_labels_in_one_tile_are_kept_apart(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_negative_labels_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="labels hold -3: .*renumber"):
+    with pytest.raises(InputError, match=r"labels hold -3: .*renumber"):
         encode_runs(np.array([[[0, -3, 2]]], "i4"), engine(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import one_node
 import pytest
 import yaml
 import zarr
+from distributed.scheduler import NoWorkerError
 
 from harpy_core import cluster
 from harpy_core.aggregate import aggregate_stats
@@ -51,6 +53,10 @@ def node() -> Iterator[None]:
 def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working directory, and Dask on the loopback interface."""
     monkeypatch.chdir(tmp_path)
+    # Workers import the package from here, installed or not.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Its defaults come with its import, which must not be undone with the setting.
+    pytest.importorskip("dask_jobqueue")
     with dask.config.set({"jobqueue.slurm.interface": "lo"}):
         yield tmp_path
 
@@ -127,6 +133,16 @@ def test_workers_that_cannot_come_are_told_of(setting: dict[str, Any], told: str
     section = Cluster(kind="slurm", **(SMALL_WORKERS | setting))
     with pytest.raises(InputError, match=told), cluster.connect(section, threads=1):
         pass
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+def test_a_stage_whose_workers_have_all_ended_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_ALONE", "3 seconds")
+    with cluster.connect(Cluster(kind="slurm", **SMALL_WORKERS), threads=1) as client:
+        waiting = client.submit(time.sleep, 300)
+        subprocess.run(["scancel", "--name=dask-worker"], check=True)
+        with pytest.raises(NoWorkerError):
+            waiting.result(timeout=60)
 
 
 def test_the_profile_gives_the_results_of_a_local_run(finished_here: Path, tmp_path: Path) -> None:
