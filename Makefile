@@ -1,9 +1,10 @@
 # make setup   a virtual environment with the locked versions
 # make run     the default pipeline and its report: results/report.zip
 # make test    lint, format, types and tests
+# make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test lint types pytest format lock clean
+.PHONY: setup run test lint types pytest test-slurm format lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +38,9 @@ types: setup
 
 pytest: setup
 	$(BIN)/python -m pytest
+
+test-slurm: setup
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 format: setup
 	$(BIN)/ruff check --fix

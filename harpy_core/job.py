@@ -105,7 +105,7 @@ def _logger(log: Path) -> logging.Logger:
     )
     logging.captureWarnings(True)
     # Connections opened and closed in good order are nothing that a reader of the log looks for.
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+    os.environ["DASK_LOGGING__DISTRIBUTED"] = "warning"
     logger = logging.getLogger("harpy_core")
     logger.setLevel(logging.INFO)
     return logger

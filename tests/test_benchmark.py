@@ -125,7 +125,7 @@ def test_killed_run_is_named_by_its_signal(tmp_path: Path, stand_in: StandIn) ->
 
 
 def test_missing_raster_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="FileNotFoundError.*missing.json"):
+    with pytest.raises(RuntimeError, match=r"FileNotFoundError.*missing.json"):
         measure(spec_with(raster_json=str(tmp_path / "missing.json")), tmp_path / "row.json")
 
 

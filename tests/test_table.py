@@ -50,7 +50,7 @@ def test_a_written_table_names_the_labels_it_belongs_to(tmp_path: Path) -> None:
 
 
 def test_instances_of_other_labels_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
-    others = hc.find_instances(np.where(LABELS == LABELS.max(), 0, LABELS))
+    others = hc.find_instances(np.where(LABELS.max() == LABELS, 0, LABELS))
     with pytest.raises(hc.InputError, match=r"instances: .* find the instances of these labels"):
         aggregate_to_store(IMAGE, LABELS, tmp_path / "table.zarr", others)
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,10 @@ from harpy_core.errors import InputError
 from harpy_core.manifest import read_manifest
 
 OBSTACLE = one_node.obstacle()
-pytestmark = pytest.mark.skipif(OBSTACLE is not None, reason=f"no one-node SLURM: {OBSTACLE}")
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(OBSTACLE is not None, reason=f"no one-node SLURM: {OBSTACLE}"),
+]
 
 ROOT = Path(__file__).parents[2]
 TABLE = "results/ihc/table.manifest.json"
