@@ -68,7 +68,8 @@ class Task:
         shape = self.labels.layout(self.region)
         buffer = scratch("labels", math.prod(shape), self.labels.dtype).reshape(shape)
         self.labels.read(self.region, buffer)
-        return buffer[tuple(slice(0, b - a) for a, b in self.region)]
+        # Contiguous at the image's edge too, or the kernels would be compiled once more for it.
+        return np.ascontiguousarray(buffer[tuple(slice(0, b - a) for a, b in self.region)])
 
     def plane_shape(self) -> tuple[int, int, int]:
         """Shape of the (z, y, x) buffers in which the image's channels arrive."""

@@ -31,6 +31,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+INSTANCES = "results/ihc/instances.manifest.json"
 TABLE = "results/ihc/table.manifest.json"
 CROPS = "results/ihc/crops.manifest.json"
 MEASURED = "results/ihc/benchmark/aggregate/numba-1-0.json"
@@ -165,7 +166,8 @@ def test_a_stage_whose_workers_are_jobs_gives_the_same_table(
     folder = working_folder(tmp_path, {"kind": "slurm", **SMALL_WORKERS})
     ended = snakemake(folder, *HERE, TABLE)
     assert ended.returncode == 0, ended.stderr
-    assert len(list((folder / cluster.WORKER_LOGS).glob("*.err"))) == 2
+    # Two of the label pass, two of the table.
+    assert len(list((folder / cluster.WORKER_LOGS).glob("*.err"))) == 4
     assert read_manifest(folder / TABLE) == read_manifest(finished_here / TABLE)
 
 
@@ -175,14 +177,14 @@ def test_a_stage_whose_workers_are_jobs_gives_the_same_table(
         pytest.param(
             {"kind": "local", "memory_limit": "1MB"},
             (),
-            "logs/ihc/aggregate.log",
-            "ERROR   cluster.memory_limit = 1MB: a worker of aggregate holds",
+            "logs/ihc/instances.log",
+            "ERROR   cluster.memory_limit = 1MB: a worker of instances holds",
             id="a setting that cannot work",
         ),
         pytest.param(
             {"kind": "local"},
-            ("--set-resources", "aggregate:mem_mb=300"),
-            ".snakemake/slurm_logs/rule_aggregate/ihc/*.log",
+            ("--set-resources", "instances:mem_mb=300"),
+            ".snakemake/slurm_logs/rule_instances/ihc/*.log",
             "exceeded memory limit",
             id="killed for its memory",
         ),
@@ -197,9 +199,9 @@ def test_a_failed_job_is_told_of_and_leaves_no_result(
 ) -> None:
     folder = working_folder(tmp_path, cluster_section)
     assert snakemake(folder, *HERE, "results/ihc/tiled.json").returncode == 0
-    ended = snakemake(folder, *BY_SLURM, *arguments, "--", TABLE)
+    ended = snakemake(folder, *BY_SLURM, *arguments, "--", INSTANCES)
     assert ended.returncode == 1
-    assert "Error in rule aggregate" in ended.stderr
+    assert "Error in rule instances" in ended.stderr
     assert any(told in path.read_text(encoding="utf-8") for path in folder.glob(file))
-    assert not list((folder / "results/ihc").glob("*table*"))
+    assert not list((folder / "results/ihc").glob("*instances*"))
     assert not list((folder / "results/ihc").glob(".*partial*"))
