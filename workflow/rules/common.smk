@@ -101,8 +101,9 @@ def planned_memory(stage):
         plan = stage_plan(
             stage, info, stats=aggregate_params(wildcards)["stats"], **settings
         )
-        # The interpreter and its libraries take some 400 MB before any work is done.
-        return 400 + plan.memory(threads) // 10**6
+        # Before any work is done: Snakemake inside the job, the script, and each of its workers
+        # (measured: 310, 300 and 300 MB).
+        return 650 + 350 * -(-threads // 4) + plan.memory(threads) // 10**6
 
     return mem_mb
 
