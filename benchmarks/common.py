@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
+import harpy_core
 from harpy_core.benchmark import cpu_model
 from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.progress import track
@@ -126,12 +127,13 @@ def decode_all(array: zarr.Array, threads: int) -> None:
 
 def machine() -> dict[str, Any]:
     """What a recorded figure has to say of where it was taken."""
-    packages = ("harpy_core", "numpy", "numba", "zarr", "numcodecs", "dask", "distributed")
+    packages = ("numpy", "numba", "zarr", "numcodecs", "dask", "distributed")
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "python": platform.python_version(),
+        "harpy_core": harpy_core.__version__,
         "packages": {name: version(name) for name in packages},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
