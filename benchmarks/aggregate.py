@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -39,10 +40,11 @@ from common import (
 import harpy_core as hc
 from harpy_core import cluster
 from harpy_core.kernels import engine
+from harpy_core.raster import Raster
+from harpy_core.raster.tile import tile_raster
 from harpy_core.runs import encode_runs
 
 NINE = tuple(hc.STATISTICS)
-SIX = ("sum", "mean", "count", "var", "skew", "kurtosis", "min", "max")
 PEER_SIX = ("sum", "mean", "count", "var", "kurtosis", "skew")
 
 
@@ -97,6 +99,34 @@ def through_dask(store: Path, repeats: int) -> Table:
     return table
 
 
+def scaling(folder: Path, repeats: int) -> Table:
+    """Seconds for a gigapixel as the image grows, and as the number of labels grows."""
+    table = Table("cost for a gigapixel: mean, LZ4, threads of this process")
+    shape = (10, 4096, 4096)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        stores = {}
+        for labels, sites in (("1x", 25.0), ("10x", 250.0), ("100x", 2500.0)):
+            made = tissue_store(folder, f"labels-{labels}", shape, sites, ("lz4",))
+            group = zarr.open_group(made, mode="r")
+            stores[f"{labels} labels"] = group["lz4"], group["labels"]
+        source = Raster(*stores["10x labels"], [str(c) for c in range(shape[0])])
+        for times in (1, 4, 16):
+            side = 4096 * math.isqrt(times)
+            path = Path(scratch) / f"{times}.zarr"
+            tile_raster(source, path, (10, side, side), CHUNKS, "link")
+            tiled = hc.open_raster(path)
+            stores[f"{times}x image"] = tiled.image, tiled.labels
+        works = {
+            name: partial(hc.aggregate_stats, image, labels, ("mean",))
+            for name, (image, labels) in stores.items()
+        }
+        times_taken = in_turn(works, repeats)
+    for name, (image, _) in stores.items():
+        cost = statistics.median(times_taken[name]) / (math.prod(image.shape) / 1e9)
+        table.add(name, cost, "s/Gpx")
+    return table
+
+
 def against_peer(store: Path, python: str, repeats: int) -> Table:
     """The same arrays and the same cluster in Harpy, every value compared."""
     table = Table("against Harpy, 2 workers x 1 thread")
@@ -147,6 +177,7 @@ def main() -> None:
         kernels("dense", dense, 2 * options.repeats + 1),
         kernels("sparse", sparse, 2 * options.repeats + 1),
         through_dask(dense, options.repeats),
+        scaling(options.data, options.repeats),
     ]
     if options.peer:
         tables.append(against_peer(dense, options.peer, options.repeats))

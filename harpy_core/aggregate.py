@@ -146,6 +146,7 @@ def aggregate_stats(
     progress: bool = False,
     *,
     ignore_nan: bool = False,
+    strict: bool = False,
 ) -> AnnData:
     """Statistics of every channel in every instance.
 
@@ -175,6 +176,9 @@ def aggregate_stats(
     ignore_nan
         Leave NaN pixels of a float image out, instead of letting them make the statistics of
         their own instance and channel NaN.
+    strict
+        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
+        fill value, as Zarr has it.
 
     Returns
     -------
@@ -189,7 +193,7 @@ def aggregate_stats(
         Shapes that do not match, negative or float labels, an unknown statistic or engine, a
         wrong number of channel names.
     """
-    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan)
+    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict)
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
         instances, layers = job.measure(job.channel_edges, client, bar, wanted)
@@ -208,7 +212,7 @@ class Aggregation:
         What to finish, by name.
     names
         Of the channels.
-    engine, ignore_nan
+    engine, ignore_nan, strict
         As in `aggregate_stats`.
     """
 
@@ -218,6 +222,7 @@ class Aggregation:
     names: list[str]
     engine: str
     ignore_nan: bool
+    strict: bool
 
     @classmethod
     def of(
@@ -228,6 +233,7 @@ class Aggregation:
         channels: Sequence[str] | None,
         engine: str,
         ignore_nan: bool,
+        strict: bool,
     ) -> Aggregation:
         """Check the arguments of `aggregate_stats`; see there."""
         statistics = chosen(stats)
@@ -235,7 +241,7 @@ class Aggregation:
         image, labels = alike(unwrapped(image), unwrapped(labels))
         check_arrays(image, labels)
         names = channel_names(channels, image.shape[0])
-        return cls(image, labels, statistics, names, engine, ignore_nan)
+        return cls(image, labels, statistics, names, engine, ignore_nan, strict)
 
     @property
     def full(self) -> bool:
@@ -275,7 +281,9 @@ class Aggregation:
         tasks = (
             lazy_image_tasks(self.image, self.labels)
             if is_dask(self.image)
-            else image_tasks(self.image, self.labels, schedule.threads_of(client), edges)
+            else image_tasks(
+                self.image, self.labels, schedule.threads_of(client), edges, self.strict
+            )
         )
         work = partial(measure_tile, engine=self.engine, full=self.full, ignore_nan=self.ignore_nan)
         dtype = delivered(np.dtype(self.image.dtype))

@@ -163,6 +163,12 @@ class Aggregate(Section):
         f"statistics are {', '.join(STATISTICS)}, each at most once",
         default_factory=lambda: ["mean", "count"],
     )
+    ignore_nan: bool = key(
+        "Leave NaN pixels of a float image out; otherwise they make the statistics of their own "
+        "instance and channel NaN.",
+        "use true or false",
+        default=False,
+    )
 
 
 class Extract(Section):

@@ -26,6 +26,7 @@ from harpy_core.instances import Instances, find_instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.manifest import digest_of
 from harpy_core.progress import track
+from harpy_core.provenance import source_digest
 from harpy_core.raster.opening import fingerprint
 from harpy_core.raster.reading import check_arrays, delivered, is_dask, reader_of, unwrapped
 from harpy_core.raster.scratch import scratch
@@ -345,6 +346,7 @@ def extract_instances(
     overwrite: bool = False,
     progress: bool = False,
     instances: Instances | None = None,
+    strict: bool = False,
 ) -> Crops:
     """Write one centred crop of every instance, all channels, to a Zarr store.
 
@@ -382,6 +384,9 @@ def extract_instances(
         Show a progress bar.
     instances
         What `find_instances` found in `labels`, or some of it; saves a pass over the labels.
+    strict
+        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
+        fill value, as Zarr has it.
 
     Returns
     -------
@@ -404,7 +409,9 @@ def extract_instances(
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
     with sole_writer(target):
         if instances is None:
-            instances = find_instances(labels, engine=engine, client=client, progress=progress)
+            instances = find_instances(
+                labels, engine=engine, client=client, progress=progress, strict=strict
+            )
         parameters = {
             "diameter": diameter,
             "batch_size": batch_size,
@@ -429,12 +436,14 @@ def extract_instances(
         lazy = is_dask(image)
         plan = plan_crops(windows, spatial, batch_size, tall=not lazy)
         who = hashlib.sha256(instances.id.tobytes()).hexdigest()
-        key = digest_of([source, parameters, who, __version__])[:16]
+        code = source_digest(__name__)
+        key = digest_of([source, parameters, who, code])[:16]
         work = WorkFolder(target.with_name(f".{target.name}.work-{key}"), layout)
         if not resume:
             shutil.rmtree(work.path, ignore_errors=True)
         work.begin()
-        job = _Job(image, labels, instances, windows, plan, work, frozenset(work.committed()))
+        done = frozenset(work.committed())
+        job = _Job(image, labels, instances, windows, plan, work, done, strict)
         job.run(
             partial(cut_strip, engine=engine, remove_background=remove_background),
             client,
@@ -480,6 +489,7 @@ class _Job:
     plan: CropPlan
     work: WorkFolder
     done: frozenset[str]
+    strict: bool
 
     def run(self, cut: Any, client: Client | None, progress: bool) -> None:
         """Cut all strips, then finish the batches that need several."""
@@ -497,7 +507,8 @@ class _Job:
         if is_dask(self.image):
             tiles = {t.region[1:]: t for t in lazy_image_tasks(self.image, self.labels)}
             return [LazyStripTask(tiles[s.tiles[0][1:]], self._cut(s)) for s in strips]
-        pixels, reader = reader_of(self.image, 4), reader_of(self.labels, 3)
+        pixels = reader_of(self.image, 4, self.strict)
+        reader = reader_of(self.labels, 3, self.strict)
         groups = split_channels(pixels.edges[0], len(strips), threads)
         if self.work.layout.group > 1 and self.work.layout.group == pixels.shape[0]:
             groups = [pixels.edges[0]]

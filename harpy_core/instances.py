@@ -140,6 +140,7 @@ def find_instances(
     engine: str = "auto",
     client: Client | None = None,
     progress: bool = False,
+    strict: bool = False,
 ) -> Instances:
     """Find every instance, in one pass over the labels.
 
@@ -153,6 +154,9 @@ def find_instances(
         A Dask client to run on; None uses the cores of this process.
     progress
         Show a progress bar.
+    strict
+        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
+        fill value, as Zarr has it.
 
     Returns
     -------
@@ -166,7 +170,7 @@ def find_instances(
     """
     labels = unwrapped(labels)
     check_arrays(None, labels)
-    tasks = lazy_label_tasks(labels) if is_dask(labels) else label_tasks(labels)
+    tasks = lazy_label_tasks(labels) if is_dask(labels) else label_tasks(labels, strict)
     locate = partial(_locate, engine=engine)
     index, table = InstanceIndex(), GeometryTable()
     with track(int(np.prod(labels.shape)), "instances", enabled=progress) as bar:

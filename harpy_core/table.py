@@ -39,6 +39,7 @@ def aggregate_to_store(
     progress: bool = False,
     *,
     ignore_nan: bool = False,
+    strict: bool = False,
     region: str = "labels",
     slab_bytes: int = SLAB_BYTES,
 ) -> None:
@@ -50,7 +51,7 @@ def aggregate_to_store(
 
     Parameters
     ----------
-    image, labels, stats, channels, engine, client, progress, ignore_nan
+    image, labels, stats, channels, engine, client, progress, ignore_nan, strict
         As in `aggregate_stats`.
     path
         Folder of the store; what stands there is replaced.
@@ -66,7 +67,7 @@ def aggregate_to_store(
     InputError
         As `aggregate_stats`, or instances that are not those of the labels.
     """
-    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan)
+    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict)
     edges = job.channel_edges
     in_channel = len(instances) * job.bytes_per_value
     slabs = [edges] if is_dask(job.image) else slabs_of(edges, in_channel, slab_bytes)

@@ -96,14 +96,18 @@ def _pixels(region: Region, channels: tuple[int, ...]) -> int:
     return planes * math.prod(b - a for a, b in region)
 
 
-def label_tasks(labels: Any) -> list[Task]:
+def label_tasks(labels: Any, strict: bool = False) -> list[Task]:
     """Tasks on labels alone, tiled by their own chunks."""
-    reader = reader_of(labels, 3)
+    reader = reader_of(labels, 3, strict)
     return [Task(region, (), reader, None) for region in regions_of(coarsened(reader.edges))]
 
 
 def image_tasks(
-    image: Any, labels: Any, threads: int, channels: tuple[int, ...] | None = None
+    image: Any,
+    labels: Any,
+    threads: int,
+    channels: tuple[int, ...] | None = None,
+    strict: bool = False,
 ) -> list[Task]:
     """Tasks on an image and its labels, tiled by the image's chunks.
 
@@ -113,8 +117,10 @@ def image_tasks(
         Tasks that can run at the same time.
     channels
         Some of the edges of the image's chunks along c; all channels without.
+    strict
+        Make missing chunks of Zarr arrays errors.
     """
-    pixels, reader = reader_of(image, 4), reader_of(labels, 3)
+    pixels, reader = reader_of(image, 4, strict), reader_of(labels, 3, strict)
     regions = regions_of(coarsened(pixels.edges[1:]))
     groups = split_channels(channels or pixels.edges[0], len(regions), threads)
     return [Task(region, group, reader, pixels) for region in regions for group in groups]

@@ -14,7 +14,8 @@ def main(snakemake):
         info = RasterInfo.from_json(snakemake.input.raster)
         raster = open_described(info)
         instances = Instances.read(snakemake.input.instances)
-        stats = snakemake.params.stats
+        settings = snakemake.params.aggregate
+        stats = settings["stats"]
         with workers(snakemake, "aggregate", info, stats=stats, instances=len(instances)) as client:
             aggregate_to_store(
                 raster.image,
@@ -25,6 +26,7 @@ def main(snakemake):
                 channels=raster.channels,
                 client=client,
                 progress=True,
+                ignore_nan=settings["ignore_nan"],
                 region=info.labels or "labels",
             )
         logger.info("%d instances x %d channels", len(instances), len(raster.channels))

@@ -22,7 +22,7 @@ rule aggregate:
     resources:
         mem_mb=planned_memory("aggregate"),
     params:
-        stats=lambda wildcards: aggregate_params(wildcards)["stats"],
+        aggregate=aggregate_params,
         code=provenance.source_digest("harpy_core.table"),
     script:
         "../../scripts/aggregate.py"
