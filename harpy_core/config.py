@@ -1,7 +1,7 @@
 """The config: its models, and the one-line error that a mistake in it gets.
 
 The models are the config's only definition: the JSON schema, the commented default and the table
-of keys are made from them (`python -m harpy_core.config`, see `harpy_core.config_files`). Imported
+of keys are made from them (`python -m harpy_core.config_files`). Imported
 while the workflow is parsed, so nothing heavy is imported here.
 """
 
@@ -427,9 +427,3 @@ def section_of(annotation: Any) -> type[Section] | None:
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
     return None
-
-
-if __name__ == "__main__":
-    from harpy_core.config_files import write_generated
-
-    write_generated()

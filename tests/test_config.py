@@ -257,7 +257,7 @@ def test_names_are_those_of_the_modules_that_own_them() -> None:
 
 @pytest.mark.parametrize("name", sorted(generated(ROOT)))
 def test_generated_files_are_up_to_date(name: str) -> None:
-    remedy = "run `python -m harpy_core.config`"
+    remedy = "run `python -m harpy_core.config_files`"
     assert (ROOT / name).read_text(encoding="utf-8") == generated(ROOT)[name], remedy
 
 
