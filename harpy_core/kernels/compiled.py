@@ -210,10 +210,14 @@ def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out:
         first = start[i]
         last = first + length[i]
         k = slot[i]
+        # Signed pixels wrap around 2^32 on the way; what all of them are shifted by brings the
+        # sum back.
+        shift = np.uint32(bias * length[i])
         for c in range(planes.shape[0]):
-            total = np.uint32(0)
+            total = shift
             for p in range(first, last):
-                total += np.uint32(np.int32(planes[c, p]) + bias)
+                # Cast back each time: Numba would widen the sum to 64 bits, half as many a vector.
+                total = np.uint32(total + np.uint32(np.int32(planes[c, p])))
             out[k, c, 0] += np.uint64(total)
 
 
