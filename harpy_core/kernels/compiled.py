@@ -206,6 +206,8 @@ def geometry(
 
 @_jit
 def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
+    channels = planes.shape[0]
+    pairs = channels // 2 * 2
     for i in range(start.size):
         first = start[i]
         last = first + length[i]
@@ -213,12 +215,21 @@ def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out:
         # Signed pixels wrap around 2^32 on the way; what all of them are shifted by brings the
         # sum back.
         shift = np.uint32(bias * length[i])
-        for c in range(planes.shape[0]):
-            total = shift
+        # Two channels in one loop are twice as fast as one after the other (measured). The sums
+        # are cast back each time: Numba would widen them to 64 bits, half as many in a vector.
+        for c in range(0, pairs, 2):
+            one = shift
+            two = shift
             for p in range(first, last):
-                # Cast back each time: Numba would widen the sum to 64 bits, half as many a vector.
-                total = np.uint32(total + np.uint32(np.int32(planes[c, p])))
-            out[k, c, 0] += np.uint64(total)
+                one = np.uint32(one + np.uint32(np.int32(planes[c, p])))
+                two = np.uint32(two + np.uint32(np.int32(planes[c + 1, p])))
+            out[k, c, 0] += np.uint64(one)
+            out[k, c + 1, 0] += np.uint64(two)
+        for c in range(pairs, channels):
+            one = shift
+            for p in range(first, last):
+                one = np.uint32(one + np.uint32(np.int32(planes[c, p])))
+            out[k, c, 0] += np.uint64(one)
 
 
 @_jit
