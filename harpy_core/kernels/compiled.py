@@ -200,14 +200,15 @@ def geometry(
     return totals, box
 
 
-# One run's channels are summed together: its length, the same for all of them, is predicted after
-# the first, which makes the sum a quarter faster than channel after channel (measured).
+# One run's channels are summed together, two at a time: the run's length, the same for all of them,
+# is predicted after the first, and LLVM's loop over two planes is twice as fast as over one
+# (measured). The last channel of an odd number has itself for company, which costs nothing more.
+# Sums are cast back to 32 bits each time: Numba would widen them, with half as many in a vector.
 
 
 @_jit
 def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
     channels = planes.shape[0]
-    pairs = channels // 2 * 2
     for i in range(start.size):
         first = start[i]
         last = first + length[i]
@@ -215,63 +216,83 @@ def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out:
         # Signed pixels wrap around 2^32 on the way; what all of them are shifted by brings the
         # sum back.
         shift = np.uint32(bias * length[i])
-        # Two channels in one loop are twice as fast as one after the other (measured). The sums
-        # are cast back each time: Numba would widen them to 64 bits, half as many in a vector.
-        for c in range(0, pairs, 2):
+        for c in range(0, channels, 2):
+            d = min(c + 1, channels - 1)
             one = shift
             two = shift
             for p in range(first, last):
                 one = np.uint32(one + np.uint32(np.int32(planes[c, p])))
-                two = np.uint32(two + np.uint32(np.int32(planes[c + 1, p])))
+                two = np.uint32(two + np.uint32(np.int32(planes[d, p])))
             out[k, c, 0] += np.uint64(one)
-            out[k, c + 1, 0] += np.uint64(two)
-        for c in range(pairs, channels):
-            one = shift
-            for p in range(first, last):
-                one = np.uint32(one + np.uint32(np.int32(planes[c, p])))
-            out[k, c, 0] += np.uint64(one)
+            if d > c:
+                out[k, d, 0] += np.uint64(two)
+
+
+@_jit
+def _add_powers(
+    words: Any,
+    total: Any,
+    square: Any,
+    cube: Any,
+    fourth_low: Any,
+    fourth_high: Any,
+    least: Any,
+    most: Any,
+) -> None:
+    words[layout.SUM] += total
+    words[layout.NARROW_SQUARE] += square
+    low = words[layout.NARROW_CUBE] + cube
+    if low < cube:
+        words[layout.NARROW_CUBE_HIGH] += _ONE
+    words[layout.NARROW_CUBE] = low
+    fourth_high += fourth_low >> _32
+    fourth = (fourth_high << _32) | (fourth_low & _LOW)
+    low = words[layout.NARROW_FOURTH] + fourth
+    words[layout.NARROW_FOURTH_HIGH] += fourth_high >> _32
+    if low < fourth:
+        words[layout.NARROW_FOURTH_HIGH] += _ONE
+    words[layout.NARROW_FOURTH] = low
+    words[layout.NARROW_MIN] = min(words[layout.NARROW_MIN], np.uint64(least))
+    words[layout.NARROW_MAX] = max(words[layout.NARROW_MAX], np.uint64(most))
 
 
 @_jit
 def _full_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
+    channels = planes.shape[0]
     for i in range(start.size):
         first = start[i]
         last = first + length[i]
         k = slot[i]
-        for c in range(planes.shape[0]):
-            total = np.uint32(0)
-            square = np.uint64(0)
-            cube = np.uint64(0)
-            fourth_low = np.uint64(0)
-            fourth_high = np.uint64(0)
-            least = np.uint32(0xFFFFFFFF)
-            most = np.uint32(0)
+        for c in range(0, channels, 2):
+            d = min(c + 1, channels - 1)
+            x1 = x2 = x3 = x4_low = x4_high = np.uint64(0)
+            y1 = y2 = y3 = y4_low = y4_high = np.uint64(0)
+            x_least = y_least = np.uint32(0xFFFFFFFF)
+            x_most = y_most = np.uint32(0)
             for p in range(first, last):
-                x = np.uint32(np.int32(planes[c, p]) + bias)
-                x2 = np.uint64(np.uint32(x * x))
-                x4 = x2 * x2
-                total += x
-                square += x2
-                cube += x2 * np.uint64(x)
-                fourth_low += x4 & _LOW
-                fourth_high += x4 >> _32
-                least = min(least, x)
-                most = max(most, x)
-            out[k, c, layout.SUM] += np.uint64(total)
-            out[k, c, layout.NARROW_SQUARE] += square
-            low = out[k, c, layout.NARROW_CUBE] + cube
-            if low < cube:
-                out[k, c, layout.NARROW_CUBE_HIGH] += _ONE
-            out[k, c, layout.NARROW_CUBE] = low
-            fourth_high += fourth_low >> _32
-            fourth = (fourth_high << _32) | (fourth_low & _LOW)
-            low = out[k, c, layout.NARROW_FOURTH] + fourth
-            out[k, c, layout.NARROW_FOURTH_HIGH] += fourth_high >> _32
-            if low < fourth:
-                out[k, c, layout.NARROW_FOURTH_HIGH] += _ONE
-            out[k, c, layout.NARROW_FOURTH] = low
-            out[k, c, layout.NARROW_MIN] = min(out[k, c, layout.NARROW_MIN], np.uint64(least))
-            out[k, c, layout.NARROW_MAX] = max(out[k, c, layout.NARROW_MAX], np.uint64(most))
+                x = np.uint64(np.uint32(np.int32(planes[c, p]) + bias))
+                square = (x * x) & _LOW
+                fourth = square * square
+                x1 += x
+                x2 += square
+                x3 += square * x
+                x4_low += fourth & _LOW
+                x4_high += fourth >> _32
+                x_least = np.uint32(min(x_least, np.uint32(x)))
+                x_most = np.uint32(max(x_most, np.uint32(x)))
+                y = np.uint64(np.uint32(np.int32(planes[d, p]) + bias))
+                square = (y * y) & _LOW
+                fourth = square * square
+                y1 += y
+                y2 += square
+                y3 += square * y
+                y4_low += fourth & _LOW
+                y4_high += fourth >> _32
+                y_least = np.uint32(min(y_least, np.uint32(y)))
+                y_most = np.uint32(max(y_most, np.uint32(y)))
+            _add_powers(out[k, c], x1, x2, x3, x4_low, x4_high, x_least, x_most)
+            if d > c:
+                _add_powers(out[k, d], y1, y2, y3, y4_low, y4_high, y_least, y_most)
 
 
 @_jit
