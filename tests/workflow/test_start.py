@@ -69,7 +69,8 @@ def edited(**sections: dict[str, Any] | None) -> dict[str, Any]:
         (
             edited(source={"uri": "nowhere.zarr"}),
             "config.yaml: cases.ihc.source.uri = nowhere.zarr: there is no such path, nor a "
-            "registered name (ihc, tissue, macsima-tonsil, merscope-liver)\n",
+            "registered name (ihc, tissue, tissue-gigapixel, tissue-terapixel, macsima-tonsil, "
+            "merscope-liver)\n",
         ),
     ],
 )
