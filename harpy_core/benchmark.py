@@ -18,11 +18,11 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import harpy_core
 from harpy_core.errors import InputError
@@ -65,8 +65,9 @@ class RunSpec:
         Path of the `RasterInfo` of what is read.
     stats
         Names of the statistics, for the stage aggregate.
-    diameter, batch_size, remove_background
-        Parameters of the stage extract; the peer always removes the background.
+    crops
+        Arguments of `harpy_core.cropping.settings.CropSettings`, for the stage extract; the peer
+        knows ``diameter`` and ``batch_size`` and always removes the background.
     instances
         Path of the instances found before, or None to find them within the measured run.
     python
@@ -82,9 +83,7 @@ class RunSpec:
     memory_limit: str | None = None
     repeat: int = 0
     stats: tuple[str, ...] = ("mean",)
-    diameter: int = 50
-    batch_size: int = 500
-    remove_background: bool = True
+    crops: dict[str, Any] = field(default_factory=dict)
     instances: str | None = None
     python: str | None = None
 

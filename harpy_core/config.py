@@ -36,7 +36,9 @@ Dataset = Literal[
 ]
 StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
 Stage = Literal["aggregate", "extract"]
+Codec = Literal["lz4", "zstd", "none"]
 Engine = Literal["numba", "numpy", "cupy", "harpy"]
+StageEngine = Literal["auto", "numba", "numpy", "cupy"]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
 STATISTICS: tuple[str, ...] = get_args(StatisticName)
@@ -44,6 +46,9 @@ STATISTICS: tuple[str, ...] = get_args(StatisticName)
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B")
 _FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_FACTORS = {"ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "i": 1}
+
+_SECRETS = {"key", "secret", "password", "token"}
+_NO_SECRETS = ("anon", "google_default", "cloud")
 
 
 def parse_bytes(text: str) -> int:
@@ -73,6 +78,18 @@ def _unlike(values: list[Any]) -> list[Any]:
         if values.count(value) > 1:
             raise PydanticCustomError("repeated", "{value} is named twice", {"value": repr(value)})
     return values
+
+
+def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    for name in _SECRETS & set(options):
+        if options[name] not in _NO_SECRETS:
+            raise PydanticCustomError(
+                "secret",
+                "{name} is a secret, and the config is copied to logs and results: keep it in the "
+                "environment or a profile, and give anon: false or profile",
+                {"name": name},
+            )
+    return options
 
 
 def key(
@@ -112,26 +129,46 @@ class Source(Section):
     """Where an image and its labels are."""
 
     uri: str = key(
-        "SpatialData or OME-Zarr store, zipped or not; OME-TIFF; s3:// or https:// address; or a "
-        f"registered name: {', '.join(DATASETS)}. Paths are relative to the working directory.",
+        "SpatialData or OME-Zarr store, zipped or not, at a path or at an s3://, gs:// or https:// "
+        f"address; OME-TIFF; or a registered name: {', '.join(DATASETS)}. Paths are relative to "
+        "the working directory.",
         "a source is a path, an address or a registered name",
         min_length=1,
     )
     image: str | None = key(
-        "Name of the image element (or group) in the store; not needed where there is only one, "
-        "nor for a TIFF.",
+        "Name of the image element (or group) in the store, or name or number of a TIFF's series; "
+        "not needed where there is only one.",
         _NAME_RULE,
         default=None,
     )
     labels: str | None = key(
-        "Name of the labels element in the store, or the path of a label TIFF or Zarr array; not "
-        "needed where the store has only one.",
+        "Name of the labels element in the store, or the path or address of a label TIFF or Zarr "
+        "array; not needed where the store has only one.",
         _NAME_RULE,
         default=None,
+    )
+    level: Annotated[int, Field(ge=0)] = key(
+        "Resolution of a multiscale image and of its labels; 0 is the finest.",
+        "a level is a whole number of at least 0",
+        default=0,
     )
     channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
         "Names of the channels to use, in order; null for all of them.",
         "channels are a list of names, each once, or null",
+        default=None,
+    )
+    cache: str | None = key(
+        "For an address: folder that keeps the chunks that were fetched, for the next stage and "
+        "the next run; null keeps nothing.",
+        "a cache is the path of a folder, or null",
+        default=None,
+        min_length=1,
+    )
+    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] | None = key(
+        "For an address: what fsspec takes for its protocol, such as {endpoint_url: "
+        "https://minio.lab:9000} or {profile: lab} for s3; without a name it is read anonymously "
+        "({anon: false}: with the credentials of the environment).",
+        "storage_options are a mapping, or null",
         default=None,
     )
 
@@ -194,6 +231,56 @@ class Extract(Section):
         "use true or false",
         default=False,
     )
+    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
+        "Names of the channels to crop, in the image's order; null for all that the source uses.",
+        "channels are a list of names, each once, or null",
+        default=None,
+    )
+    index: Annotated[list[Positive], Field(min_length=1)] | str | None = key(
+        "Instances to crop: their labels, or the path of a text file with one label a line; null "
+        "for all.",
+        "labels of instances, as a list of whole numbers or the path of a text file, or null",
+        default=None,
+    )
+    dtype: Literal["float16", "float32"] | None = key(
+        "Type of the stored pixels; null: the image's. A float type needs a scale.",
+        "types are float16, float32 and null",
+        default=None,
+    )
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = key(
+        "What pixels are multiplied by before they are stored as dtype, such as 0.0000152590 "
+        "(1/65535).",
+        "a scale is a number above 0; it goes with a dtype",
+        default=None,
+    )
+    codec: Codec = key(
+        "Compression of the crops: lz4 is fast, zstd smaller, for archives; none is plain bytes.",
+        "codecs are lz4, zstd and none",
+        default="lz4",
+    )
+    shard_size: Positive | None = key(
+        "Instances in one file, a multiple of batch_size; null: each chunk is a file of its own.",
+        "a whole number of at least 1, a multiple of batch_size, or null",
+        default=None,
+    )
+    shuffle: Annotated[int, Field(ge=0)] | None = key(
+        "Store the instances in random order, drawn from this seed, so that training can read "
+        "them as they stand; null: neighbours together.",
+        "a seed is a whole number of at least 0, or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _sizes_and_types_go_together(self) -> Extract:
+        if self.shard_size is not None and self.shard_size % self.batch_size:
+            raise PydanticCustomError(
+                "together",
+                "shard_size {shard} is no multiple of batch_size {batch}",
+                {"shard": self.shard_size, "batch": self.batch_size},
+            )
+        if (self.dtype is None) != (self.scale is None):
+            raise PydanticCustomError("together", "give dtype and scale together, or neither")
+        return self
 
 
 class Benchmark(Section):
@@ -249,6 +336,12 @@ class Case(Section):
         "extract is a mapping ({} for the defaults), or null",
         default=None,
     )
+    engine: StageEngine = key(
+        "Kernels of all its stages: cupy is an NVIDIA GPU for each worker, numba the processor; "
+        "auto: cupy where every worker has a GPU that works, else numba.",
+        "engines are auto, numba, numpy and cupy",
+        default="auto",
+    )
     benchmark: Benchmark | None = key(
         "Measure both stages over a range of workers; left out: not done.",
         "benchmark is a mapping ({} for the defaults), or null",
@@ -271,7 +364,8 @@ class Cluster(Section):
         default=None,
     )
     workers: Positive | None = key(
-        "Worker processes; null: one for each core given (local).",
+        "Worker processes, each with a GPU of its own where the engine is cupy (those beyond the "
+        "number of GPUs share them); null: one for each four cores given (local), one with a GPU.",
         "a whole number of at least 1, or null",
         default=None,
     )
@@ -367,7 +461,7 @@ def suggestion(word: Any, choices: Iterable[str]) -> str:
 def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
     # A mistyped key is often why another one is missing: tell of it first.
     error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
-    path = tuple(part for part in error["loc"] if part != "[key]")
+    path = _written(error["loc"], mapping)
     section, rule = _definition(path)
     if error["type"] == "extra_forbidden":
         known = list(section.model_fields)
@@ -375,7 +469,9 @@ def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str)
         remedy = f"there is no such key{near or '; there are ' + ', '.join(known)}"
     elif error["type"] == "missing":
         return f"{file}: {dotted(path)} is missing: {rule}"
-    elif error["type"] in ("repeated", "address"):
+    elif error["type"] == "secret":
+        return f"{file}: {dotted(path)}: {error['msg']}"
+    elif error["type"] in ("repeated", "address", "together"):
         remedy = error["msg"]
     elif error["loc"][-1:] == ("[key]",):
         remedy = "a case's name is made of letters, digits, - and _"
@@ -383,6 +479,18 @@ def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str)
         choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
         remedy = f"{rule}{suggestion(error['input'], choices)}"
     return str(mistake(file, path, _value_at(mapping, path), remedy))
+
+
+def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, ...]:
+    """An error's place as the user wrote it, without the names pydantic gives to alternatives."""
+    path: list[str | int] = []
+    value = mapping
+    for part in location:
+        if part == "[key]" or (isinstance(part, str) and not isinstance(value, Mapping)):
+            continue
+        path.append(part)
+        value = _value_at(value, (part,))
+    return tuple(path)
 
 
 def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:

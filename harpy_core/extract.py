@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,9 @@ import numpy as np
 
 from harpy_core import __version__, schedule
 from harpy_core.aggregate import channel_names
+from harpy_core.config import Codec
+from harpy_core.cropping import estimate
+from harpy_core.cropping.settings import CropSettings
 from harpy_core.cropping.store import Layout, WorkFolder, sole_writer
 from harpy_core.cropping.tasks import (
     Cut,
@@ -41,6 +44,9 @@ from harpy_core.tiles import Task, alike, image_edges, lazy_image_tasks
 if TYPE_CHECKING:
     from distributed import Client
 
+LARGEST_CHUNK = 2**31 - 1 - 2**10
+"""Bytes: what Blosc takes less its header."""
+
 
 def extract_instances(
     image: Any,
@@ -52,6 +58,12 @@ def extract_instances(
     remove_background: bool = True,
     extract_mask: bool = False,
     channels: Sequence[str] | None = None,
+    index: Sequence[int] | np.ndarray | None = None,
+    dtype: str | None = None,
+    scale: float | None = None,
+    codec: Codec = "lz4",
+    shard_size: int | None = None,
+    shuffle: int | None = None,
     engine: str = "auto",
     client: Client | None = None,
     resume: bool = True,
@@ -73,7 +85,8 @@ def extract_instances(
     labels
         (y, x) or (z, y, x), non-negative integers; 0 is background.
     path
-        Folder of the store, which appears when it is complete.
+        Folder of the store, which appears when it is complete. Until then the work is in a hidden
+        folder beside it, named after the inputs and parameters.
     diameter
         Side of a window, in pixels.
     batch_size
@@ -84,6 +97,21 @@ def extract_instances(
         Also write ``mask``, 1 where a pixel belongs to the instance.
     channels
         A name for each channel.
+    index
+        Labels of the instances to crop; None crops all of them.
+    dtype
+        ``float16`` or ``float32`` to store pixels multiplied by `scale` (in float64, rounded
+        once); None stores them as they are, in the image's type.
+    scale
+        What pixels are multiplied by; goes with `dtype`.
+    codec
+        ``lz4`` is fast, ``zstd`` smaller, ``none`` leaves chunks as they are.
+    shard_size
+        Crops in one file, a multiple of `batch_size`; None makes each chunk a file.
+    shuffle
+        Seed of a random order of the instances, for training that reads a store as it stands.
+        All crops then go through temporary files of about the store's size beside it. None keeps
+        neighbours together, which needs few of them.
     engine
         ``numpy``, ``numba``, or ``auto`` for the fastest at hand.
     client
@@ -103,19 +131,31 @@ def extract_instances(
     Returns
     -------
     Crops
-        The finished store: ``image`` (i, c, z, y, x) in the image's dtype, ``instance_id`` (i,),
+        The finished store: ``image`` (i, c, z, y, x), ``instance_id`` (i,),
         ``centroid`` (i, 3) as (z, y, x), ``mask`` (i, 1, z, y, x) where asked for.
 
     Raises
     ------
     InputError
-        Impossible sizes, arrays that do not match, a path that is taken, a full disk.
+        Impossible sizes, arrays that do not match, labels that are not there, a path that is
+        taken, a disk that is full or too small.
     """
     target = Path(path)
     image, labels = alike(unwrapped(image), unwrapped(labels))
     check_arrays(image, labels)
     kernels_of(engine)
-    _check_sizes(diameter, batch_size)
+    settings = CropSettings(
+        diameter=diameter,
+        batch_size=batch_size,
+        remove_background=remove_background,
+        extract_mask=extract_mask,
+        dtype=dtype,
+        scale=scale,
+        codec=codec,
+        shard_size=shard_size,
+        shuffle=shuffle,
+    )
+    settings.check(np.dtype(image.dtype))
     names = channel_names(channels, image.shape[0])
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
@@ -124,29 +164,18 @@ def extract_instances(
             instances = find_instances(
                 labels, engine=engine, client=client, progress=progress, strict=strict
             )
-        parameters = {
-            "diameter": diameter,
-            "batch_size": batch_size,
-            "remove_background": remove_background,
-            "extract_mask": extract_mask,
-        }
+        if index is not None:
+            instances = instances.chosen(index)
+        parameters = asdict(settings)
         source = fingerprint(image, labels)
-        channel_edges, spatial = image_edges(image)
-        layout = Layout(
-            instances=len(instances),
-            channels=image.shape[0],
-            depth=spatial[0][-1],
-            diameter=diameter,
-            batch_size=batch_size,
-            group=_regular(channel_edges),
-            dtype=str(np.dtype(image.dtype).newbyteorder("=")),
-            mask=extract_mask,
-        )
+        _, spatial = image_edges(image)
+        layout = layout_of(image, settings, len(instances))
         windows = windows_of(
             instances, diameter, (spatial[1][-1], spatial[2][-1]), remove_background
         )
-        lazy = is_dask(image)
-        plan = plan_crops(windows, spatial, batch_size, tall=not lazy)
+        plan = plan_crops(
+            windows, spatial, layout.chunk, layout.batch, tall=not is_dask(image), shuffle=shuffle
+        )
         who = hashlib.sha256(instances.id.tobytes()).hexdigest()
         code = source_digest(__name__)
         key = digest_of([source, parameters, who, code])[:16]
@@ -169,6 +198,7 @@ def extract_instances(
                 "channels": names,
                 "diameter": diameter,
                 "remove_background": remove_background,
+                "scale": scale,
                 "source": fingerprint(image, labels, times=False),
                 "parameters": parameters,
                 "versions": {"harpy_core": __version__},
@@ -177,11 +207,54 @@ def extract_instances(
     return open_crops(target)
 
 
-def _check_sizes(diameter: int, batch_size: int) -> None:
-    if diameter < 1:
-        raise InputError(f"diameter = {diameter}: a window must be at least 1 pixel")
-    if batch_size < 1:
-        raise InputError(f"batch_size = {batch_size}: a batch must hold at least 1 crop")
+def stored_ratio(image: Any, labels: Any, instances: Instances, settings: CropSettings) -> float:
+    """How many bytes on disk a byte of crops will take, from a sample of them.
+
+    Parameters
+    ----------
+    image, labels
+        As in `extract_instances`.
+    instances
+        Those that will be cropped.
+    settings
+        How they will be cut and kept.
+    """
+    image, labels = unwrapped(image), unwrapped(labels)
+    layout = layout_of(image, settings, len(instances))
+    return estimate.stored_ratio(image, labels, instances, layout, settings.remove_background)
+
+
+def layout_of(image: Any, settings: CropSettings, instances: int) -> Layout:
+    """Shape of the crops that settings make of an image.
+
+    Raises
+    ------
+    InputError
+        A chunk would be larger than codecs can take.
+    """
+    edges, spatial = image_edges(image)
+    pixels = str(np.dtype(image.dtype).newbyteorder("="))
+    layout = Layout(
+        instances=instances,
+        channels=image.shape[0],
+        depth=spatial[0][-1],
+        diameter=settings.diameter,
+        chunk=settings.batch_size,
+        group=_regular(edges),
+        batch=settings.batch,
+        pixels=pixels,
+        dtype=settings.dtype or pixels,
+        scale=settings.scale,
+        codec=settings.codec,
+        mask=settings.extract_mask,
+    )
+    crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
+    if crop * layout.chunk > LARGEST_CHUNK:
+        raise InputError(
+            f"batch_size = {layout.chunk}: a chunk would have {crop * layout.chunk:,} bytes, and "
+            f"codecs take at most {LARGEST_CHUNK:,}: give at most {LARGEST_CHUNK // crop}"
+        )
+    return layout
 
 
 def _regular(edges: tuple[int, ...]) -> int:
@@ -209,7 +282,7 @@ class _Job:
         with track(sum(t.pixels for t in tasks), "extract", enabled=progress) as bar:
             for task, _ in schedule.results(cut, tasks, client):
                 bar.advance(task.pixels)
-        joins = [self._join(batch, ranks) for batch, ranks in self.plan.feeders.items()]
+        joins = self._joins()
         with track(len(joins), "join", unit="batch", enabled=progress) as bar:
             for _ in schedule.in_order(join_fragments, joins, client):
                 bar.advance(1)
@@ -231,14 +304,19 @@ class _Job:
         ]
 
     def _cut(self, strip: Strip) -> Cut:
-        mine = np.concatenate([strip.inside, strip.spilled])
+        mine = np.concatenate([strip.inside, *(part.instances for part in strip.parts)])
         return Cut(strip, self.instances.id[mine], self.windows.corner[mine], self.work, self.done)
 
-    def _join(self, batch: int, ranks: list[int]) -> JoinTask:
-        members = self.plan.members(batch)
-        parts = []
-        for rank in ranks:
-            strip = self.plan.strips[rank]
-            _, there, here = np.intersect1d(members, strip.spilled, return_indices=True)
-            parts.append((strip.number, len(strip.spilled), here, there))
-        return JoinTask(batch, len(members), parts, self.work, self.done)
+    def _joins(self) -> list[JoinTask]:
+        """The batches that no strip fills alone."""
+        pieces = self.plan.pieces
+        files = np.stack([pieces.strip, pieces.part, pieces.number, pieces.count], axis=1)
+        batches = range(self.plan.filled, self.plan.batches)
+        bounds = np.searchsorted(pieces.batch, [*batches, self.plan.batches]).tolist()
+        joins = []
+        for batch, (a, b) in zip(batches, pairwise(bounds), strict=True):
+            spans = zip(pieces.first[a:b].tolist(), pieces.last[a:b].tolist(), strict=True)
+            slots = [pieces.slot[first:last] for first, last in spans]
+            found = [((s, p), (n, c)) for s, p, n, c in files[a:b].tolist()]
+            joins.append(JoinTask(batch, found, slots, self.work, self.done))
+        return joins

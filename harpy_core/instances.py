@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from harpy_core import schedule
+from harpy_core import engines, schedule
+from harpy_core.errors import InputError
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.kernels.compiled import rehash, rows_of
+from harpy_core.labels import checked_labels
 from harpy_core.manifest import staging
 from harpy_core.progress import track
 from harpy_core.raster.reading import check_arrays, is_dask, unwrapped
@@ -46,6 +49,34 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self.id)
+
+    def chosen(self, index: Sequence[int] | np.ndarray) -> Instances:
+        """Some of the instances, ordered by id.
+
+        Parameters
+        ----------
+        index
+            Labels, each once or more often.
+
+        Raises
+        ------
+        InputError
+            A label that is not there.
+        """
+        wanted = np.unique(checked_labels(index, "index"))
+        place = np.searchsorted(self.id, wanted)
+        place[place == len(self)] = 0
+        missing = wanted[self.id[place] != wanted] if len(self) else wanted
+        if len(missing):
+            raise InputError(
+                f"index: {len(missing):,} of {len(wanted):,} labels are not in the segmentation, "
+                f"the first is {missing[0]}; leave them out"
+            )
+        return self.rows(place)
+
+    def rows(self, rows: np.ndarray) -> Instances:
+        """Those at some places, in that order."""
+        return Instances(*(getattr(self, name)[rows] for name in self.__slots__))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a Zarr group of four arrays, whole or not at all."""
@@ -149,7 +180,7 @@ def find_instances(
     labels
         (y, x) or (z, y, x) integers: a NumPy, Dask, Zarr or xarray array; 0 is background.
     engine
-        ``numpy``, ``numba`` or ``auto``.
+        ``numpy``, ``numba``, ``cupy`` or ``auto``, as in `harpy_core.aggregate_stats`.
     client
         A Dask client to run on; None uses the cores of this process.
     progress
@@ -171,7 +202,7 @@ def find_instances(
     labels = unwrapped(labels)
     check_arrays(None, labels)
     tasks = lazy_label_tasks(labels) if is_dask(labels) else label_tasks(labels, strict)
-    locate = partial(_locate, engine=engine)
+    locate = partial(_locate, engine=engines.resolved(engine, client))
     index, table = InstanceIndex(), GeometryTable()
     with track(int(np.prod(labels.shape)), "instances", enabled=progress) as bar:
         for task, part in schedule.results(locate, tasks, client):

@@ -91,9 +91,13 @@ def workers(
 
     where = Cluster.model_validate(snakemake.config.get("cluster", {}))
     plan = stage_plan(stage, info, **settings)
-    logging.getLogger("harpy_core").info("  plan: %s", plan)
-    outlook.refuse_unfit(plan, where, snakemake.threads, Path(snakemake.output[0]).parent)
-    with cluster.connect(where, threads=snakemake.threads) as client:
+    folder = Path(snakemake.output[0]).parent
+    told = outlook.sentence(plan, where, snakemake.threads, folder)
+    logging.getLogger("harpy_core").info("  %s", told)
+    print(told, file=sys.stderr, flush=True)
+    outlook.refuse_unfit(plan, where, snakemake.threads, folder)
+    engine = snakemake.params.engine
+    with cluster.connect(where, threads=snakemake.threads, engine=engine) as client:
         yield client
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,3 +50,23 @@ def _refuse(values: Iterable[Any], name: str) -> None:
                 f"{name}: labels are positive integers of at most 64 bits, not {value}; "
                 "leave out 0, the background, and anything else"
             )
+
+
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Labels of a text file with one a line, as (n,) uint64.
+
+    Raises
+    ------
+    InputError
+        No such file, or a line that is no label.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give a text of labels") from error
+    wrong = [line for line in lines if not line.isdecimal()]
+    if wrong or not lines:
+        raise InputError(
+            f"{path}: {wrong[0] if wrong else ''!r} is no label; write one number a line"
+        )
+    return checked_labels([int(line) for line in lines], str(path))

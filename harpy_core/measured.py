@@ -24,6 +24,7 @@ import numpy as np
 import harpy_core
 from harpy_core import cluster
 from harpy_core.benchmark import INPUT_ERROR_STATUS, RunSpec, StageReport
+from harpy_core.cropping.settings import CropSettings
 from harpy_core.errors import InputError
 from harpy_core.manifest import write_json
 from harpy_core.plan import stage_plan
@@ -50,7 +51,10 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
     run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](spec, scratch)
     info = RasterInfo.from_json(spec.raster_json)
     raster = open_described(info)
-    with cluster.local(spec.workers, spec.threads_per_worker, spec.memory_limit) as client:
+    gpus = cluster.gpus_of(spec.engine)
+    with cluster.local(
+        spec.workers, spec.threads_per_worker, spec.memory_limit, gpus=gpus
+    ) as client:
         prepare = partial(warm_up, spec, info.image_dtype, info.labels_dtype)
         prepare()
         client.run(prepare)
@@ -61,9 +65,7 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
         spec.stage,
         info,
         stats=spec.stats,
-        diameter=spec.diameter,
-        batch_size=spec.batch_size,
-        remove_background=spec.remove_background,
+        crops=CropSettings(**spec.crops),
         instances=count,
     )
     return StageReport(
@@ -87,7 +89,7 @@ def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
     pixels = np.zeros((1, 8, 8), image_dtype)
     raster = Raster(pixels, labels, ["0"])
     with tempfile.TemporaryDirectory() as scratch:
-        tiny = dataclasses.replace(spec, diameter=4, batch_size=1, instances=None)
+        tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1}, instances=None)
         run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](tiny, Path(scratch))
         run(raster, None)
 
@@ -122,9 +124,7 @@ def _extractor(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None]
             raster.image,
             raster.labels,
             scratch / "crops.zarr",
-            diameter=spec.diameter,
-            batch_size=spec.batch_size,
-            remove_background=spec.remove_background,
+            **spec.crops,
             channels=raster.channels,
             engine=spec.engine,
             client=client,

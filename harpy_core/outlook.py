@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harpy_core.config import DATASETS, Aggregate, Case, Cluster, Config, Extract, parse_bytes
+from harpy_core.cropping.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.manifest import read_manifest
@@ -81,7 +82,49 @@ def describe_source(source: dict[str, Any]) -> RasterInfo:
     if source["dataset"] is not None:
         known = REGISTRY[source["dataset"]]
         image, labels = image or known.image, labels or known.labels
-    return describe(source["uri"], image=image, labels=labels, channels=source["channels"])
+    return describe(
+        source["uri"],
+        image=image,
+        labels=labels,
+        channels=source["channels"],
+        level=source["level"],
+        storage_options=source["storage_options"],
+        cache=source["cache"],
+    )
+
+
+def sentence(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> str:
+    """What a stage is about to do, in one line.
+
+    Parameters
+    ----------
+    plan
+        The stage's.
+    cluster
+        Where its workers run.
+    threads
+        Cores that the job was given on this machine.
+    folder
+        Where the result goes.
+    """
+    each, _ = _workers(cluster, threads)
+    who = "" if plan.instances is None else f"{plan.instances:,} instances, "
+    stored = (
+        ""
+        if plan.bytes_stored == plan.bytes_written
+        else (f" (about {amount(plan.bytes_stored)} on disk, from a sample)")
+    )
+    return (
+        f"{plan.stage}: {who}{plan.tasks:,} tasks; reads {amount(plan.bytes_read)}, writes "
+        f"{amount(plan.bytes_written)}{stored}; a worker of {each} threads holds "
+        f"{amount(each * plan.bytes_per_task)}; {amount(free_disk(folder))} of disk are free"
+    )
+
+
+def _workers(cluster: Cluster, threads: int) -> tuple[int, int]:
+    """Threads of a worker, and how many workers there are."""
+    each = cluster.threads_per_worker or min(threads, THREADS_PER_WORKER)
+    return each, cluster.workers or max(threads // each, 1)
 
 
 def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> None:
@@ -103,8 +146,7 @@ def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> No
     InputError
         In one line: what is needed, what there is, and the setting to change.
     """
-    each = cluster.threads_per_worker or min(threads, THREADS_PER_WORKER)
-    workers = cluster.workers or max(threads // each, 1)
+    each, workers = _workers(cluster, threads)
     needed = each * plan.bytes_per_task
     if cluster.memory_limit is not None and needed > parse_bytes(cluster.memory_limit):
         raise InputError(
@@ -118,9 +160,9 @@ def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> No
             f"machine has {amount(machine_memory())}: give fewer cores, or make smaller chunks"
         )
     free = free_disk(folder)
-    if plan.bytes_written > free:
+    if plan.bytes_stored > free:
         raise InputError(
-            f"{folder}: {plan.stage} may write {amount(plan.bytes_written)} there, "
+            f"{folder}: {plan.stage} will take about {amount(plan.bytes_stored)} there, "
             f"{amount(free)} are free: free some, or run in a folder on another disk"
         )
 
@@ -218,7 +260,17 @@ def _plans(case: Case, info: RasterInfo, instances: int | None) -> Iterator[Plan
     if case.aggregate is not None:
         yield stage_plan("aggregate", info, stats=case.aggregate.stats, instances=instances)
     if case.extract is not None:
-        yield stage_plan("extract", info, instances=instances, **case.extract.model_dump())
+        yield extract_plan(case.extract, info, instances)
+
+
+def extract_plan(section: Extract, info: RasterInfo, instances: int | None) -> Plan:
+    """The plan of a case's section extract."""
+    crops = CropSettings.of(section.model_dump())
+    if section.channels is not None:
+        info = dataclasses.replace(info, channels=section.channels)
+    if isinstance(section.index, list):
+        instances = len(section.index)
+    return stage_plan("extract", info, crops=crops, instances=instances)
 
 
 def _tile_plan(info: RasterInfo, linked: bool) -> Plan:
@@ -228,7 +280,8 @@ def _tile_plan(info: RasterInfo, linked: bool) -> Plan:
     chunk = math.prod(chunks) * _itemsize(info.image_dtype)
     labels = math.prod(info.labels_shape) * _itemsize(info.labels_dtype)
     written = labels + (0 if linked else tasks * chunk)
-    return Plan("tile", tasks, 0 if linked else tasks * chunk, written, 2 * chunk, 0, None)
+    read = 0 if linked else tasks * chunk
+    return Plan("tile", tasks, read, written, written, 2 * chunk, 0, None)
 
 
 def _itemsize(dtype: str) -> int:
@@ -241,13 +294,12 @@ def _sweep_rows(
     """The measured runs of each stage together; each run's result is removed after it."""
     sweep = case.benchmark
     assert sweep is not None
-    settings: dict[str, dict[str, Any]] = {
-        "aggregate": {"stats": Aggregate().stats[:1]},
-        "extract": (case.extract or Extract()).model_dump(),
-    }
     runs = len(sweep.workers) * len(sweep.engines) * sweep.repeats
     for stage in sweep.stages:
-        plan = stage_plan(stage, info, instances=instances, **settings[stage])
+        if stage == "extract":
+            plan = extract_plan(case.extract or Extract(), info, instances)
+        else:
+            plan = stage_plan(stage, info, stats=Aggregate().stats[:1], instances=instances)
         whole = dataclasses.replace(
             plan, stage=f"{runs} x {stage}", bytes_read=runs * plan.bytes_read
         )

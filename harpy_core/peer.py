@@ -56,13 +56,14 @@ def extract(spec: dict[str, Any], sdata: Any, image: str, labels: str, scratch: 
     """Single-cell representations, as published: the depth is twice the diameter."""
     import harpy as hp
 
+    crops = {"diameter": 50, "batch_size": 500, **spec["crops"]}
     hp.tb.extract_instances(
         sdata,
         image_name=image,
         labels_name=labels,
-        depth=2 * spec["diameter"],
-        diameter=spec["diameter"],
-        batch_size=spec["batch_size"],
+        depth=2 * crops["diameter"],
+        diameter=crops["diameter"],
+        batch_size=crops["batch_size"],
         zarr_output_path=str(scratch / "crops.zarr"),
         overwrite=True,
     )

@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harpy_core.cropping.strips import strip_rows
+from harpy_core.cropping.settings import CropSettings
+from harpy_core.cropping.strips import part_size, strip_rows
 from harpy_core.grid import SLAB_BYTES, coarsened, regular_edges, slabs_of, split_channels
 from harpy_core.raster.info import RasterInfo
 from harpy_core.statistics import chosen
+
+if TYPE_CHECKING:
+    from harpy_core.instances import Instances
 
 CELLS_PER_PIXEL = 1 / 1900
 """Density taken where the instances are not counted yet: dense tissue at half a micron a pixel."""
@@ -37,6 +41,8 @@ class Plan:
         Decoded pixels and labels; on disk they are smaller where they are compressed.
     bytes_written
         The result before compression.
+    bytes_stored
+        What it takes of the disk: compressed as far as that is known, with temporary files.
     bytes_per_task
         Memory of one task at work.
     result_bytes
@@ -49,6 +55,7 @@ class Plan:
     tasks: int
     bytes_read: int
     bytes_written: int
+    bytes_stored: int
     bytes_per_task: int
     result_bytes: int
     instances: int | None
@@ -92,8 +99,9 @@ class _Shape:
         own = _canonical((1, *info.labels_chunks))[1:]
         as_tiles = widest == [min(c, n) for c, n in zip(own, shape[1:], strict=True)]
         in_place = alone and held == pixel and info.image_dtype != "bool"
+        chosen_channels = len(info.channels) < shape[0]
         return cls(
-            channels=shape[0],
+            channels=len(info.channels),
             group=chunks[0],
             plane=math.prod(shape[1:]),
             tile=tile,
@@ -102,7 +110,8 @@ class _Shape:
             held=held,
             words=_words(info.image_dtype),
             label=label,
-            image_buffer=planes * held,
+            # A view of some channels is copied from the chunk that holds them.
+            image_buffer=planes * held * (1 + chosen_channels),
             chunk_buffer=max(
                 0 if in_place else math.prod(chunks) * pixel,
                 math.prod(own) * label - (tile * label if as_tiles else 0),
@@ -143,10 +152,8 @@ def stage_plan(
     info: RasterInfo,
     *,
     stats: Sequence[str] = ("mean", "count"),
-    diameter: int = 50,
-    batch_size: int = 500,
-    remove_background: bool = True,
-    extract_mask: bool = False,
+    crops: CropSettings | None = None,
+    ratio: float = 1.0,
     instances: int | None = None,
     threads: int = 1,
 ) -> Plan:
@@ -160,8 +167,10 @@ def stage_plan(
         The image and labels.
     stats
         Statistics to aggregate.
-    diameter, batch_size, remove_background, extract_mask
-        As in `harpy_core.extract_instances`.
+    crops
+        How crops are cut and kept; the defaults without.
+    ratio
+        Bytes on disk of a byte of crops, as `harpy_core.extract.stored_ratio` finds it.
     instances
         How many there are; a guess from the area without.
     threads
@@ -172,10 +181,8 @@ def stage_plan(
     planners = {"instances": _instances, "aggregate": _aggregate, "extract": _extract}
     settings = {
         "stats": stats,
-        "diameter": diameter,
-        "batch_size": batch_size,
-        "mask": extract_mask,
-        "background": not remove_background,
+        "crops": crops or CropSettings(),
+        "ratio": ratio,
         "threads": threads,
     }
     return planners[stage](shape, number, instances, settings)
@@ -188,6 +195,7 @@ def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str
         tasks=shape.tiles,
         bytes_read=shape.plane * shape.label,
         bytes_written=number * per_instance,
+        bytes_stored=number * per_instance,
         bytes_per_task=shape.label_buffer + shape.chunk_buffer,
         result_bytes=3 * number * per_instance,
         instances=known,
@@ -205,11 +213,13 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
     widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = math.ceil(number * shape.tile / shape.plane)
     part = in_tile * widest * words * _WORD
+    table = number * shape.channels * _WORD * (len(statistics) + 1)
     return Plan(
         stage="aggregate",
         tasks=shape.tiles * parts,
         bytes_read=shape.plane * (shape.channels * shape.pixel + parts * shape.label),
-        bytes_written=number * shape.channels * _WORD * (len(statistics) + 1),
+        bytes_written=table,
+        bytes_stored=table,
         bytes_per_task=shape.image_buffer + shape.chunk_buffer + shape.label_buffer + 2 * part,
         result_bytes=in_channel * widest,
         instances=known,
@@ -217,35 +227,54 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
 
 
 def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
-    window = shape.depth * settings["diameter"] ** 2
-    size = settings["batch_size"]
+    crops: CropSettings = settings["crops"]
+    window = shape.depth * crops.diameter**2
     group = min(shape.group, shape.channels)
-    crops = number * window * (shape.channels * shape.pixel + settings["mask"])
-    in_tile = math.ceil(number * shape.tile / shape.plane)
-    step = strip_rows(number, shape.rows, shape.columns, size)
+    stored = _itemsize(crops.dtype) if crops.dtype else shape.pixel
+    written = number * window * (shape.channels * stored + crops.extract_mask)
+    on_disk = math.ceil(written * min(settings["ratio"], 1.0))
+    step = strip_rows(number, shape.rows, shape.columns, crops.batch)
     strips = math.ceil(shape.rows / step) * shape.columns
     groups = len(split_channels(shape.channel_edges, strips, settings["threads"]))
-    batch = size * window * group * shape.held
-    # A window that keeps its background is copied row by row: four columns, and as many on the way.
-    rows = in_tile * shape.depth * settings["diameter"] if settings["background"] else 0
-    open_batches = min(math.ceil(2 * in_tile / size) + 1, math.ceil(number / size))
-    leftover = min(size, number)
     return Plan(
         stage="extract",
         tasks=strips * groups,
         bytes_read=shape.plane * (shape.channels * shape.pixel + groups * shape.label),
-        bytes_written=crops,
+        bytes_written=written,
+        # Shuffled crops are all kept twice until the store is complete.
+        bytes_stored=on_disk * (1 if crops.shuffle is None else 2),
         bytes_per_task=(
             shape.image_buffer
             + shape.chunk_buffer
-            + step * shape.label_buffer
-            + (step + 1) * rows * 4 * _WORD
-            + (open_batches + 1) * batch
-            + leftover * window * group * shape.held
+            + shape.label_buffer
+            + _copies(shape, crops, number, step)
+            + _open_crops(shape, crops, number) * window * group * max(shape.held, stored)
         ),
         result_bytes=number * _WORD * 16,
         instances=known,
     )
+
+
+def _copies(shape: _Shape, crops: CropSettings, number: int, step: int) -> int:
+    """Bytes of what says which pixels go where, for all tiles of a strip."""
+    in_tile = math.ceil(number * shape.tile / shape.plane)
+    # A cell is no higher than cells are apart, and a row of it is seldom more than a run.
+    height = math.ceil(math.sqrt(shape.plane / max(number, 1)))
+    runs = min(2 * shape.tile // PIXELS_PER_RUN, 2 * in_tile * height)
+    # A window that keeps its background is copied row by row.
+    rows = 0 if crops.remove_background else in_tile * shape.depth * crops.diameter
+    # Four columns of each tile, and a dozen while one is at work.
+    return (4 * step + 12) * (runs + rows) * _WORD
+
+
+def _open_crops(shape: _Shape, crops: CropSettings, number: int) -> int:
+    """Crops of which a task holds pixels: in open batches and fragments, and while they go out."""
+    in_tile = math.ceil(number * shape.tile / shape.plane)
+    part = part_size(crops.batch_size, crops.batch)
+    unit = crops.batch if crops.shuffle is None else part
+    open_units = min(math.ceil(2 * in_tile / unit) + 1, math.ceil(number / unit))
+    leaving = 2 * min(unit, number)
+    return open_units * unit + min(part, number) + leaving
 
 
 def plan_aggregate(
@@ -277,33 +306,35 @@ def plan_extract(
     image: Any,
     labels: Any,
     *,
-    diameter: int = 50,
-    batch_size: int = 500,
-    remove_background: bool = True,
-    extract_mask: bool = False,
-    instances: int | None = None,
+    instances: int | Instances | None = None,
     threads: int = 1,
+    **crops: Any,
 ) -> Plan:
     """What `extract_instances` would read, write and hold in memory.
 
     Parameters
     ----------
-    image, labels, diameter, batch_size, remove_background, extract_mask
+    image, labels
         As there.
     instances
-        How many there are; a guess from the area without.
+        How many there are, or what `find_instances` found: then the compressed size is estimated
+        from a sample of their crops. Without, the number is a guess from the area.
     threads
         Tasks that run at the same time.
+    crops
+        ``diameter``, ``batch_size``, ``remove_background``, ``extract_mask``, ``dtype``,
+        ``scale``, ``codec``, ``shard_size`` and ``shuffle``, as there.
     """
+    info = _info(image, labels)
+    settings = CropSettings(**crops)
+    if instances is None or isinstance(instances, int):
+        number, ratio = instances, 1.0
+    else:
+        from harpy_core.extract import stored_ratio
+
+        number, ratio = len(instances), stored_ratio(image, labels, instances, settings)
     return stage_plan(
-        "extract",
-        _info(image, labels),
-        diameter=diameter,
-        batch_size=batch_size,
-        remove_background=remove_background,
-        extract_mask=extract_mask,
-        instances=instances,
-        threads=threads,
+        "extract", info, crops=settings, ratio=ratio, instances=number, threads=threads
     )
 
 

@@ -24,6 +24,9 @@ from harpy_core.config import (
 )
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PROTOCOLS = ("s3", "gs", "gcs", "https", "http", "abfs", "az")
+"""What an address may begin with."""
+
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
@@ -87,6 +90,10 @@ def check(config: Config, file: str) -> None:
     """
     for name, case in config.cases.items():
         _check_source(case.source, file, ("cases", name, "source"))
+        index = case.extract.index if case.extract else None
+        if isinstance(index, str) and not Path(index).is_file():
+            path = ("cases", name, "extract", "index")
+            raise mistake(file, path, index, "there is no such file; correct the path")
         if case.benchmark is not None:
             _check_peer(case.benchmark, file, ("cases", name, "benchmark"))
 
@@ -154,7 +161,10 @@ def _label_file(source: Source) -> str | None:
 
 
 def _check_source(source: Source, file: str, path: tuple[str, ...]) -> None:
-    if source.uri in DATASETS or is_remote(source.uri):
+    if source.uri in DATASETS:
+        return
+    if is_remote(source.uri):
+        _check_address(source.uri, file, (*path, "uri"))
         return
     _check_readable(source.uri, file, (*path, "uri"))
     labels = _label_file(source)
@@ -165,6 +175,14 @@ def _check_source(source: Source, file: str, path: tuple[str, ...]) -> None:
         return
     with _opened(source.uri, file, (*path, "uri")) as tree:
         _check_elements(tree, source, file, path)
+
+
+def _check_address(uri: str, file: str, path: tuple[str, ...]) -> None:
+    protocol = uri.partition("://")[0]
+    if protocol not in PROTOCOLS:
+        raise mistake(file, path, uri, f"addresses begin with {', '.join(PROTOCOLS)} and ://")
+    if uri.lower().endswith(_TIFF_SUFFIXES):
+        raise mistake(file, path, uri, "a TIFF is not read at an address: copy it here first")
 
 
 def _check_readable(uri: str, file: str, path: tuple[str, ...]) -> None:
@@ -213,25 +231,27 @@ def _check_is_store(tree: Tree, uri: str, file: str, path: tuple[str, ...]) -> N
 
 
 def _check_elements(tree: Tree, source: Source, file: str, path: tuple[str, ...]) -> None:
-    images, labels = _elements(tree, "images"), _elements(tree, "labels")
-    if images:
-        _check_element(source.image, images, "image", file, (*path, "image"))
-    elif source.image is not None and source.image not in _elements(tree, ""):
-        _refuse(source.image, _elements(tree, ""), "group", file, (*path, "image"))
-    if _label_file(source) is None:
-        groups = labels or _elements(tree, "")
-        _check_element(source.labels, groups, "labels element", file, (*path, "labels"))
-    image = source.image or (images[0] if images else None)
-    group = "" if image is None else f"images/{image}" if images else image
-    _check_channels(_channel_names(tree, group), source, file, (*path, "channels"))
+    images = _elements(tree, "images")
+    if images or source.image is not None:
+        there = images or _elements(tree, "")
+        _check_element(tree, source.image, there, "image", file, (*path, "image"))
+    image = source.image or (images[0] if images else "")
+    if image in images:
+        image = f"images/{image}"
+    if _label_file(source) is None and not is_remote(source.labels or ""):
+        below = _elements(tree, "labels") or _elements(tree, f"{image}/labels".lstrip("/"))
+        there = below or _elements(tree, "")
+        _check_element(tree, source.labels, there, "labels element", file, (*path, "labels"))
+    _check_channels(_channel_names(tree, image), source, file, (*path, "channels"))
 
 
 def _check_element(
-    name: str | None, there: list[str], what: str, file: str, path: tuple[str, ...]
+    tree: Tree, name: str | None, there: list[str], what: str, file: str, path: tuple[str, ...]
 ) -> None:
+    """Refuse a name that is neither one of those that are there nor a path inside the store."""
     if name is None and len(there) == 1:
         return
-    if name not in there:
+    if name not in there and not (name and tree.files(name)):
         _refuse(name, there, what, file, path)
 
 

@@ -1,31 +1,45 @@
 """Rule extract: one centred crop of every instance."""
 
+from dataclasses import asdict
+
 from harpy_core.job import running, workers
 
 
 def main(snakemake):
     """Read the image once and write the crops; what an earlier, killed job did is kept."""
     with running(snakemake) as logger:
-        from harpy_core.extract import extract_instances
+        from harpy_core.cropping.settings import CropSettings
+        from harpy_core.extract import extract_instances, stored_ratio
         from harpy_core.instances import Instances
+        from harpy_core.labels import read_labels
         from harpy_core.manifest import write_manifest
         from harpy_core.raster import RasterInfo, open_described
 
-        info = RasterInfo.from_json(snakemake.input.raster)
+        section = snakemake.params.extract
+        settings = CropSettings.of(section)
+        info = RasterInfo.from_json(snakemake.input.raster).choosing(section["channels"])
         raster = open_described(info)
         instances = Instances.read(snakemake.input.instances)
-        settings = snakemake.params.extract
-        with workers(snakemake, "extract", info, instances=len(instances), **settings) as client:
+        index = section["index"]
+        if index is not None:
+            instances = instances.chosen(read_labels(index) if isinstance(index, str) else index)
+        planned = {
+            "instances": len(instances),
+            "crops": settings,
+            "ratio": stored_ratio(raster.image, raster.labels, instances, settings),
+        }
+        with workers(snakemake, "extract", info, **planned) as client:
             crops = extract_instances(
                 raster.image,
                 raster.labels,
                 snakemake.output.crops,
                 channels=raster.channels,
                 instances=instances,
+                engine=snakemake.params.engine,
                 client=client,
                 overwrite=True,
                 progress=True,
-                **settings,
+                **asdict(settings),
             )
         logger.info("%d crops", len(crops))
         write_manifest(
@@ -34,7 +48,7 @@ def main(snakemake):
             digest=crops.digest,
             instances=len(crops),
             channels=raster.channels,
-            **settings,
+            **asdict(settings),
         )
 
 

@@ -15,8 +15,10 @@ from cases import as_form, threads, tiles_of
 
 import harpy_core as hc
 from harpy_core import grid, schedule
+from harpy_core.cropping.settings import CropSettings
 from harpy_core.plan import Plan, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import describe
+from harpy_core.raster.reading import ChannelView
 
 STATS = ["mean", "std", "max"]
 
@@ -150,7 +152,9 @@ def test_a_plan_from_a_description_is_that_of_the_arrays(tmp_path: Path) -> None
     labels = group.create_array("labels", data=cells(50, 60, 10), chunks=(50, 60))
     info = describe(tmp_path / "g", "image", "labels")
     assert stage_plan("aggregate", info, stats=STATS) == plan_aggregate(image, labels, STATS)
-    assert stage_plan("extract", info, diameter=9) == plan_extract(image, labels, diameter=9)
+    assert stage_plan("extract", info, crops=CropSettings(diameter=9)) == plan_extract(
+        image, labels, diameter=9
+    )
     instances = stage_plan("instances", info, instances=30)
     assert instances.bytes_read == labels.nbytes
     assert instances.stage == "instances"
@@ -177,6 +181,41 @@ def test_a_density_is_taken_where_instances_are_not_counted() -> None:
     number = math.ceil(250_000 / 1900)
     assert plan.instances is None
     assert plan.bytes_written == number * 100 * (2 * 2 + 1)
+
+
+def test_the_size_on_disk_is_estimated_from_a_sample(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    labels = cells(300, 300, 30)
+    pixels = rng.poisson(200, (12, 300, 300)).astype("u2")
+    image = as_form("zarr", pixels, (6, 100, 100), tmp_path)
+    found = hc.find_instances(labels)
+    for options in (
+        {"diameter": 30},
+        {"diameter": 45, "remove_background": False},
+        {"diameter": 30, "codec": "zstd"},
+        {"diameter": 30, "codec": "none"},
+        {"diameter": 30, "dtype": "float16", "scale": 1 / 65535},
+    ):
+        plan = plan_extract(image, labels, instances=found, **options)
+        target = tmp_path / str(options)
+        crops = hc.extract_instances(image, labels, target, batch_size=10, **options)
+        taken = sum(f.stat().st_size for f in (target / "image" / "c").rglob("*") if f.is_file())
+        assert plan.bytes_written == crops.image.nbytes
+        assert plan.bytes_stored == pytest.approx(taken, rel=0.15)
+    shuffled = plan_extract(image, labels, instances=found, diameter=30, shuffle=1)
+    assert (
+        shuffled.bytes_stored
+        == 2 * plan_extract(image, labels, instances=found, diameter=30).bytes_stored
+    )
+
+
+def test_a_choice_of_channels_is_planned_as_it_is_written() -> None:
+    import zarr
+
+    array = zarr.create_array({}, shape=(6, 40, 40), chunks=(4, 20, 20), dtype="u2")
+    labels = cells(40, 40, 10)
+    view = ChannelView(array, (1, 4))
+    assert plan_extract(view, labels, instances=5).bytes_written == 5 * 2 * 50 * 50 * 2
 
 
 def test_arrays_that_do_not_match_cannot_be_planned() -> None:

@@ -31,6 +31,11 @@ class Copies:
     inside: np.ndarray
     length: np.ndarray
 
+    @property
+    def size(self) -> int:
+        """How many stretches there are."""
+        return len(self.length)
+
     def among(self, first: int, last: int) -> Copies:
         """Those of the windows from `first` up to `last`."""
         a, b = np.searchsorted(self.window, [first, last])

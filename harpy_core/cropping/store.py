@@ -1,6 +1,6 @@
 """The crops on disk: a working folder with a commit record for each unit, and the finished store.
 
-A unit (one chunk of the store, or the fragments of one strip) is written to a temporary file,
+A unit (one file of the store, or some fragments of one strip) is written to a temporary file,
 flushed to disk and renamed; then its record is written in the same way. A run that died goes on
 from the records. The folder is named after inputs and parameters, so that no other run's units can
 be taken for its own.
@@ -9,30 +9,32 @@ be taken for its own.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
+import mmap
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
-from numcodecs import Blosc
-from zarr.codecs import BloscCodec
 
+from harpy_core.config import Codec
 from harpy_core.errors import InputError
 from harpy_core.manifest import digest_of, replace_folder, sync_folder, write_json
+from harpy_core.raster import codecs, shards
+from harpy_core.raster.reading import delivered
 
 STORE = "store"
 _COMMITS = "commits"
 _SPILLS = "spills"
 _PARTIAL = "partial"
-_LEVEL = 5
 _RECORD_BYTES = 4096
 """A commit record is a small file: a block of the disk."""
 
@@ -45,10 +47,18 @@ class Layout:
     ----------
     instances, channels, depth, diameter
         Crops, and channels, z and pixels on a side of each.
-    batch_size, group
+    chunk, group
         Crops and channels of one chunk.
+    batch
+        Crops of one file: of one chunk, or of a shard of several.
+    pixels
+        NumPy name of the image's pixel type.
     dtype
-        NumPy name of the pixel type.
+        NumPy name of the stored type.
+    scale
+        What pixels are multiplied by to be stored; None leaves them as they are.
+    codec
+        How chunks are compressed.
     mask
         Whether each crop has a mask.
     """
@@ -57,15 +67,24 @@ class Layout:
     channels: int
     depth: int
     diameter: int
-    batch_size: int
+    chunk: int
     group: int
+    batch: int
+    pixels: str
     dtype: str
+    scale: float | None
+    codec: Codec
     mask: bool
 
     @property
     def window(self) -> int:
         """Pixels of one channel of one crop."""
         return self.depth * self.diameter * self.diameter
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a file holds several chunks."""
+        return self.batch > self.chunk
 
     def arrays(self) -> dict[str, tuple[int, int, np.dtype]]:
         """Channels, channels in a chunk and type of each array of crops, by name."""
@@ -74,9 +93,37 @@ class Layout:
             found["mask"] = (1, 1, np.dtype(np.uint8))
         return found
 
+    def gathered(self, array: str) -> np.dtype:
+        """Type in which the pixels of an array are gathered."""
+        return delivered(np.dtype(self.pixels)) if array == "image" else np.dtype(np.uint8)
 
-def _shuffle(dtype: np.dtype) -> Literal["bitshuffle", "noshuffle"]:
-    return "bitshuffle" if dtype.itemsize > 1 else "noshuffle"
+    def stored(self, array: str, crops: np.ndarray) -> np.ndarray:
+        """Gathered pixels as they are stored: multiplied in float64, and rounded once."""
+        dtype = self.arrays()[array][2]
+        if array != "image" or self.scale is None:
+            return crops.astype(dtype, copy=False)
+        if crops.dtype.kind in "iu" and crops.dtype.itemsize <= 2:
+            unsigned = np.dtype(f"u{crops.dtype.itemsize}")
+            every = np.arange(1 << (8 * unsigned.itemsize), dtype=unsigned).view(crops.dtype)
+            table: np.ndarray = (every.astype(np.float64) * self.scale).astype(dtype)
+            return table.take(crops.view(unsigned))
+        found = np.empty(crops.shape, dtype)
+        for some, crop in zip(found, crops, strict=True):
+            some[...] = crop.astype(np.float64) * self.scale
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A unit ready to be written: the name of its record, its path, and the parts of its file."""
+
+    name: str
+    path: Path
+    parts: list[Any]
+
+
+Source = tuple[int, int]
+"""Where fragments come from: the number of a strip, and of one of its parts."""
 
 
 class WorkFolder:
@@ -113,14 +160,10 @@ class WorkFolder:
                 group.create_array(
                     name,
                     shape=(layout.instances, channels, *window),
-                    chunks=(layout.batch_size, chunk, *window),
+                    chunks=(layout.chunk, chunk, *window),
+                    shards=(layout.batch, chunk, *window) if layout.sharded else None,
                     dtype=dtype,
-                    compressors=BloscCodec(
-                        cname="lz4",
-                        clevel=_LEVEL,
-                        shuffle=_shuffle(dtype),
-                        typesize=dtype.itemsize,
-                    ),
+                    compressors=codecs.compressors(layout.codec, dtype),
                     dimension_names=("i", "c", "z", "y", "x"),
                 )
 
@@ -128,53 +171,89 @@ class WorkFolder:
         """Names of the units that are done."""
         return {entry.name for entry in os.scandir(self.path / _COMMITS) if entry.name[0] != "."}
 
-    def write_chunk(self, array: str, batch: int, chunk: int, crops: np.ndarray) -> None:
-        """Encode and commit one chunk of an array.
+    def batch(self, array: str, batch: int, chunk: int, crops: np.ndarray) -> Content:
+        """Encode one file of an array.
 
         Parameters
         ----------
+        batch, chunk
+            Its number along i and along c.
         crops
-            (batch_size, c, z, y, x), full: crops and channels beyond the edge are zero.
+            (batch, c, z, y, x) of the stored type: crops and channels beyond the edge are zero.
         """
-        codec = Blosc("lz4", _LEVEL, getattr(Blosc, _shuffle(crops.dtype).upper()))
-        content = codec.encode(np.ascontiguousarray(crops).reshape(-1))
-        name = unit(array, batch, chunk)
+        layout = self.layout
+        members = min(layout.batch, layout.instances - batch * layout.batch)
+        firsts = range(0, members, layout.chunk)
+        parts = self._encoded(crops, [(a, a + layout.chunk) for a in firsts])
+        if layout.sharded:
+            missing = [None] * (layout.batch // layout.chunk - len(parts))
+            parts = list(shards.packed([*parts, *missing]))
         path = self.path / STORE / array / "c" / str(batch) / str(chunk) / "0" / "0" / "0"
-        self._write_durably(name, path, content)
-        self._commit(name, content)
+        return Content(batch_name(array, batch, chunk), path, parts)
 
-    def write_fragments(self, array: str, strip: int, chunk: int, crops: np.ndarray) -> None:
-        """Commit what a strip contributes to windows that are finished later."""
-        content = np.ascontiguousarray(crops).reshape(-1).view(np.uint8).data
-        name = unit(f"{array}-fragments", strip, chunk)
-        self._write_durably(name, self._fragments(array, strip, chunk), content)
-        self._commit(name, content)
+    def fragments(
+        self, array: str, source: Source, chunk: int, crops: np.ndarray, bounds: np.ndarray
+    ) -> Content:
+        """Encode what a strip contributes to windows that are finished later.
+
+        Parameters
+        ----------
+        source
+            Which strip, and which of its parts.
+        chunk
+            Number along c.
+        crops
+            (n, c, z, y, x) of the stored type.
+        bounds : (pieces + 1,) int64
+            Where among the crops those of another batch begin, and their end.
+        """
+        parts = self._encoded(crops, list(pairwise(bounds.tolist())))
+        name = fragments_name(array, source, chunk)
+        return Content(name, self.path / _SPILLS / name, list(shards.packed(parts)))
+
+    def _encoded(self, crops: np.ndarray, spans: list[tuple[int, int]]) -> list[Any]:
+        crops = np.ascontiguousarray(crops)
+        return [codecs.encode(self.layout.codec, crops[a:b]) for a, b in spans]
 
     def read_fragments(
-        self, array: str, strip: int, chunk: int, shape: tuple[int, ...], dtype: np.dtype
-    ) -> np.ndarray:
-        """Map what `write_fragments` wrote."""
-        path = self._fragments(array, strip, chunk)
-        return np.memmap(path, dtype, mode="r", shape=shape)
+        self, array: str, source: Source, chunk: int, piece: tuple[int, int], out: np.ndarray
+    ) -> None:
+        """Decode the fragments of one batch.
 
-    def _fragments(self, array: str, strip: int, chunk: int) -> Path:
-        return self.path / _SPILLS / f"{array}.{strip}.{chunk}"
+        Parameters
+        ----------
+        source
+            Which strip, and which of its parts.
+        piece
+            Which of its pieces, and how many there are.
+        out
+            (n, c, z, y, x), C-contiguous, of the stored type.
+        """
+        with open(self.path / _SPILLS / fragments_name(array, source, chunk), "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        encoded = shards.piece_of(content, *piece)
+        codecs.decode(self.layout.codec, encoded, out)
 
-    def _write_durably(self, name: str, path: Path, content: Any) -> None:
-        """The whole content under its path, on disk, or nothing there."""
+    def commit(self, content: Content) -> None:
+        """Write a unit's file and then its record, each whole and on disk, or not at all."""
+        name, path, parts = content.name, content.path, content.parts
         # Not beside the path: what a killed run leaves would become part of the store.
         temporary = self.path / _PARTIAL / f"{name}.{os.getpid()}"
-        with _room_for(path.parent, len(content)):
+        size = sum(map(len, parts))
+        with _room_for(path.parent, size):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
+            with temporary.open("wb", buffering=0) as handle:
+                for part in parts:
+                    handle.write(part)
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
             sync_folder(path.parent)
+        checksum = 0
+        for part in parts:
+            checksum = google_crc32c.extend(checksum, bytes(part))
+        self._record(name, {"crc32c": checksum, "bytes": size})
 
-    def _commit(self, name: str, content: Any) -> None:
-        record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    def _record(self, name: str, record: dict[str, Any]) -> None:
         with _room_for(self.path / _COMMITS, _RECORD_BYTES):
             write_json(self.path / _COMMITS / name, record)
 
@@ -190,7 +269,7 @@ class WorkFolder:
         for name in sorted(self.committed()):
             if "fragments" not in name:
                 with open(self.path / _COMMITS / name, encoding="utf-8") as handle:
-                    records[name] = json.load(handle)["sha256"]
+                    records[name] = json.load(handle)
         return digest_of([asdict(self.layout), records])
 
     def finish(self, target: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
@@ -206,9 +285,14 @@ class WorkFolder:
         shutil.rmtree(self.path)
 
 
-def unit(array: str, batch: int, chunk: int) -> str:
-    """Name of a unit's commit record."""
+def batch_name(array: str, batch: int, chunk: int) -> str:
+    """Name of the commit record of one file of the store."""
     return f"{array}.{batch}.{chunk}"
+
+
+def fragments_name(array: str, source: Source, chunk: int) -> str:
+    """Name of the file, and of the commit record, of what one part of a strip contributes."""
+    return f"{array}-fragments.{source[0]}.{source[1]}.{chunk}"
 
 
 @contextmanager

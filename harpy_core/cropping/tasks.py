@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from harpy_core.cropping.cutting import Copies, copies_of_runs, copies_of_windows
-from harpy_core.cropping.store import Layout, WorkFolder, unit
+from harpy_core.cropping.store import (
+    Content,
+    Layout,
+    Source,
+    WorkFolder,
+    batch_name,
+    fragments_name,
+)
 from harpy_core.cropping.windows import Strip
 from harpy_core.kernels import engine as kernels_of
-from harpy_core.raster.reading import delivered
 from harpy_core.raster.scratch import scratch
 from harpy_core.runs import encode_runs
 from harpy_core.tiles import LazyTask, Task
+
+COMMITS_IN_FLIGHT = 2
+"""Units of a task that are encoded and not on disk yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +40,8 @@ class Cut:
     strip
         Which strip.
     ids : (windows,) uint64
-        Label of each window: first those of the strip's own batches in their order, then those it
-        contributes fragments to.
+        Label of each window: first those of the strip's own batches in their order, then those of
+        its parts.
     corner : (windows, 2) int64
         First y and x of each window.
     work
@@ -43,10 +56,43 @@ class Cut:
     work: WorkFolder
     done: frozenset[str]
 
-    @property
-    def inside(self) -> int:
-        """How many windows belong to the strip's own batches."""
-        return len(self.strip.inside)
+    def units(self) -> list[Unit]:
+        """What it commits for each chunk of channels, in the order of the windows."""
+        first, last = self.strip.batches
+        size = self.work.layout.batch
+        found = [Unit(i * size, (i + 1) * size, first + i, None) for i in range(last - first)]
+        done = len(self.strip.inside)
+        for number, part in enumerate(self.strip.parts):
+            after = done + len(part.instances)
+            found.append(Unit(done, after, number, part.bounds))
+            done = after
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Windows that are committed together: a batch, or a part of a strip's fragments.
+
+    Attributes
+    ----------
+    first, last
+        Its windows among the strip's.
+    number
+        Of the batch, or of the part.
+    bounds
+        Of a part, where those of another batch begin; None for a batch.
+    """
+
+    first: int
+    last: int
+    number: int
+    bounds: np.ndarray | None
+
+    def name(self, array: str, strip: int, chunk: int) -> str:
+        """Of its commit record."""
+        if self.bounds is None:
+            return batch_name(array, self.number, chunk)
+        return fragments_name(array, (strip, self.number), chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,46 +143,88 @@ class LazyStripTask:
         return StripTask([self.tile.on_blocks(labels, blocks)], self.cut)
 
 
-class _Targets:
-    """Buffers of the batches of a strip that are open, and of its fragments.
+class _Spares(threading.local):
+    """Buffers that a thread keeps: fresh ones cost a page fault for every 4 KiB."""
 
-    A batch is given a buffer when a tile first touches it, and is committed and its buffer used
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, size: int) -> np.ndarray:
+        """At least so many bytes, of any content."""
+        self._free.sort(key=len)
+        for place, buffer in enumerate(self._free):
+            if len(buffer) >= size:
+                return self._free.pop(place)
+        # One too small is given up for it, so that there are never more than were in use at once.
+        if self._free:
+            self._free.pop()
+        return np.empty(size, np.uint8)
+
+    def give(self, buffer: np.ndarray) -> None:
+        """Keep a buffer for later."""
+        self._free.append(buffer)
+
+
+_spares = _Spares()
+
+
+class _Commits:
+    """Writes units in a thread of its own, so that waiting for the disk delays no work."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        self._work = work
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Commits:
+        return self
+
+    def add(self, content: Content) -> None:
+        """Commit a unit after those before it; waits where the disk is behind."""
+        if len(self._waiting) >= COMMITS_IN_FLIGHT:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._work.commit, content))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._waiting:
+                future.result()
+
+
+class _Targets:
+    """Buffers of the units of a strip that are open.
+
+    A unit is given a buffer when a tile first touches it, and is committed and its buffer used
     again once the last tile it needs has passed.
     """
 
-    def __init__(self, cut: Cut, array: str, chunk: int, channels: int, dtype: np.dtype) -> None:
+    def __init__(self, cut: Cut, array: str, chunk: int, commits: _Commits) -> None:
         layout = cut.work.layout
-        self._cut, self._array, self._chunk = cut, array, chunk
-        self._shape = (channels, layout.depth, layout.diameter, layout.diameter)
-        self._dtype = dtype
+        self._cut, self._array, self._chunk, self._commits = cut, array, chunk, commits
+        self._window = (layout.arrays()[array][1], layout.depth, *2 * (layout.diameter,))
+        self._dtype = layout.gathered(array)
         self._open: dict[int, np.ndarray] = {}
-        self._spare: list[np.ndarray] = []
 
-    def buffer(self, batch: int) -> np.ndarray:
-        """The windows of one of the strip's batches; -1 for the fragments."""
-        if batch not in self._open:
-            size = self._cut.work.layout.batch_size
-            if batch < 0:
-                fresh = np.zeros((len(self._cut.ids) - self._cut.inside, *self._shape), self._dtype)
-            elif self._spare:
-                fresh = self._spare.pop()
-                fresh[...] = 0
-            else:
-                fresh = np.zeros((size, *self._shape), self._dtype)
-            self._open[batch] = fresh
-        return self._open[batch]
+    def buffer(self, place: int, unit: Unit) -> np.ndarray:
+        """(n, c, z, y, x) pixels of a unit's windows, zero where nothing was copied yet."""
+        size = (unit.last - unit.first) * math.prod(self._window) * self._dtype.itemsize
+        if place not in self._open:
+            self._open[place] = _spares.take(size)
+            self._open[place][:size] = 0
+        return self._open[place][:size].view(self._dtype).reshape(-1, *self._window)
 
-    def commit(self, batch: int) -> None:
-        """Write a batch that no further tile contributes to."""
-        crops = self.buffer(batch)
+    def commit(self, place: int, unit: Unit) -> None:
+        """Write a unit that no further tile contributes to."""
         work, strip = self._cut.work, self._cut.strip
-        stored = crops.astype(work.layout.arrays()[self._array][2], copy=False)
-        if batch < 0:
-            work.write_fragments(self._array, strip.number, self._chunk, stored)
+        crops = work.layout.stored(self._array, self.buffer(place, unit))
+        if unit.bounds is None:
+            content = work.batch(self._array, unit.number, self._chunk, crops)
         else:
-            work.write_chunk(self._array, strip.batches[0] + batch, self._chunk, stored)
-            self._spare.append(crops)
-        del self._open[batch]
+            source = strip.number, unit.number
+            content = work.fragments(self._array, source, self._chunk, crops, unit.bounds)
+        _spares.give(self._open.pop(place))
+        self._commits.add(content)
 
 
 def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
@@ -144,33 +232,55 @@ def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
     cut = task.cut
     layout = cut.work.layout
     kernels = kernels_of(engine)
-    first = task.tiles[0]
-    groups = groups_of(first.channels, layout)
-    pending = {group: _pending(cut, group) for group in groups}
+    units = cut.units()
+    groups = groups_of(task.tiles[0].channels, layout)
+    pending = {group: _pending(cut, units, group) for group in groups}
     if not any(pending.values()):
         return
     of_instances = [_instance_copies(tile, cut, kernels) for tile in task.tiles]
     of_windows = (
         of_instances if remove_background else [_window_copies(tile, cut) for tile in task.tiles]
     )
-    last = _last_tiles(of_windows, cut)
-    for group, units in pending.items():
-        if not units:
-            continue
-        array, chunk, edges = group
-        copies = of_instances if array == "mask" else of_windows
-        dtype = delivered(layout.arrays()[array][2])
-        targets = _Targets(cut, array, chunk, layout.arrays()[array][1], dtype)
-        for number, tile in enumerate(task.tiles):
-            touched = [b for b in units if len(_of_batch(copies[number], cut, b).window)]
-            if touched:
-                for channel, planes in _planes(tile, array, edges):
-                    for batch in touched:
-                        part = _of_batch(copies[number], cut, batch)
-                        _copy(kernels, planes, part, cut, batch, channel, targets.buffer(batch))
-            for batch in units:
-                if last[batch] == number:
-                    targets.commit(batch)
+    with _Commits(cut.work) as commits:
+        for group, places in pending.items():
+            array, chunk, _ = group
+            copies = of_instances if array == "mask" else of_windows
+            targets = _Targets(cut, array, chunk, commits)
+            _fill(
+                task, group, [(place, units[place]) for place in places], copies, targets, kernels
+            )
+
+
+def _fill(
+    task: StripTask,
+    group: Group,
+    units: list[tuple[int, Unit]],
+    copies: list[Copies],
+    targets: _Targets,
+    kernels: Any,
+) -> None:
+    """Copy the pixels of some channels tile by tile, and commit each unit after its last tile."""
+    layout = task.cut.work.layout
+    array, _, edges = group
+    shares = [
+        [(place, unit, part) for place, unit in units if (part := _of_unit(some, unit)).size]
+        for some in copies
+    ]
+    last = {place: number for number, some in enumerate(shares) for place, _, _ in some}
+    for number, (tile, some) in enumerate(zip(task.tiles, shares, strict=True)):
+        for channel, planes in _planes(tile, array, edges) if some else ():
+            for place, unit, part in some:
+                target = targets.buffer(place, unit)
+                window = (part.window - unit.first) * target.shape[1] + channel
+                where = window * layout.window + part.inside
+                flat = target.reshape(-1)
+                kernels.gather(planes, part.source, where, part.length, layout.window, flat)
+        for place, unit, _ in some:
+            if last[place] == number:
+                targets.commit(place, unit)
+    for place, unit in units:
+        if place not in last:
+            targets.commit(place, unit)
 
 
 Group = tuple[str, int, tuple[int, ...]]
@@ -188,14 +298,11 @@ def groups_of(channels: tuple[int, ...], layout: Layout) -> list[Group]:
     return groups
 
 
-def _pending(cut: Cut, group: Group) -> list[int]:
-    """The strip's batches that are not committed yet, counted from its first; -1: fragments."""
+def _pending(cut: Cut, units: list[Unit], group: Group) -> list[int]:
+    """The units that are not committed yet."""
     array, chunk, _ = group
-    first, last = cut.strip.batches
-    names = {b - first: unit(array, b, chunk) for b in range(first, last)}
-    if len(cut.strip.spilled):
-        names[-1] = unit(f"{array}-fragments", cut.strip.number, chunk)
-    return [batch for batch, name in names.items() if name not in cut.done]
+    names = [unit.name(array, cut.strip.number, chunk) for unit in units]
+    return [place for place, name in enumerate(names) if name not in cut.done]
 
 
 def _planes(tile: Task, array: str, channels: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
@@ -232,41 +339,8 @@ def _window_copies(tile: Task, cut: Cut) -> Copies:
     )
 
 
-def _members(cut: Cut, batch: int) -> tuple[int, int]:
-    """First window of a batch, and one past its last."""
-    if batch < 0:
-        return cut.inside, len(cut.ids)
-    size = cut.work.layout.batch_size
-    return batch * size, (batch + 1) * size
-
-
-def _of_batch(copies: Copies, cut: Cut, batch: int) -> Copies:
-    return copies.among(*_members(cut, batch))
-
-
-def _last_tiles(copies: list[Copies], cut: Cut) -> dict[int, int]:
-    """For each batch, the last tile that contributes to it; the last of all for the fragments."""
-    batches = range(cut.strip.batches[1] - cut.strip.batches[0])
-    last = {-1: len(copies) - 1}
-    for batch in batches:
-        touching = [i for i, c in enumerate(copies) if len(_of_batch(c, cut, batch).window)]
-        last[batch] = max(touching, default=len(copies) - 1)
-    return last
-
-
-def _copy(
-    kernels: Any,
-    planes: np.ndarray,
-    part: Copies,
-    cut: Cut,
-    batch: int,
-    channel: int,
-    out: np.ndarray,
-) -> None:
-    window = cut.work.layout.window
-    place = (part.window - _members(cut, batch)[0]) * out.shape[1] + channel
-    target = place * window + part.inside
-    kernels.gather(planes, part.source, target, part.length, window, out.reshape(-1))
+def _of_unit(copies: Copies, unit: Unit) -> Copies:
+    return copies.among(unit.first, unit.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,35 +351,37 @@ class JoinTask:
     ----------
     batch
         Its number.
-    size
-        Its crops.
-    parts
-        For each strip: its number, how many fragments it left, which of them belong to the batch,
-        and where they go.
+    pieces
+        For each piece: whose fragments, which of the file's pieces and of how many.
+    slots
+        For each piece, which of the batch's crops it holds a part of.
     work, done
         As in `Cut`.
     """
 
     batch: int
-    size: int
-    parts: list[tuple[int, int, np.ndarray, np.ndarray]]
+    pieces: list[tuple[Source, tuple[int, int]]]
+    slots: list[np.ndarray]
     work: WorkFolder
     done: frozenset[str]
 
 
 def join_fragments(task: JoinTask) -> None:
     """Assemble and commit one batch, chunk of channels by chunk of channels."""
-    layout = task.work.layout
-    for array, (channels, group, dtype) in layout.arrays().items():
-        window = (group, layout.depth, layout.diameter, layout.diameter)
-        bits = np.dtype(f"u{dtype.itemsize}")
-        for chunk in range(-(-channels // group)):
-            if unit(array, task.batch, chunk) in task.done:
-                continue
-            crops = np.zeros((layout.batch_size, *window), bits)
-            for strip, number, here, there in task.parts:
-                shape = (number, *window)
-                fragments = task.work.read_fragments(array, strip, chunk, shape, bits)
-                # Every pixel comes from one strip and is zero bits in the others.
-                crops[there] |= fragments[here]
-            task.work.write_chunk(array, task.batch, chunk, crops.view(dtype))
+    layout, work = task.work.layout, task.work
+    with _Commits(work) as commits:
+        for array, (channels, group, dtype) in layout.arrays().items():
+            window = (group, layout.depth, layout.diameter, layout.diameter)
+            bits = np.dtype(f"u{dtype.itemsize}")
+            crop = math.prod(window)
+            for chunk in range(-(-channels // group)):
+                if batch_name(array, task.batch, chunk) in task.done:
+                    continue
+                crops = scratch("joined", layout.batch * crop, bits).reshape(-1, *window)
+                crops[...] = 0
+                for (source, piece), slots in zip(task.pieces, task.slots, strict=True):
+                    found = scratch("fragments", len(slots) * crop, bits).reshape(-1, *window)
+                    work.read_fragments(array, source, chunk, piece, found)
+                    # Every pixel comes from one strip and is zero bits in the others.
+                    crops[slots] |= found
+                commits.add(work.batch(array, task.batch, chunk, crops.view(dtype)))

@@ -14,7 +14,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from harpy_core.cropping.strips import strip_rows
+from harpy_core.cropping.strips import part_size, strip_rows
 from harpy_core.grid import Edges, Region
 from harpy_core.instances import Instances
 
@@ -63,6 +63,22 @@ def windows_of(
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some windows that a strip contributes fragments to; they are kept in one file.
+
+    Attributes
+    ----------
+    instances : (n,) int64
+        In the order of the store.
+    bounds : (pieces + 1,) int64
+        Where among them those of another batch begin, and their end.
+    """
+
+    instances: np.ndarray
+    bounds: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Strip:
     """A column of tiles, and the windows that its pixels go to.
 
@@ -76,7 +92,7 @@ class Strip:
         First and one past the last batch that it fills alone.
     inside
         Instances of these batches, in their order in the store.
-    spilled
+    parts
         Instances to which it contributes fragments.
     """
 
@@ -84,7 +100,32 @@ class Strip:
     tiles: list[Region]
     batches: tuple[int, int]
     inside: np.ndarray
-    spilled: np.ndarray
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """All fragments, batch by batch.
+
+    Attributes
+    ----------
+    batch, strip, part, number, count : (n,) int64
+        Which batch each belongs to; the strip and part whose file it is in, which piece of the
+        file it is, and how many the file has.
+    first, last : (n,) int64
+        Its crops among `slot`.
+    slot : (crops,) int64
+        Place of each crop within its batch.
+    """
+
+    batch: np.ndarray
+    strip: np.ndarray
+    part: np.ndarray
+    number: np.ndarray
+    count: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    slot: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,32 +134,42 @@ class CropPlan:
 
     Attributes
     ----------
-    batch_size
+    batch
         Instances in a batch.
     order : (n,) int64
         Instances in the order of the store.
     strips
         All strips; those that feed no window are left out.
-    feeders
-        For each batch finished from fragments, the strips that hold some.
+    filled
+        Batches that a strip fills alone; those after it are finished from fragments.
+    pieces
+        The fragments.
     """
 
-    batch_size: int
+    batch: int
     order: np.ndarray
     strips: list[Strip]
-    feeders: dict[int, list[int]]
+    filled: int
+    pieces: Pieces
 
     @property
     def batches(self) -> int:
         """How many batches the store has."""
-        return math.ceil(len(self.order) / self.batch_size)
+        return math.ceil(len(self.order) / self.batch)
 
-    def members(self, batch: int) -> np.ndarray:
-        """Instances of a batch, in order."""
-        return self.order[batch * self.batch_size : (batch + 1) * self.batch_size]
+    def members(self, batch: int) -> int:
+        """Instances in a batch."""
+        return min(self.batch, len(self.order) - batch * self.batch)
 
 
-def plan_crops(windows: Windows, edges: Edges, batch_size: int, tall: bool = True) -> CropPlan:
+def plan_crops(
+    windows: Windows,
+    edges: Edges,
+    chunk: int,
+    batch: int,
+    tall: bool = True,
+    shuffle: int | None = None,
+) -> CropPlan:
     """Decide strips, order and batches.
 
     Parameters
@@ -127,42 +178,88 @@ def plan_crops(windows: Windows, edges: Edges, batch_size: int, tall: bool = Tru
         Of all instances.
     edges
         Of the tiles, along z, y and x.
-    batch_size
-        Instances in a batch.
+    chunk
+        Instances in a chunk.
+    batch
+        Instances in a file: a multiple of `chunk`.
     tall
         Let strips span several tiles along y; False makes each tile a strip.
+    shuffle
+        Seed of a random order; None keeps neighbours together.
     """
-    rows = _strip_edges(len(windows.corner), edges, batch_size) if tall else edges[1]
+    number = len(windows.corner)
+    rows = _strip_edges(number, edges, batch) if tall else edges[1]
     first, last = _touched(windows, rows, edges[2])
-    alone = np.all(first == last, axis=1)
     width = len(edges[2]) - 1
     home = np.minimum(first[:, 0], len(rows) - 2) * width + np.minimum(first[:, 1], width - 1)
     ends = np.searchsorted(edges[1], windows.high[:, 0])
-    ranked = np.lexsort((np.arange(len(home)), ends, home))
-    strips: list[Strip] = []
-    whole: list[np.ndarray] = []
-    rest: list[np.ndarray] = []
-    filled = 0
+    ranked = np.lexsort((np.arange(number), ends, home))
     bounds = np.searchsorted(home[ranked], np.arange((len(rows) - 1) * width + 1))
-    fed = _fed(first, last, width)
-    for number, (a, b) in enumerate(pairwise(bounds)):
+    alone = np.all(first == last, axis=1)
+    kept, order = _kept(ranked, bounds, alone & (shuffle is None), batch)
+    if shuffle is not None:
+        order = np.random.Generator(np.random.PCG64(shuffle)).permutation(number)
+    place = np.empty(number, np.int64)
+    place[order] = np.arange(number)
+    strips: list[Strip] = []
+    filled, stored = 0, sum(map(len, kept))
+    step = part_size(chunk, batch)
+    crossing = _crossing(first, last, width)
+    for rank, (a, b) in enumerate(pairwise(bounds)):
+        mine, whole = ranked[a:b], kept[rank]
+        left = mine[alone[mine] & (place[mine] >= stored)]
+        spilled = np.concatenate([left, crossing.get(rank, np.empty(0, np.int64))])
+        batches = (filled, filled + len(whole) // batch)
+        filled = batches[1]
+        if len(whole) or len(spilled):
+            row, column = divmod(rank, width)
+            tiles = _tiles(edges, (rows[row], rows[row + 1]), edges[2][column : column + 2])
+            spilled = spilled[np.argsort(ends[spilled], kind="stable")]
+            parts = [
+                _part(spilled[i : i + step], place, batch) for i in range(0, len(spilled), step)
+            ]
+            strips.append(Strip(rank, tiles, batches, whole, parts))
+    return CropPlan(batch, order, strips, filled, _pieces(strips, place, batch))
+
+
+def _kept(
+    ranked: np.ndarray, bounds: np.ndarray, alone: np.ndarray, batch: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """The instances of the batches that each strip fills alone, and the order of all."""
+    kept, rest = [], []
+    for a, b in pairwise(bounds):
         mine = ranked[a:b]
         ready = mine[alone[mine]]
-        kept = ready[: len(ready) // batch_size * batch_size]
-        others = np.concatenate([ready[len(kept) :], mine[~alone[mine]]])
-        whole.append(kept)
-        rest.append(others)
-        batches = (filled, filled + len(kept) // batch_size)
-        filled = batches[1]
-        spilled = np.union1d(ready[len(kept) :], fed.get(number, np.empty(0, np.int64)))
-        if len(kept) or len(spilled):
-            row, column = divmod(number, width)
-            tiles = _tiles(edges, (rows[row], rows[row + 1]), edges[2][column : column + 2])
-            strips.append(Strip(number, tiles, batches, kept, spilled))
-    order = np.concatenate([*whole, *rest]) if len(home) else np.empty(0, np.int64)
-    plan = CropPlan(batch_size, order, strips, {})
-    plan.feeders.update(_feeders(plan, filled))
-    return plan
+        whole = ready[: len(ready) // batch * batch]
+        kept.append(whole)
+        rest += [ready[len(whole) :], mine[~alone[mine]]]
+    return kept, np.concatenate([*kept, *rest]) if len(ranked) else np.empty(0, np.int64)
+
+
+def _part(instances: np.ndarray, place: np.ndarray, batch: int) -> Part:
+    ordered = instances[np.argsort(place[instances])]
+    changes = np.flatnonzero(np.diff(place[ordered] // batch)) + 1
+    return Part(ordered, np.concatenate([[0], changes, [len(ordered)]]))
+
+
+def _pieces(strips: list[Strip], place: np.ndarray, batch: int) -> Pieces:
+    rows: list[np.ndarray] = [np.empty((7, 0), np.int64)]
+    places: list[np.ndarray] = [np.empty(0, np.int64)]
+    offset = 0
+    for strip in strips:
+        for number, part in enumerate(strip.parts):
+            first, last = part.bounds[:-1], part.bounds[1:]
+            each = np.arange(len(first))
+            owner = place[part.instances[first]] // batch
+            alike = [np.full_like(each, n) for n in (strip.number, number, len(first))]
+            rows.append(
+                np.stack([owner, alike[0], alike[1], each, alike[2], first + offset, last + offset])
+            )
+            places.append(place[part.instances] % batch)
+            offset += len(part.instances)
+    table = np.concatenate(rows, axis=1)
+    owner, strip, part, number, count, first, last = table[:, np.argsort(table[0], kind="stable")]
+    return Pieces(owner, strip, part, number, count, first, last, np.concatenate(places))
 
 
 def _strip_edges(instances: int, edges: Edges, batch_size: int) -> tuple[int, ...]:
@@ -187,7 +284,7 @@ def _touched(
     return first, last
 
 
-def _fed(first: np.ndarray, last: np.ndarray, width: int) -> dict[int, np.ndarray]:
+def _crossing(first: np.ndarray, last: np.ndarray, width: int) -> dict[int, np.ndarray]:
     """Windows that need several strips, by strip."""
     members: dict[int, list[int]] = {}
     for i in np.flatnonzero(np.any(first != last, axis=1)):
@@ -201,14 +298,3 @@ def _fed(first: np.ndarray, last: np.ndarray, width: int) -> dict[int, np.ndarra
 def _tiles(edges: Edges, rows: tuple[int, int], columns: tuple[int, ...]) -> list[Region]:
     inner = [e for e in edges[1] if rows[0] <= e <= rows[1]]
     return [(z, y, (columns[0], columns[1])) for y in pairwise(inner) for z in pairwise(edges[0])]
-
-
-def _feeders(plan: CropPlan, first: int) -> dict[int, list[int]]:
-    """Strips that hold fragments of each batch from `first` on."""
-    place = np.empty(len(plan.order), np.int64)
-    place[plan.order] = np.arange(len(plan.order)) // plan.batch_size
-    feeders: dict[int, list[int]] = {batch: [] for batch in range(first, plan.batches)}
-    for rank, strip in enumerate(plan.strips):
-        for batch in np.unique(place[strip.spilled]):
-            feeders[int(batch)].append(rank)
-    return feeders

@@ -1,18 +1,20 @@
 """Decode one Zarr chunk into a buffer of ours, from a memory-mapped file where that is possible.
 
 `zarr.Array[...]` allocates and copies on every read, which costs two to three times the decoding.
-Arrays in a local folder with one of the common codecs are decoded straight into place; anything
-else (shards, filters, remote stores, archives) goes through the array interface, with equal
-results.
+Arrays in a local folder with one of the common codecs, in shards or not, are decoded straight into
+place; anything else (filters, remote stores, archives) goes through the array interface, with
+equal results.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,23 @@ import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ShardingCodec,
+    TransposeCodec,
+    ZstdCodec,
+)
+from zarr.codecs.bytes import Endian
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from harpy_core.errors import InputError
+from harpy_core.raster import shards
 from harpy_core.raster.tiff import TiffArray
 
 Decoder = Callable[[Any, np.ndarray], None]
@@ -117,16 +129,80 @@ _DECODERS_V2: dict[str, Decoder] = {
 }
 
 
-def _direct_decoder(array: zarr.Array) -> Decoder | None:
-    """How to decode a chunk file into native or swapped bytes; None where zarr must do it."""
+@dataclass(frozen=True, slots=True)
+class _Sharding:
+    """How many chunks a shard has along each axis, and where its index stands."""
+
+    counts: tuple[int, ...]
+    at_start: bool
+
+    def place(self, index: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Index of the shard that holds a chunk, and the chunk's number in it."""
+        shard = tuple(i // n for i, n in zip(index, self.counts, strict=True))
+        inner = [i % n for i, n in zip(index, self.counts, strict=True)]
+        number = 0
+        for i, n in zip(inner, self.counts, strict=True):
+            number = number * n + i
+        return shard, number
+
+
+def _sharding_of(
+    array: zarr.Array, metadata: ArrayV3Metadata
+) -> tuple[_Sharding | None, Sequence[Any]] | None:
+    """The shards of an array, if any, and the codecs of a chunk; None where zarr must do it."""
+    codecs = metadata.codecs
+    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec):
+        return None, codecs
+    sharding = codecs[0]
+    first, *rest = sharding.index_codecs
+    plain = isinstance(first, BytesCodec) and first.endian is Endian.little
+    if not plain or [type(codec) for codec in rest] != [Crc32cCodec] or array.shards is None:
+        return None
+    counts = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+    return _Sharding(counts, sharding.index_location.value == "start"), sharding.codecs
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """How the files of an array are read."""
+
+    array: zarr.Array
+    decode: Decoder
+    sharding: _Sharding | None
+
+    def content(self, index: tuple[int, ...], file: mmap.mmap) -> Any:
+        """The encoded chunk in the file that holds it; None where the shard has no such chunk."""
+        if self.sharding is None:
+            return file
+        _, number = self.sharding.place(index)
+        count = math.prod(self.sharding.counts)
+        return shards.piece_of(file, number, count, self.sharding.at_start)
+
+    def key(self, index: tuple[int, ...]) -> str:
+        """Name of the file that holds a chunk."""
+        outer = index if self.sharding is None else self.sharding.place(index)[0]
+        return str(self.array.metadata.encode_chunk_key(outer))
+
+
+def _files_of(array: zarr.Array) -> _Files | None:
+    """How to decode chunks from files into native or swapped bytes; None where zarr must do it."""
     metadata = array.metadata
     if isinstance(metadata, ArrayV2Metadata):
         if metadata.filters or metadata.order != "C":
             return None
-        if metadata.compressor is None:
-            return _decode_raw
-        return _DECODERS_V2.get(metadata.compressor.codec_id)
-    codecs = [c for c in metadata.codecs if not _changes_nothing(c)]
+        codec = metadata.compressor
+        decode = _decode_raw if codec is None else _DECODERS_V2.get(codec.codec_id)
+        return None if decode is None else _Files(array, decode, None)
+    found = _sharding_of(array, metadata)
+    if found is None:
+        return None
+    decode = _decoder_of(found[1])
+    return None if decode is None else _Files(array, decode, found[0])
+
+
+def _decoder_of(chain: Sequence[Any]) -> Decoder | None:
+    """The decoder of a chunk's codecs; None where zarr must do it."""
+    codecs = [c for c in chain if not _changes_nothing(c)]
     if not codecs or not isinstance(codecs[0], BytesCodec):
         return None
     rest = codecs[1:]
@@ -147,7 +223,8 @@ def _stored_dtype(array: zarr.Array | TiffArray) -> np.dtype:
     """Type of the items in a chunk file, with its byte order."""
     dtype = np.dtype(array.dtype)
     if isinstance(array, zarr.Array) and isinstance(array.metadata, ArrayV3Metadata):
-        for codec in array.metadata.codecs:
+        found = _sharding_of(array, array.metadata)
+        for codec in found[1] if found else ():
             if isinstance(codec, BytesCodec) and codec.endian is not None:
                 return dtype.newbyteorder("<" if codec.endian.value == "little" else ">")
     return dtype
@@ -169,14 +246,18 @@ class ChunkFiles:
         self._strict = strict
         self._stored = _stored_dtype(array)
         self._name = array.path if isinstance(array, TiffArray) else str(array.store_path)
-        self._file: tuple[zarr.Array, Decoder] | None = None
+        self._files: _Files | None = None
         if isinstance(array, zarr.Array) and isinstance(array.store_path.store, LocalStore):
             self._folder = Path(array.store_path.store.root) / array.path
-            decode = _direct_decoder(array)
-            self._file = None if decode is None else (array, decode)
+            self._files = _files_of(array)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self._array, self._strict)
+
+    @property
+    def direct(self) -> bool:
+        """Whether chunks are decoded from their files, past the array interface."""
+        return self._files is not None
 
     def read(self, index: tuple[int, ...], out: np.ndarray) -> None:
         """Decode the chunk at `index` into `out`.
@@ -195,10 +276,10 @@ class ChunkFiles:
             The chunk is missing (`strict`), or cannot be decoded.
         """
         try:
-            if self._file is None:
+            if self._files is None:
                 self._read_through_zarr(index, out)
             else:
-                self._read_file(index, out, *self._file)
+                self._read_file(index, out, self._files)
         except (OSError, ValueError, RuntimeError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
@@ -207,22 +288,23 @@ class ChunkFiles:
                 "restore or rewrite this array"
             ) from error
 
-    def _read_file(
-        self, index: tuple[int, ...], out: np.ndarray, array: zarr.Array, decode: Decoder
-    ) -> None:
-        path = self._folder / array.metadata.encode_chunk_key(index)
+    def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> None:
         try:
-            file = os.open(path, os.O_RDONLY)
+            file = os.open(self._folder / files.key(index), os.O_RDONLY)
         except FileNotFoundError:
-            self._fill(index, out, array)
+            self._fill(index, out, files.array)
             return
         try:
             size = os.fstat(file).st_size
             if size == 0:
                 raise ValueError("its file is empty")
-            decode(mmap.mmap(file, size, access=mmap.ACCESS_READ), out.reshape(-1).view(np.uint8))
+            encoded = files.content(index, mmap.mmap(file, size, access=mmap.ACCESS_READ))
         finally:
             os.close(file)
+        if encoded is None:
+            self._fill(index, out, files.array)
+            return
+        files.decode(encoded, out.reshape(-1).view(np.uint8))
         if self._stored != out.dtype:
             out.reshape(-1).view(out.dtype).byteswap(inplace=True)
 

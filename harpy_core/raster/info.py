@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from harpy_core.errors import InputError
 from harpy_core.manifest import write_json
 
 
@@ -34,6 +37,12 @@ class RasterInfo:
         NumPy name of the label type.
     fingerprint
         Digest of the metadata and of the names, sizes and times of the files.
+    level
+        Resolution of a multiscale image and of its labels; 0 is the finest.
+    storage_options
+        For an address: what fsspec is given for its protocol.
+    cache
+        Absolute path of the folder that keeps what is fetched from an address; None keeps nothing.
     """
 
     uri: str
@@ -47,6 +56,26 @@ class RasterInfo:
     labels_chunks: tuple[int, ...]
     labels_dtype: str
     fingerprint: str
+    level: int = 0
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    cache: str | None = None
+
+    def choosing(self, channels: Sequence[str] | None) -> RasterInfo:
+        """The same raster with some of its channels in use, in its own order; None: all.
+
+        Raises
+        ------
+        InputError
+            A channel that is not there.
+        """
+        for name in channels or ():
+            if name not in self.channels:
+                raise InputError(
+                    f"{self.uri}: channel {name!r} is not in use; choose from "
+                    f"{', '.join(self.channels)}"
+                )
+        kept = [name for name in self.channels if channels is None or name in channels]
+        return dataclasses.replace(self, channels=kept)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the description; the text is the same for the same raster."""

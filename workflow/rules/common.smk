@@ -2,6 +2,7 @@
 #
 # Nothing heavy is imported here: the workflow is parsed for every dry run and every cluster job.
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
 
 from harpy_core import preflight, provenance
 from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes
+from harpy_core.cropping.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 
@@ -79,6 +81,12 @@ def extract_params(wildcards):
     return plain(case_of(wildcards).extract or Extract())
 
 
+def index_file(wildcards):
+    """The file that names the instances to crop, where a case has one."""
+    index = extract_params(wildcards)["index"]
+    return [index] if isinstance(index, str) else []
+
+
 def aggregate_params(wildcards):
     """A case's aggregate section, or its defaults where it has none."""
     return plain(case_of(wildcards).aggregate or Aggregate())
@@ -89,6 +97,23 @@ def stage_threads(wildcards):
     return 32 if CONFIG.cluster.kind == "local" else 1
 
 
+def engine_of(wildcards):
+    """The kernels of a case's stages."""
+    return case_of(wildcards).engine
+
+
+def stage_gpus(wildcards):
+    """GPUs of a stage's job: one for each worker that it starts on its own machine."""
+    if CONFIG.cluster.kind != "local" or engine_of(wildcards) != "cupy":
+        return 0
+    return CONFIG.cluster.workers or 1
+
+
+def measuring_gpus(wildcards):
+    """GPUs of a measured run: one for each worker."""
+    return int(wildcards.workers) if wildcards.engine == "cupy" else 0
+
+
 def planned_memory(stage):
     """Memory of a stage's job in MB, known from shapes alone (a resource function)."""
 
@@ -97,10 +122,9 @@ def planned_memory(stage):
         from harpy_core.raster.info import RasterInfo
 
         info = RasterInfo.from_json(input.raster)
-        settings = extract_params(wildcards)
-        plan = stage_plan(
-            stage, info, stats=aggregate_params(wildcards)["stats"], **settings
-        )
+        crops = CropSettings.of(extract_params(wildcards))
+        stats = aggregate_params(wildcards)["stats"]
+        plan = stage_plan(stage, info, stats=stats, crops=crops)
         # Before any work is done: Snakemake inside the job, the script, and each of its workers
         # (measured: 310, 300 and 300 MB).
         return 650 + 350 * -(-threads // 4) + plan.memory(threads) // 10**6
@@ -188,11 +212,7 @@ def measured_settings(wildcards):
     if wildcards.engine == "harpy":
         settings["python"] = sweep.peer_python
     if wildcards.stage == "extract":
-        extract = extract_params(wildcards)
-        return settings | {
-            name: extract[name]
-            for name in ("diameter", "batch_size", "remove_background")
-        }
+        return settings | {"crops": dataclasses.asdict(CropSettings.of(extract_params(wildcards)))}
     return settings | {"stats": ["mean"]}
 
 

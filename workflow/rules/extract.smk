@@ -9,6 +9,7 @@ rule extract:
         raster=raster_of,
         instances=ancient("results/{case}/instances.zarr"),
         manifest="results/{case}/instances.manifest.json",
+        index=index_file,
     output:
         crops=directory("results/{case}/crops.zarr"),
         manifest="results/{case}/crops.manifest.json",
@@ -21,7 +22,9 @@ rule extract:
     threads: stage_threads
     resources:
         mem_mb=planned_memory("extract"),
+        gpu=stage_gpus,
     params:
+        engine=engine_of,
         extract=extract_params,
         code=provenance.source_digest("harpy_core.extract"),
     script:
