@@ -26,7 +26,7 @@ from harpy_core.raster.info import RasterInfo
 THREADS_PER_WORKER = 4
 """Where the config names no number: as `harpy_core.cluster` has it, which is slow to import."""
 
-_HEADS = ("case", "stage", "tasks", "reads", "writes", "a worker holds", "free disk")
+_HEADS = ("case", "stage", "tasks", "reads", "writes", "on disk", "a worker holds", "free disk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """What the table shows."""
         plan = self.plan
-        sizes = (plan.bytes_read, plan.bytes_written, self.worker_bytes, self.free)
+        sizes = (plan.bytes_read, plan.bytes_written, plan.bytes_stored)
+        sizes += (self.worker_bytes, self.free)
         return self.case, plan.stage, f"{plan.tasks:,}", *map(amount, sizes)
 
 
@@ -161,9 +162,11 @@ def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> No
         )
     free = free_disk(folder)
     if plan.bytes_stored > free:
+        sampled = plan.bytes_stored != plan.bytes_written
         raise InputError(
-            f"{folder}: {plan.stage} will take about {amount(plan.bytes_stored)} there, "
-            f"{amount(free)} are free: free some, or run in a folder on another disk"
+            f"{folder}: {plan.stage} {'will take about' if sampled else 'may take'} "
+            f"{amount(plan.bytes_stored)} there, {amount(free)} are free: "
+            "free some, or run in a folder on another disk"
         )
 
 
@@ -247,30 +250,60 @@ def _rows(name: str, case: Case, config: Config, results: Path) -> Iterator[Row]
     info, instances = case_raster(name, case, results)
     free = free_disk(results)
     each = config.cluster.threads_per_worker or THREADS_PER_WORKER
-    for plan in _plans(case, info, instances):
+    for plan in _plans(name, case, info, instances, results):
         yield Row(name, plan, each * plan.bytes_per_task, free)
     if case.benchmark is not None:
         yield from _sweep_rows(name, case, info, instances, free)
 
 
-def _plans(case: Case, info: RasterInfo, instances: int | None) -> Iterator[Plan]:
+def _plans(
+    name: str, case: Case, info: RasterInfo, instances: int | None, results: Path
+) -> Iterator[Plan]:
     if case.tile is not None:
         yield _tile_plan(info, case.tile.method == "link")
     yield stage_plan("instances", info, instances=instances)
     if case.aggregate is not None:
         yield stage_plan("aggregate", info, stats=case.aggregate.stats, instances=instances)
     if case.extract is not None:
-        yield extract_plan(case.extract, info, instances)
+        ratio = _sampled_ratio(case.extract, info, results / name / "instances.zarr")
+        yield extract_plan(case.extract, info, instances, ratio)
 
 
-def extract_plan(section: Extract, info: RasterInfo, instances: int | None) -> Plan:
-    """The plan of a case's section extract."""
+def extract_plan(
+    section: Extract, info: RasterInfo, instances: int | None, ratio: float = 1.0
+) -> Plan:
+    """The plan of a case's section extract.
+
+    Parameters
+    ----------
+    section
+        Of the config.
+    info
+        The raster.
+    instances
+        How many it has, where that is known.
+    ratio
+        Bytes on disk of a byte of crops.
+    """
     crops = CropSettings.of(section.model_dump())
     if section.channels is not None:
         info = dataclasses.replace(info, channels=section.channels)
     if isinstance(section.index, list):
         instances = len(section.index)
-    return stage_plan("extract", info, crops=crops, instances=instances)
+    return stage_plan("extract", info, crops=crops, instances=instances, ratio=ratio)
+
+
+def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
+    """How small crops become, where the instances are known and crops can be tried."""
+    if not found.with_name("instances.manifest.json").is_file():
+        return 1.0
+    from harpy_core.extract import stored_ratio
+    from harpy_core.instances import Instances
+    from harpy_core.raster import open_described
+
+    raster = open_described(info.choosing(section.channels))
+    crops = CropSettings.of(section.model_dump())
+    return stored_ratio(raster.image, raster.labels, Instances.read(found), crops)
 
 
 def _tile_plan(info: RasterInfo, linked: bool) -> Plan:

@@ -1,0 +1,125 @@
+"""Kill an extraction at random moments, and see that nothing committed is done again.
+
+    python benchmarks/kill_extract.py [--kills 20] [--record FILE]
+
+A driver with a Dask cluster of two workers cuts the crops of synthetic tissue; it is killed with
+SIGKILL at random moments and started again, until it has been killed --kills times; then it may
+finish. Every file that had a commit record when a driver died must be the same file, by inode and
+time, in the finished store, and the store must be byte for byte that of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import CHUNKS, DENSE, Table, record, tissue_store
+
+DRIVER = """
+import sys
+import zarr
+import harpy_core as hc
+from harpy_core import cluster
+
+if __name__ == "__main__":
+    group = zarr.open_group(sys.argv[1], mode="r")
+    with cluster.local(2, 1, "4GB") as client:
+        print("ready", flush=True)
+        hc.extract_instances(
+            group["lz4"], group["labels"], sys.argv[2], diameter=50, batch_size=int(sys.argv[3]),
+            codec="zstd", client=client,
+        )
+"""
+
+
+def start(script: Path, store: Path, target: Path, batch: int) -> subprocess.Popen[bytes]:
+    """A driver at work, in a session of its own."""
+    root = str(Path(__file__).resolve().parents[1])
+    process = subprocess.Popen(
+        [sys.executable, script, store, target, str(batch)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def committed(target: Path) -> dict[str, tuple[int, int]]:
+    """The store's files that have a commit record: inode and time of each."""
+    found = {}
+    for work in target.parent.glob(f".{target.name}.work-*"):
+        for entry in (work / "commits").glob("image.*"):
+            _, batch, chunk = entry.name.split(".")
+            name = f"image/c/{batch}/{chunk}/0/0/0"
+            stat = (work / "store" / name).stat()
+            found[name] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """Content of every file below a folder."""
+    files = (file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def main() -> None:
+    """Kill, go on, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/benchmarks"))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--size", type=int, default=8192, help="rows and columns of the image")
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
+    options = parser.parse_args()
+    options.data.mkdir(parents=True, exist_ok=True)
+    shape = (CHUNKS[0], options.size, options.size)
+    store = tissue_store(options.data, f"kill-{options.size}", shape, DENSE, ("lz4",))
+    table = Table(f"SIGKILL of the driver: {shape}, batches of {options.batch_size}")
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(dir=options.data) as scratch:
+        script = Path(scratch) / "driver.py"
+        script.write_text(DRIVER)
+        calm, target = Path(scratch) / "calm.zarr", Path(scratch) / "crops.zarr"
+        driver = start(script, store, calm, options.batch_size)
+        started = time.monotonic()
+        assert driver.wait() == 0
+        whole = time.monotonic() - started
+        seen: dict[str, tuple[int, int]] = {}
+        kills = 0
+        while kills < options.kills and not target.exists():
+            driver = start(script, store, target, options.batch_size)
+            # Most of the time in the share of the work that is left for each kill.
+            time.sleep(rng.uniform(0, 2 * whole / options.kills))
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+            kills += 1
+            now = committed(target)
+            lost = [name for name, stat in seen.items() if now.get(name) != stat]
+            assert target.exists() or not lost, f"done again: {lost}"
+            seen |= now
+        driver = start(script, store, target, options.batch_size)
+        assert target.exists() or driver.wait() == 0
+        driver.kill()
+        files = {name: (target / name).stat() for name in seen}
+        again = [n for n, s in files.items() if seen[n] != (s.st_ino, s.st_mtime_ns)]
+        assert not again, f"done again: {again}"
+        assert tree(target) == tree(calm), "the store is another one"
+        table.add("undisturbed run", whole, "s")
+        table.add("times the driver was killed", kills, "")
+        table.add("files of the store", len(list((target / "image" / "c").glob("*/*"))), "")
+        table.add("of them committed before a kill", len(seen), "")
+        table.add("committed files done again", len(again), "", "= 0")
+    record(options.record, [table])
+
+
+if __name__ == "__main__":
+    main()
