@@ -1,6 +1,7 @@
 """Run a large case through the workflow, check every value, and record time and memory.
 
     python benchmarks/workflow.py config/terapixel-synthetic.yaml aggregate --record FILE
+    python benchmarks/workflow.py benchmarks/terapixel-parts.yaml extract --case eighth
 
 Makes what the stage needs (source, tiles, instances), then runs the stage's rule alone on --cores
 while the whole process tree is sampled from outside. The image repeats a source, so every value is
@@ -108,21 +109,25 @@ def check_crops(repeats: Repeats, tiled: RasterInfo, crops: Crops) -> int:
     """Compare crops of a sample of instances, cut from the tiled labels and the source's pixels."""
     labels = open_described(tiled).labels
     rng = np.random.default_rng(0)
-    sample = rng.choice(len(crops), min(1000, len(crops)), replace=False)
-    d = crops.diameter
-    for place in sample:
-        label, centroid = crops.instance_id[place], crops.centroid[place]
-        y, x = (int(v) - d // 2 for v in np.rint(centroid[1:]))
-        expected = np.zeros((len(repeats.channels), d, d), repeats.image.dtype)
-        top, left = max(y, 0), max(x, 0)
-        bottom, right = min(y + d, repeats.shape[0]), min(x + d, repeats.shape[1])
-        inside = np.asarray(labels[top:bottom, left:right]) == label
-        rows = np.arange(top, bottom) % repeats.size[0]
-        columns = np.arange(left, right) % repeats.size[1]
-        pixels = repeats.image[repeats.channels][:, rows][:, :, columns]
-        expected[:, top - y : bottom - y, left - x : right - x] = np.where(inside, pixels, 0)
-        assert np.array_equal(crops.image[int(place), :, 0], expected), f"crop of {label}"
-    return len(sample)
+    size, d = crops.image.chunks[0], crops.diameter
+    chunks = rng.choice(-(-len(crops) // size), min(20, -(-len(crops) // size)), replace=False)
+    compared = 0
+    for first in (chunks * size).tolist():
+        batch = np.asarray(crops.image[first : first + size])
+        for place in rng.choice(len(batch), min(50, len(batch)), replace=False).tolist():
+            label, centroid = crops.instance_id[first + place], crops.centroid[first + place]
+            y, x = (int(v) - d // 2 for v in np.rint(centroid[1:]))
+            expected = np.zeros((len(repeats.channels), d, d), repeats.image.dtype)
+            top, left = max(y, 0), max(x, 0)
+            bottom, right = min(y + d, repeats.shape[0]), min(x + d, repeats.shape[1])
+            inside = np.asarray(labels[top:bottom, left:right]) == label
+            rows = np.arange(top, bottom) % repeats.size[0]
+            columns = np.arange(left, right) % repeats.size[1]
+            pixels = repeats.image[repeats.channels][:, rows][:, :, columns]
+            expected[:, top - y : bottom - y, left - x : right - x] = np.where(inside, pixels, 0)
+            assert np.array_equal(batch[place, :, 0], expected), f"crop of {label}"
+            compared += 1
+    return compared
 
 
 def main() -> None:
@@ -130,10 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("stage", choices=RESULT)
+    parser.add_argument("--case", help="which of the config's cases; not needed for one alone")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
-    (case,) = yaml.safe_load(options.config.read_text())["cases"]
+    cases = list(yaml.safe_load(options.config.read_text())["cases"])
+    if options.case not in cases and (options.case or len(cases) > 1):
+        parser.error(f"--case {options.case}: choose from {', '.join(cases)}")
+    case = options.case or cases[0]
     folder = Path("results") / case
     table = Table(f"{case}: {options.stage} on {options.cores} cores, through the workflow")
     seconds, _ = snakemake(options.config, f"{folder}/tiled.json", options.cores)
@@ -157,7 +166,12 @@ def main() -> None:
         compared = check_table(repeats, folder / "table.zarr")
         table.add("means equal to those of the source, to the last bit", compared, "")
     else:
-        compared = check_crops(repeats, tiled, hc.open_crops(folder / "crops.zarr"))
+        crops = hc.open_crops(folder / "crops.zarr")
+        files = (f for f in (folder / "crops.zarr").rglob("*") if f.is_file())
+        table.add("crops", len(crops), "")
+        table.add("raw bytes of the crops", crops.image.nbytes / 1e9, "GB")
+        table.add("bytes on disk", sum(f.stat().st_size for f in files) / 1e9, "GB")
+        compared = check_crops(repeats, tiled, crops)
         table.add("crops equal to those cut from the source", compared, "")
     record(options.record, [table])
 
