@@ -30,26 +30,50 @@ from harpy_core import cluster
 
 if __name__ == "__main__":
     group = zarr.open_group(sys.argv[1], mode="r")
+    instances = hc.find_instances(group["labels"])
     with cluster.local(2, 1, "4GB") as client:
         print("ready", flush=True)
         hc.extract_instances(
             group["lz4"], group["labels"], sys.argv[2], diameter=50, batch_size=int(sys.argv[3]),
-            codec="zstd", client=client,
+            codec="zstd", client=client, instances=instances,
         )
+        print("done", flush=True)
 """
 
 
-def start(script: Path, store: Path, target: Path, batch: int) -> subprocess.Popen[bytes]:
-    """A driver at work, in a session of its own."""
-    root = str(Path(__file__).resolve().parents[1])
-    process = subprocess.Popen(
-        [sys.executable, script, store, target, str(batch)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
+class Driver:
+    """A process that extracts, and the moments at which it got somewhere."""
+
+    def __init__(self, script: Path, store: Path, target: Path, batch: int) -> None:
+        root = str(Path(__file__).resolve().parents[1])
+        self._target = target
+        self._process = subprocess.Popen(
+            [sys.executable, script, store, target, str(batch)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def wait_for_a_commit(self) -> None:
+        """Return when there is a commit record more than now, or when it is done."""
+        before = len(committed(self._target))
+        while self._process.poll() is None and len(committed(self._target)) <= before:
+            if self._target.exists():
+                return
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it as nothing can be caught."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def finish(self) -> None:
+        """Wait until the store is there."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"done\n"
+        assert self._process.wait() == 0
 
 
 def committed(target: Path) -> dict[str, tuple[int, int]]:
@@ -89,32 +113,32 @@ def main() -> None:
         script = Path(scratch) / "driver.py"
         script.write_text(DRIVER)
         calm, target = Path(scratch) / "calm.zarr", Path(scratch) / "crops.zarr"
-        driver = start(script, store, calm, options.batch_size)
+        driver = Driver(script, store, calm, options.batch_size)
+        driver.wait_for_a_commit()
         started = time.monotonic()
-        assert driver.wait() == 0
-        whole = time.monotonic() - started
+        driver.finish()
+        work = time.monotonic() - started
         seen: dict[str, tuple[int, int]] = {}
-        kills = 0
-        while kills < options.kills and not target.exists():
-            driver = start(script, store, target, options.batch_size)
-            # Most of the time in the share of the work that is left for each kill.
-            time.sleep(rng.uniform(0, 2 * whole / options.kills))
-            driver.send_signal(signal.SIGKILL)
-            driver.wait()
-            kills += 1
+        for kill in range(options.kills):
+            driver = Driver(script, store, target, options.batch_size)
+            # Most of them while batches are committed, some before the first one.
+            if kill % 5:
+                driver.wait_for_a_commit()
+            time.sleep(rng.uniform(0, 1.2 * work / options.kills))
+            driver.kill()
+            if target.exists():
+                raise SystemExit(f"done before kill {kill + 1}: take a larger --size")
             now = committed(target)
             lost = [name for name, stat in seen.items() if now.get(name) != stat]
-            assert target.exists() or not lost, f"done again: {lost}"
+            assert not lost, f"done again: {lost}"
             seen |= now
-        driver = start(script, store, target, options.batch_size)
-        assert target.exists() or driver.wait() == 0
-        driver.kill()
+        Driver(script, store, target, options.batch_size).finish()
         files = {name: (target / name).stat() for name in seen}
         again = [n for n, s in files.items() if seen[n] != (s.st_ino, s.st_mtime_ns)]
         assert not again, f"done again: {again}"
         assert tree(target) == tree(calm), "the store is another one"
-        table.add("undisturbed run", whole, "s")
-        table.add("times the driver was killed", kills, "")
+        table.add("undisturbed, from the first commit on", work, "s")
+        table.add("times the driver was killed", options.kills, "")
         table.add("files of the store", len(list((target / "image" / "c").glob("*/*"))), "")
         table.add("of them committed before a kill", len(seen), "")
         table.add("committed files done again", len(again), "", "= 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -20,7 +21,8 @@ from oracle import labels_in
 import harpy_core as hc
 from harpy_core import manifest
 from harpy_core.cropping import store
-from harpy_core.cropping.store import WorkFolder, sole_writer
+from harpy_core.cropping.store import WorkFolder
+from harpy_core.manifest import sole_writer
 
 
 @pytest.fixture(autouse=True)
@@ -318,3 +320,31 @@ def test_a_mistake_in_the_labels_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(hc.InputError, match="labels hold -1"):
         hc.extract_instances(case.image, labels, tmp_path / "crops")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_driver_killed_at_random_moments_does_nothing_committed_again(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    script = root / "benchmarks" / "kill_extract.py"
+    options = [
+        "--data",
+        tmp_path,
+        "--kills",
+        "3",
+        "--size",
+        "4096",
+        "--record",
+        tmp_path / "r.json",
+    ]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, options)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (rows,) = json.loads((tmp_path / "r.json").read_text())["tables"].values()
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["times the driver was killed"] == 2
+    assert found["of them committed before a kill"] > 0
+    assert found["committed files done again"] == 0
