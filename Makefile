@@ -1,12 +1,18 @@
 # make setup   a virtual environment with the locked versions
 # make run     the default pipeline and its report: results/report.zip
 # make test    lint, format, types and tests
+# make test-torch  the training data sets, in an environment with PyTorch (gigabytes)
+# make test-gpu    the engine cupy on an NVIDIA GPU, its memory checked by compute-sanitizer where
+#                  that is installed (CUDA=12 for an older driver)
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test lint types pytest test-slurm format lock clean
+.PHONY: setup run test lint types pytest test-torch test-gpu test-slurm format lock clean
 
 VENV := .venv
+TORCH_VENV := .venv-torch
+CUDA ?= 13
+CUDA_VENV := .venv-cuda$(CUDA)
 BIN := $(VENV)/bin
 CORES ?= all
 # The machine's own Python; none is downloaded.
@@ -39,6 +45,14 @@ types: setup
 pytest: setup
 	$(BIN)/python -m pytest
 
+test-torch: $(TORCH_VENV)/.ready
+	$(TORCH_VENV)/bin/python -m pytest tests/test_loading.py tests/test_training.py
+
+test-gpu: $(CUDA_VENV)/.ready
+	$(CUDA_VENV)/bin/python -m pytest -m gpu
+	if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 \
+		$(CUDA_VENV)/bin/python -m pytest -m gpu tests/test_kernels.py; fi
+
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
@@ -52,11 +66,24 @@ lock: | $(UV)
 		--no-emit-index-url --extra workflow --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .uv .snakemake build dist *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) .venv-cuda* .uv .snakemake build dist *.egg-info
 
 $(VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(UV) pip sync --python $(BIN)/python requirements.lock
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(TORCH_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
+	$(BIN)/python -m venv --without-pip $(TORCH_VENV)
+	$(UV) pip sync --python $(TORCH_VENV)/bin/python requirements.lock
+	$(UV) pip install --python $(TORCH_VENV)/bin/python --no-build-isolation --editable ".[torch]"
+	touch $@
+
+$(CUDA_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
+	$(BIN)/python -m venv --without-pip $(CUDA_VENV)
+	$(UV) pip sync --python $(CUDA_VENV)/bin/python requirements.lock
+	$(UV) pip install --python $(CUDA_VENV)/bin/python --no-build-isolation \
+		--editable ".[cuda$(CUDA)]"
 	touch $@
 
 $(BIN)/python:

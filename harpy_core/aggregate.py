@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harpy_core import __version__, schedule
+from harpy_core import __version__, engines, schedule
 from harpy_core.errors import InputError
 from harpy_core.instances import GeometryTable, InstanceIndex, Instances
 from harpy_core.kernels import engine as kernels_of
@@ -168,7 +168,8 @@ def aggregate_stats(
         Labels to report, in this order; one that is not in the image gets count 0 and NaN
         statistics. All labels, in ascending order, without.
     engine
-        ``numpy``, ``numba``, or ``auto`` for the fastest at hand.
+        ``numpy``, ``numba``, ``cupy`` (an NVIDIA GPU for each worker), or ``auto``: ``cupy`` where
+        every worker has a GPU that works, else ``numba``.
     client
         A Dask client to run on; None uses the cores of this process.
     progress
@@ -193,7 +194,7 @@ def aggregate_stats(
         Shapes that do not match, negative or float labels, an unknown statistic or engine, a
         wrong number of channel names.
     """
-    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict)
+    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict, client)
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
         instances, layers = job.measure(job.channel_edges, client, bar, wanted)
@@ -212,7 +213,9 @@ class Aggregation:
         What to finish, by name.
     names
         Of the channels.
-    engine, ignore_nan, strict
+    engine
+        The one its tasks use: never ``auto``.
+    ignore_nan, strict
         As in `aggregate_stats`.
     """
 
@@ -234,13 +237,14 @@ class Aggregation:
         engine: str,
         ignore_nan: bool,
         strict: bool,
+        client: Client | None,
     ) -> Aggregation:
         """Check the arguments of `aggregate_stats`; see there."""
         statistics = chosen(stats)
-        kernels_of(engine)
         image, labels = alike(unwrapped(image), unwrapped(labels))
         check_arrays(image, labels)
         names = channel_names(channels, image.shape[0])
+        engine = engines.resolved(engine, client)
         return cls(image, labels, statistics, names, engine, ignore_nan, strict)
 
     @property
@@ -301,6 +305,7 @@ class Aggregation:
 
         provenance = {
             "version": __version__,
+            "engine": self.engine,
             "stats": list(self.statistics),
             "image_shape": [int(n) for n in self.image.shape],
             "image_dtype": str(np.dtype(self.image.dtype)),

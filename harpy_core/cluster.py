@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
+from harpy_core import kernels
 from harpy_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,9 +47,42 @@ ONE_THREAD_EACH = dict.fromkeys(
 """Libraries with threads of their own would start as many again for each of ours."""
 
 
+class GpuEach(WorkerPlugin):
+    """Shows each worker one GPU, before the worker looks for any.
+
+    Parameters
+    ----------
+    gpus
+        Numbers or names of the GPUs, as in CUDA_VISIBLE_DEVICES; workers beyond them share.
+    """
+
+    name = "gpu-each"
+
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self._gpus = tuple(gpus)
+
+    def setup(self, worker: Worker) -> None:
+        """Called in a worker when it starts, and when it starts again."""
+        os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
+
+
+def gpus_of(engine: str) -> list[str]:
+    """The GPUs of this machine that an engine's workers are to have.
+
+    Raises
+    ------
+    InputError
+        The engine needs one, and there is none.
+    """
+    return kernels.gpus() if kernels.engine(engine).NAME == "cupy" else []
+
+
 @contextmanager
 def local(
-    workers: int, threads_per_worker: int, memory_limit: str | int | None = None
+    workers: int,
+    threads_per_worker: int,
+    memory_limit: str | int | None = None,
+    gpus: Sequence[str] = (),
 ) -> Iterator[Client]:
     """A cluster of processes on this machine.
 
@@ -57,6 +92,8 @@ def local(
         Processes, and tasks at a time in each.
     memory_limit
         Of one worker, as text ("4GB") or bytes; an equal share of the machine's without.
+    gpus
+        One for each worker in turn, as in CUDA_VISIBLE_DEVICES.
     """
     scratch = tempfile.mkdtemp(prefix="harpy-core-dask-")
     settings = {
@@ -80,6 +117,8 @@ def local(
             ) as cluster,
             Client(cluster) as client,
         ):
+            if gpus:
+                client.register_plugin(GpuEach(gpus))
             yield client
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -87,7 +126,7 @@ def local(
 
 @contextmanager
 def connect(
-    cluster: Cluster, threads: int, memory_limit: str | int | None = None
+    cluster: Cluster, threads: int, memory_limit: str | int | None = None, engine: str = "auto"
 ) -> Iterator[Client]:
     """The cluster that a config asks for.
 
@@ -99,23 +138,28 @@ def connect(
         Cores that the job was given on this machine.
     memory_limit
         Of one worker, where the config names none.
+    engine
+        What will run on it: a worker with a GPU has all cores, or its share, to decode for it.
 
     Raises
     ------
     InputError
-        No scheduler answers at the address, or SLURM gives no worker.
+        The engine needs a GPU and there is none, no scheduler answers at the address, or SLURM
+        gives no worker.
     """
     limit = cluster.memory_limit or memory_limit
     if cluster.kind == "local":
-        per_worker = cluster.threads_per_worker or min(threads, THREADS_PER_WORKER)
-        workers = cluster.workers or max(threads // per_worker, 1)
-        with local(workers, per_worker, limit) as client:
+        gpus = gpus_of(engine)
+        share = max(threads // (cluster.workers or 1), 1) if gpus else THREADS_PER_WORKER
+        per_worker = cluster.threads_per_worker or min(threads, share)
+        workers = cluster.workers or (1 if gpus else max(threads // per_worker, 1))
+        with local(workers, per_worker, limit, gpus) as client:
             yield client
     elif cluster.kind == "address":
         with _by_address(str(cluster.address)) as client:
             yield client
     else:
-        with _slurm(cluster, limit) as client:
+        with _slurm(cluster, limit, engine) as client:
             yield client
 
 
@@ -133,7 +177,7 @@ def _by_address(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
+def _slurm(cluster: Cluster, limit: str | int | None, engine: str) -> Iterator[Client]:
     """Workers as jobs of their own, one node's share each."""
     from dask_jobqueue import SLURMCluster
 
@@ -143,6 +187,9 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
             "submits jobs, or use the kind local"
         )
     threads = cluster.threads_per_worker or THREADS_PER_WORKER
+    directives = dask.config.get("jobqueue.slurm.job-extra-directives", None) or []
+    if engine == "cupy":
+        directives = [*directives, "--gres=gpu:1"]
     alone = "distributed.scheduler.no-workers-timeout"
     with (
         dask.config.set({alone: dask.config.get(alone) or _ALONE}),
@@ -153,6 +200,7 @@ def _slurm(cluster: Cluster, limit: str | int | None) -> Iterator[Client]:
             walltime=cluster.walltime or "01:00:00",
             queue=cluster.queue,
             account=cluster.account,
+            job_extra_directives=directives,
             job_script_prologue=[f"export {k}={v}" for k, v in ONE_THREAD_EACH.items()],
             # The worker's node knows its own, which need not be this machine's.
             local_directory='"${TMPDIR:-/tmp}"',

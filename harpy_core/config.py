@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -34,6 +35,7 @@ Dataset = Literal[
     "macsima-tonsil",
     "merscope-liver",
 ]
+Published = Literal["macsima-tonsil", "merscope-liver"]
 StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
 Stage = Literal["aggregate", "extract"]
 Codec = Literal["lz4", "zstd", "none"]
@@ -81,7 +83,7 @@ def _unlike(values: list[Any]) -> list[Any]:
 
 
 def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    for name in _SECRETS & set(options):
+    for name in sorted(_SECRETS & set(options)):
         if options[name] not in _NO_SECRETS:
             raise PydanticCustomError(
                 "secret",
@@ -185,11 +187,33 @@ class Tile(Section):
         default_factory=lambda: [10, 2048, 2048],
     )
     method: Literal["link", "copy"] = key(
-        "copy writes every chunk; link makes hard links to the source's chunk files, which takes "
-        "no space, where the source's size is a multiple of the chunk shape.",
+        "How chunk files that hold the same come about: copy makes a file for each; link gives one "
+        "file several names, which takes no space (across file systems it is copied, and told so).",
         "methods are link and copy",
         default="copy",
     )
+    codec: Codec | None = key(
+        "Compression of the chunks: lz4, zstd or none; null: the source's files are taken as they "
+        "are where they fit, others are written with lz4 (the image) and zstd (the labels).",
+        "codecs are lz4, zstd, none and null",
+        default=None,
+    )
+    shard: ChunkShape | None = key(
+        "Shape of a file as [c, y, x], in multiples of the chunks; null: each chunk is a file.",
+        "a shard is three multiples of the chunk shape, [c, y, x], or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _shard_is_made_of_chunks(self) -> Tile:
+        shard = self.shard or self.chunks
+        if any(s % c for s, c in zip(shard, self.chunks, strict=True)):
+            raise PydanticCustomError(
+                "together",
+                "shard {shard} is no multiple of chunks {chunks}",
+                {"shard": str(shard), "chunks": str(self.chunks)},
+            )
+        return self
 
 
 class Aggregate(Section):
@@ -283,6 +307,31 @@ class Extract(Section):
         return self
 
 
+Workers = Annotated[list[Positive], Field(min_length=1), Unlike]
+
+
+class StageWorkers(Section):
+    """Numbers of worker processes to measure each stage with."""
+
+    aggregate: Workers = key(
+        "Numbers of worker processes to measure aggregate with.",
+        "workers are a list of different whole numbers of at least 1",
+        default_factory=lambda: [1, 2, 4, 8, 16],
+    )
+    extract: Workers = key(
+        "Numbers of worker processes to measure extract with.",
+        "workers are a list of different whole numbers of at least 1",
+        default_factory=lambda: [1, 2, 4, 8, 16],
+    )
+
+
+def _for_each_stage(workers: Any) -> Any:
+    """One list stands for all stages."""
+    if isinstance(workers, list):
+        return dict.fromkeys(get_args(Stage), workers)
+    return workers
+
+
 class Benchmark(Section):
     """Measured runs: every stage x engine x number of workers, repeated."""
 
@@ -297,10 +346,14 @@ class Benchmark(Section):
         "engines are numba, numpy, cupy and harpy, each at most once",
         default_factory=lambda: ["numba"],
     )
-    workers: Annotated[list[Positive], Field(min_length=1), Unlike] = key(
-        "Numbers of worker processes to measure with.",
+    workers: Annotated[
+        StageWorkers,
+        BeforeValidator(_for_each_stage, json_schema_input_type=Workers | StageWorkers),
+    ] = key(
+        "Numbers of worker processes to measure with: a list, or a list for each stage, as "
+        "{aggregate: [1, 16], extract: [1, 32]}.",
         "workers are a list of different whole numbers of at least 1",
-        default_factory=lambda: [1, 2, 4, 8, 16],
+        default_factory=StageWorkers,
     )
     threads_per_worker: Positive = key(
         "Threads of one worker.", "a worker has at least 1 thread", default=4
@@ -320,7 +373,15 @@ class Benchmark(Section):
 class Case(Section):
     """A source, and what is done with it; a section left out is not done."""
 
-    source: Source = key("The image and its labels.", "a case needs a source with a uri")
+    source: Source | None = key(
+        "The image and its labels.", "a case needs a source with a uri", default=None
+    )
+    fields: Annotated[dict[CaseName, Source], Field(min_length=1)] | None = key(
+        "Instead of source: several fields of view by name, each with the keys of a source. They "
+        "are measured one by one, and their tables are joined into one that names the field.",
+        "fields are a mapping of a name (letters, digits, - and _) to a source; at least one",
+        default=None,
+    )
     tile: Tile | None = key(
         "Repeat the source to a target size; left out: the source as it is.",
         "tile is a mapping, or null",
@@ -347,6 +408,62 @@ class Case(Section):
         "benchmark is a mapping ({} for the defaults), or null",
         default=None,
     )
+
+    @model_validator(mode="after")
+    def _has_one_source_or_fields(self) -> Case:
+        if self.source is None and self.fields is None:
+            raise PydanticCustomError("source", "a case needs a source with a uri")
+        if self.source is not None and self.fields is not None:
+            raise PydanticCustomError("together", "give source or fields, not both")
+        if self.fields is not None and (self.tile or self.benchmark):
+            raise PydanticCustomError(
+                "together", "tile and benchmark take one image: give source instead of fields"
+            )
+        return self
+
+
+class Unit(Case):
+    """What is measured on its own: a case, or one field of view of it."""
+
+    source: Source
+
+
+class Origin(Section):
+    """Where a published dataset comes from instead of its published address: one of three."""
+
+    mirror: str | None = key(
+        "Base address, http or https, of a copy of the published files, in the same folders.",
+        "a mirror is an http:// or https:// address",
+        default=None,
+        pattern=r"^https?://",
+    )
+    archive: str | None = key(
+        "Path of the archive (.zip) on this machine; it is checked and unpacked, and stays.",
+        "an archive is the path of a zip",
+        default=None,
+        min_length=1,
+    )
+    store: str | None = key(
+        "Path or address of the unpacked store; it is used where it is.",
+        "a store is the path of a SpatialData store",
+        default=None,
+        min_length=1,
+    )
+    sha256: str | None = key(
+        "SHA-256 of the mirror's or local archive; null: it is the published one.",
+        "a SHA-256 is 64 hexadecimal digits",
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Origin:
+        given = [place for place in (self.mirror, self.archive, self.store) if place is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("together", "give one of mirror, archive and store")
+        if self.store is not None and self.sha256 is not None:
+            raise PydanticCustomError("together", "a store is not checked: leave sha256 out")
+        return self
 
 
 class Cluster(Section):
@@ -402,11 +519,52 @@ class Config(Section):
         "What to do, case by case; the results of a case are in results/<name>/.",
         "cases are a mapping of a name (letters, digits, - and _) to what is done; at least one",
     )
+    datasets: dict[Published, Origin] = key(
+        "Where published datasets come from, by name, if not from their published address; the "
+        f"names are {', '.join(get_args(Published))}.",
+        f"datasets are a mapping of {' or '.join(get_args(Published))} to where it comes from",
+        default_factory=dict,
+    )
     cluster: Cluster = key(
         "Where the workers of aggregate and extract run.",
         "cluster is a mapping",
         default_factory=Cluster,
     )
+
+
+def units(config: Config) -> dict[str, Unit]:
+    """What is measured on its own, by its folder below the results.
+
+    A case with one source is a unit; of a case with fields of view each field is one.
+    """
+    found = {}
+    for name, case in config.cases.items():
+        settings = {key: getattr(case, key) for key in Case.model_fields}
+        places = {name: case.source} if case.source else {}
+        fields = case.fields or {}
+        places |= {f"{name}/fields/{field}": source for field, source in fields.items()}
+        for place, source in places.items():
+            placed = _placed(source, config.datasets)
+            found[place] = Unit(**{**settings, "source": placed, "fields": None})
+    return found
+
+
+def _placed(source: Source, origins: Mapping[Published, Origin]) -> Source:
+    """A source, the name of a dataset replaced by the store that the config has in its place."""
+    from harpy_core.datasets import REGISTRY
+
+    origin = next((origins[name] for name in origins if name == source.uri), None)
+    if origin is None or origin.store is None:
+        return source
+    known = REGISTRY[source.uri]
+    elements = {"image": source.image or known.image, "labels": source.labels or known.labels}
+    return source.model_copy(update={"uri": origin.store, **elements})
+
+
+def key_of(unit: str) -> tuple[str, ...]:
+    """Where the config has the source of a unit."""
+    case, _, field = unit.partition("/fields/")
+    return ("cases", case, "fields", field) if field else ("cases", case, "source")
 
 
 def load(mapping: Mapping[str, Any], file: str) -> Config:
@@ -469,12 +627,17 @@ def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str)
         remedy = f"there is no such key{near or '; there are ' + ', '.join(known)}"
     elif error["type"] == "missing":
         return f"{file}: {dotted(path)} is missing: {rule}"
+    elif error["type"] == "source":
+        return f"{file}: {dotted((*path, 'source'))} is missing: {error['msg']}"
     elif error["type"] == "secret":
         return f"{file}: {dotted(path)}: {error['msg']}"
     elif error["type"] in ("repeated", "address", "together"):
         remedy = error["msg"]
+    elif error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
+        remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
     elif error["loc"][-1:] == ("[key]",):
-        remedy = "a case's name is made of letters, digits, - and _"
+        what = "case" if path[-2:-1] == ("cases",) else "field"
+        remedy = f"a {what}'s name is made of letters, digits, - and _"
     else:
         choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
         remedy = f"{rule}{suggestion(error['input'], choices)}"
@@ -504,6 +667,14 @@ def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:
     return value
 
 
+_BY_NAME: dict[str, tuple[type[Section], str]] = {
+    "cases": (Case, "a case is a mapping with a source"),
+    "fields": (Source, "a field is a mapping with a uri"),
+    "datasets": (Origin, "give one of mirror, archive and store"),
+}
+"""The keys that hold sections by name, and the rule of such a section."""
+
+
 def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
     """The section that holds a key, and the rule of the nearest field that has one."""
     section: type[Section] = Config
@@ -512,14 +683,15 @@ def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
     parts = list(path)
     while parts and model is not None:
         section = model
-        field = model.model_fields.get(str(parts.pop(0)))
+        name = str(parts.pop(0))
+        field = model.model_fields.get(name)
         if field is None:
             break
         rule = rule_of(field)
         model = section_of(field.annotation)
-        if model is Case and parts:
+        if name in _BY_NAME and parts:
             parts.pop(0)
-            rule = "a case is a mapping with a source"
+            model, rule = _BY_NAME[name]
     return section, rule
 
 

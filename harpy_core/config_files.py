@@ -104,7 +104,7 @@ def _commented(model: type[Section], values: dict[str, Any], depth: int) -> Iter
             for case, content in value.items():
                 yield f"{indent}  {case}:"
                 yield from _commented(Case, content, depth + 2)
-        elif section is not None:
+        elif section is not None and isinstance(value, dict):
             yield f"{indent}{name}:"
             yield from _commented(section, value, depth + 1)
         else:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harpy_core import __version__, schedule
+from harpy_core import __version__, engines, schedule
 from harpy_core.aggregate import channel_names
 from harpy_core.config import Codec
 from harpy_core.cropping import estimate
 from harpy_core.cropping.settings import CropSettings
-from harpy_core.cropping.store import Layout, WorkFolder, sole_writer
+from harpy_core.cropping.store import Layout, WorkFolder
 from harpy_core.cropping.tasks import (
     Cut,
     JoinTask,
@@ -33,8 +33,7 @@ from harpy_core.crops import Crops, open_crops
 from harpy_core.errors import InputError
 from harpy_core.grid import split_channels
 from harpy_core.instances import Instances, find_instances
-from harpy_core.kernels import engine as kernels_of
-from harpy_core.manifest import digest_of
+from harpy_core.manifest import digest_of, sole_writer
 from harpy_core.progress import track
 from harpy_core.provenance import source_digest
 from harpy_core.raster.opening import fingerprint
@@ -113,7 +112,8 @@ def extract_instances(
         All crops then go through temporary files of about the store's size beside it. None keeps
         neighbours together, which needs few of them.
     engine
-        ``numpy``, ``numba``, or ``auto`` for the fastest at hand.
+        ``numpy``, ``numba``, ``cupy`` (an NVIDIA GPU for each worker), or ``auto``: ``cupy`` where
+        every worker has a GPU that works, else ``numba``.
     client
         A Dask client to run on; None uses the cores of this process.
     resume
@@ -143,7 +143,7 @@ def extract_instances(
     target = Path(path)
     image, labels = alike(unwrapped(image), unwrapped(labels))
     check_arrays(image, labels)
-    kernels_of(engine)
+    engine = engines.resolved(engine, client)
     settings = CropSettings(
         diameter=diameter,
         batch_size=batch_size,
@@ -201,6 +201,7 @@ def extract_instances(
                 "scale": scale,
                 "source": fingerprint(image, labels, times=False),
                 "parameters": parameters,
+                "engine": engine,
                 "versions": {"harpy_core": __version__},
             },
         )

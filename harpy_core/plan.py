@@ -49,6 +49,8 @@ class Plan:
         Memory of the result in the process that merges it.
     instances
         Instances, counted or (None) guessed from the area.
+    device_bytes_per_task
+        Memory of one task on a GPU, where the engine is cupy; a worker's tasks share its GPU.
     """
 
     stage: str
@@ -59,6 +61,7 @@ class Plan:
     bytes_per_task: int
     result_bytes: int
     instances: int | None
+    device_bytes_per_task: int = 0
 
     def memory(self, threads: int) -> int:
         """Bytes held at most by `threads` tasks at work and the result."""
@@ -126,8 +129,23 @@ class _Shape:
         return regular_edges((self.channels,), (self.group,))[0]
 
     @property
+    def runs(self) -> int:
+        """Most runs of a tile."""
+        return 2 * self.tile // PIXELS_PER_RUN
+
+    @property
+    def device_labels(self) -> int:
+        """Bytes on a GPU of a tile's labels, and of the runs as they are found: three words."""
+        return self.tile * self.label + self.runs * 3 * _WORD
+
+    @property
+    def device_planes(self) -> int:
+        """Bytes on a GPU of a tile's planes, each on a border of 16 bytes."""
+        return self.image_buffer + 16 * self.group
+
+    @property
     def label_buffer(self) -> int:
-        return self.tile * self.label + 2 * self.tile // PIXELS_PER_RUN * RUN_BYTES
+        return self.tile * self.label + self.runs * RUN_BYTES
 
 
 def _canonical(values: Sequence[int]) -> tuple[int, ...]:
@@ -199,6 +217,7 @@ def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str
         bytes_per_task=shape.label_buffer + shape.chunk_buffer,
         result_bytes=3 * number * per_instance,
         instances=known,
+        device_bytes_per_task=shape.device_labels,
     )
 
 
@@ -223,7 +242,20 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
         bytes_per_task=shape.image_buffer + shape.chunk_buffer + shape.label_buffer + 2 * part,
         result_bytes=in_channel * widest,
         instances=known,
+        device_bytes_per_task=(
+            shape.device_labels
+            + shape.device_planes
+            + shape.runs * RUN_BYTES
+            + _device_sums(shape, words, in_tile)
+        ),
     )
+
+
+def _device_sums(shape: _Shape, words: int, in_tile: int) -> int:
+    """Bytes on a GPU of the words of a tile's instances, of the parts they are summed in."""
+    parts = shape.runs // 32 + shape.tile // 8192 + in_tile
+    pivots = in_tile
+    return (parts + in_tile + pivots) * min(shape.group, shape.channels) * words * _WORD
 
 
 def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
@@ -252,6 +284,12 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
         ),
         result_bytes=number * _WORD * 16,
         instances=known,
+        device_bytes_per_task=(
+            shape.device_labels
+            + shape.device_planes
+            + 3 * (shape.runs + _window_rows(shape, crops, number)) * _WORD
+            + crops.batch * window * group * shape.held
+        ),
     )
 
 
@@ -261,10 +299,15 @@ def _copies(shape: _Shape, crops: CropSettings, number: int, step: int) -> int:
     # A cell is no higher than cells are apart, and a row of it is seldom more than a run.
     height = math.ceil(math.sqrt(shape.plane / max(number, 1)))
     runs = min(2 * shape.tile // PIXELS_PER_RUN, 2 * in_tile * height)
-    # A window that keeps its background is copied row by row.
-    rows = 0 if crops.remove_background else in_tile * shape.depth * crops.diameter
+    rows = _window_rows(shape, crops, number)
     # Four columns of each tile, and a dozen while one is at work.
     return (4 * step + 12) * (runs + rows) * _WORD
+
+
+def _window_rows(shape: _Shape, crops: CropSettings, number: int) -> int:
+    """Rows of a tile's windows: one that keeps its background is copied row by row."""
+    in_tile = math.ceil(number * shape.tile / shape.plane)
+    return 0 if crops.remove_background else in_tile * shape.depth * crops.diameter
 
 
 def _open_crops(shape: _Shape, crops: CropSettings, number: int) -> int:

@@ -27,7 +27,8 @@ def source_digest(*modules: str) -> str:
     total = hashlib.sha256()
     for module in sorted(imported_modules(*modules)):
         total.update(f"{module}\0".encode())
-        total.update(_file_of(module).read_bytes())
+        for file in _files_of(module):
+            total.update(file.read_bytes())
     return total.hexdigest()
 
 
@@ -70,6 +71,12 @@ def _path_of(module: str) -> Path | None:
         if file.is_file():
             return file
     return None
+
+
+def _files_of(module: str) -> list[Path]:
+    """A module's file, and the kernels of a GPU that are beside it under its name."""
+    file = _file_of(module)
+    return [file, *file.parent.glob(f"{file.stem}.cu")]
 
 
 def _file_of(module: str) -> Path:

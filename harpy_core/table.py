@@ -23,7 +23,7 @@ from harpy_core.raster.reading import is_dask
 if TYPE_CHECKING:
     from distributed import Client
 
-_ROWS = 2**16
+ROWS = 2**16
 """Instances in a chunk of a layer."""
 
 
@@ -67,7 +67,7 @@ def aggregate_to_store(
     InputError
         As `aggregate_stats`, or instances that are not those of the labels.
     """
-    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict)
+    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict, client)
     edges = job.channel_edges
     in_channel = len(instances) * job.bytes_per_value
     slabs = [edges] if is_dask(job.image) else slabs_of(edges, in_channel, slab_bytes)
@@ -75,8 +75,10 @@ def aggregate_to_store(
         group = _begin_table(folder, job, instances, region)
         shape = (len(instances), len(job.names))
         width = max(slab[-1] - slab[0] for slab in slabs)
-        arrays = {name: _layer(group, f"layers/{name}", shape, width) for name in job.statistics}
-        arrays["X"] = _layer(group, "X", shape, width)
+        arrays = {
+            name: create_layer(group, f"layers/{name}", shape, width) for name in job.statistics
+        }
+        arrays["X"] = create_layer(group, "X", shape, width)
         first = next(iter(job.statistics))
         with track(job.pixels, "aggregate", enabled=progress) as bar:
             for slab in slabs:
@@ -88,7 +90,7 @@ def aggregate_to_store(
                     )
                 for name, values in (*layers.items(), ("X", layers[first])):
                     arrays[name][:, slab[0] : slab[-1]] = values
-        with _quiet_consolidation():
+        with quiet_consolidation():
             zarr.consolidate_metadata(folder)
 
 
@@ -105,25 +107,25 @@ def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: s
         "instance_key": "instance_id",
     }
     plain = anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
-    with plain, _quiet_consolidation():
+    with plain, quiet_consolidation():
         table.write_zarr(folder)
     return zarr.open_group(folder, mode="a", use_consolidated=False)
 
 
 @contextmanager
-def _quiet_consolidation() -> Iterator[None]:
+def quiet_consolidation() -> Iterator[None]:
     """Zarr warns that other readers may not know consolidated metadata; anndata relies on it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         yield
 
 
-def _layer(group: zarr.Group, name: str, shape: tuple[int, int], width: int) -> zarr.Array:
+def create_layer(group: zarr.Group, name: str, shape: tuple[int, int], width: int) -> zarr.Array:
     """An array as anndata's format declares a dense matrix."""
     return group.create_array(
         name,
         shape=shape,
-        chunks=(min(max(shape[0], 1), _ROWS), max(width, 1)),
+        chunks=(min(max(shape[0], 1), ROWS), max(width, 1)),
         dtype=np.float64,
         fill_value=np.nan,
         attributes={"encoding-type": "array", "encoding-version": "0.2.0"},

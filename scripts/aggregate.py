@@ -24,6 +24,7 @@ def main(snakemake):
                 instances,
                 stats=stats,
                 channels=raster.channels,
+                engine=snakemake.params.engine,
                 client=client,
                 progress=True,
                 ignore_nan=settings["ignore_nan"],

@@ -13,7 +13,9 @@ def main(snakemake):
         info = RasterInfo.from_json(snakemake.input.raster)
         labels = open_described(info).labels
         with workers(snakemake, "instances", info) as client:
-            instances = find_instances(labels, client=client, progress=True)
+            instances = find_instances(
+                labels, engine=snakemake.params.engine, client=client, progress=True
+            )
         instances.write(snakemake.output.store)
         logger.info("%d instances", len(instances))
         write_manifest(

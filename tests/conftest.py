@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    import ctypes
+
     from distributed import Client
 
 settings.register_profile(
@@ -36,6 +38,39 @@ def client() -> Iterator[Client]:
 
     with cluster.local(workers=2, threads_per_worker=1, memory_limit="2GB") as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels of the engine cupy, compiled for the processor."""
+    import emulated
+
+    if emulated.COMPILER is None:
+        pytest.skip("no C++ compiler")
+    return emulated.build(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="session")
+def gpu() -> None:
+    """A GPU; asked for by tests that are marked so."""
+    from harpy_core.kernels import gpu_trouble
+
+    trouble = gpu_trouble()
+    if trouble is not None:
+        pytest.fail(trouble)
+
+
+@pytest.fixture(scope="module", params=["emulated", pytest.param("real", marks=pytest.mark.gpu)])
+def card(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What the engine cupy runs on: a GPU, or one that is made of the processor."""
+    if request.param == "real":
+        request.getfixturevalue("gpu")
+        yield "real"
+    else:
+        from emulated import emulation
+
+        with emulation(request.getfixturevalue("emulator")):
+            yield "emulated"
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,32 @@
-"""The compiled kernels against the plain ones, and both against sums in Python integers."""
+"""The kernels of every engine against each other, and against sums in Python integers."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import pytest
 from cases import NARROW, REAL, WIDE, pixels
+from emulated import emulation
 
 from harpy_core import InputError
-from harpy_core.kernels import compiled, engine, layout, reference
+from harpy_core.kernels import compiled, engine, gpu, layout, reference
 from harpy_core.kernels.layout import LONGEST_RUN, bias_of
 
 Table = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@pytest.fixture(params=["numpy", "numba", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+def kernels(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The kernels of each engine, those of cupy on a GPU or on an emulated card."""
+    if request.param == "emulated":
+        with emulation(request.getfixturevalue("emulator")):
+            yield gpu
+    else:
+        if request.param == "cupy":
+            request.getfixturevalue("gpu")
+        yield engine(request.param)
 
 
 def table(rng: np.random.Generator, plane: int, slots: int) -> Table:
@@ -33,8 +49,9 @@ def whole_number(words: np.ndarray, low: int, two: bool) -> int:
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
-def test_powers_of_narrow_pixels_are_summed_without_rounding(dtype: str, kernels: object) -> None:
+def test_powers_of_narrow_pixels_are_summed_without_rounding(
+    dtype: str, kernels: ModuleType
+) -> None:
     rng = np.random.default_rng(1)
     planes = pixels(rng, (2, 4000), dtype)
     planes[1] = np.iinfo(dtype).max
@@ -53,8 +70,7 @@ def test_powers_of_narrow_pixels_are_summed_without_rounding(dtype: str, kernels
             assert int(words[layout.NARROW_MAX]) == max(x)
 
 
-@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
-def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: object) -> None:
+def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: ModuleType) -> None:
     planes = np.full((1, 4 * LONGEST_RUN), 65535, "u2")
     start = np.arange(4, dtype=np.int64) * LONGEST_RUN
     runs = (start, np.full(4, LONGEST_RUN, np.int32), np.zeros(4, np.int32))
@@ -68,8 +84,7 @@ def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: object
 
 
 @pytest.mark.parametrize("dtype", WIDE)
-@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
-def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: object) -> None:
+def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: ModuleType) -> None:
     rng = np.random.default_rng(2)
     planes = pixels(rng, (2, 4000), dtype)
     planes[1] = np.iinfo(dtype).max
@@ -84,13 +99,13 @@ def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: object) ->
 
 
 @pytest.mark.parametrize("dtype", [*WIDE, *REAL[1:]])
-def test_powers_about_a_pivot_agree(dtype: str) -> None:
+def test_powers_about_a_pivot_agree(dtype: str, kernels: ModuleType) -> None:
     rng = np.random.default_rng(3)
     planes = pixels(rng, (2, 4000), dtype)
     runs = table(rng, 4000, 5)
     real = planes.dtype.kind == "f"
     pivot = rng.normal(size=(5, 2)) if real else rng.integers(0, 2**31, (5, 2), np.uint64)
-    found, expected = (k.powers(planes, *runs, pivot, False) for k in (compiled, reference))
+    found, expected = (k.powers(planes, *runs, pivot, False) for k in (kernels, reference))
     for order in range(4):
         size = np.abs(expected[..., order]).max()
         np.testing.assert_allclose(found[..., order], expected[..., order], 1e-12, 1e-12 * size)
@@ -98,7 +113,9 @@ def test_powers_about_a_pivot_agree(dtype: str) -> None:
 
 @pytest.mark.parametrize("ignore_nan", [True, False])
 @pytest.mark.parametrize("dtype", REAL[1:])
-def test_sums_of_floats_agree_with_nan_among_them(dtype: str, ignore_nan: bool) -> None:
+def test_sums_of_floats_agree_with_nan_among_them(
+    dtype: str, ignore_nan: bool, kernels: ModuleType
+) -> None:
     rng = np.random.default_rng(4)
     planes = pixels(rng, (2, 4000), dtype)
     planes[0, rng.integers(0, 4000, 40)] = np.nan
@@ -106,15 +123,14 @@ def test_sums_of_floats_agree_with_nan_among_them(dtype: str, ignore_nan: bool) 
     runs = table(rng, 4000, 9)
     with np.errstate(invalid="ignore"):
         found, expected = (
-            k.reduce(planes, *runs, 9, True, ignore_nan)[1] for k in (compiled, reference)
+            k.reduce(planes, *runs, 9, True, ignore_nan)[1] for k in (kernels, reference)
         )
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-9)
     assert np.isnan(found[:, 0, layout.SUM]).any() != ignore_nan
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
-@pytest.mark.parametrize("kernels", [reference, compiled], ids=["numpy", "numba"])
-def test_stretches_are_copied_to_their_places(dtype: str, kernels: object) -> None:
+def test_stretches_are_copied_to_their_places(dtype: str, kernels: ModuleType) -> None:
     rng = np.random.default_rng(5)
     planes = pixels(rng, (3, 4000), dtype)
     source, length, _ = table(rng, 4000, 5)
@@ -142,7 +158,8 @@ def test_the_table_of_labels_finds_what_was_put_in() -> None:
 
 
 def test_an_engine_has_a_name_and_another_is_refused() -> None:
-    assert engine("auto") is engine("numba") is compiled
+    assert engine("numba") is compiled
+    assert engine("auto") in (compiled, gpu)
     assert engine("numpy") is reference
     with pytest.raises(InputError, match="engine = 'cuda': not an engine; choose auto, numpy"):
         engine("cuda")

@@ -8,12 +8,10 @@ be taken for its own.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import mmap
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -305,34 +303,3 @@ def _room_for(folder: Path, size: int) -> Iterator[None]:
             f"{folder}: cannot write {size:,} bytes ({error.strerror}); "
             "free that space and run again: what is committed stays"
         ) from error
-
-
-@contextmanager
-def sole_writer(target: Path) -> Iterator[None]:
-    """Refuse a second run on the same result while the first is at work.
-
-    Raises
-    ------
-    InputError
-        Another process writes there; the message says which.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = target.with_name(f".{target.name}.lock")
-    with lock.open("a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            raise InputError(
-                f"{target}: {holder} is writing it; wait for it or choose another path"
-            ) from None
-        if not lock.exists() or os.fstat(handle.fileno()).st_ino != lock.stat().st_ino:
-            raise InputError(f"{target}: another process has just written it; run again")
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)

@@ -133,24 +133,46 @@ def _number_runs(
 
 
 @_jit
+def number(value: Any) -> Any:
+    """Slot of each run by its label, numbered as they come, and the label of each slot."""
+    slot = np.empty(value.size, np.int32)
+    ids = np.empty(2048, np.uint64)
+    keys, slots = rehash(ids, 0, 4096)
+    done, count = _number_runs(value, 0, keys, slots, ids, 0, slot)
+    while done < value.size:
+        wider = np.empty(4 * ids.size, np.uint64)
+        wider[:count] = ids[:count]
+        ids = wider
+        keys, slots = rehash(ids, count, 4 * keys.size)
+        done, count = _number_runs(value, done, keys, slots, ids, count, slot)
+    return slot, ids[:count].copy()
+
+
+@_jit
+def by_slot(slot: Any, slots: Any) -> Any:
+    """Where the runs of each slot begin once they are sorted by it, and the sorted runs."""
+    begin = np.zeros(slots + 1, np.int64)
+    for i in range(slot.size):
+        begin[slot[i] + 1] += 1
+    for k in range(slots):
+        begin[k + 1] += begin[k]
+    free = begin.copy()
+    order = np.empty(slot.size, np.int64)
+    for i in range(slot.size):
+        order[free[slot[i]]] = i
+        free[slot[i]] += 1
+    return begin, order
+
+
+@_jit
 def _encode(labels: Any, row_stride: Any, plane_stride: Any, longest: Any) -> Any:
     room = _count_runs(labels, longest)
     start = np.empty(room, np.int64)
     length = np.empty(room, np.int32)
     value = np.empty(room, np.uint64)
     runs = _find_runs(labels, row_stride, plane_stride, longest, start, length, value)
-    start, length, value = start[:runs], length[:runs], value[:runs]
-    slot = np.empty(runs, np.int32)
-    ids = np.empty(2048, np.uint64)
-    keys, slots = rehash(ids, 0, 4096)
-    done, count = _number_runs(value, 0, keys, slots, ids, 0, slot)
-    while done < runs:
-        wider = np.empty(4 * ids.size, np.uint64)
-        wider[:count] = ids[:count]
-        ids = wider
-        keys, slots = rehash(ids, count, 4 * keys.size)
-        done, count = _number_runs(value, done, keys, slots, ids, count, slot)
-    return start, length, slot, ids[:count].copy()
+    slot, ids = number(value[:runs])
+    return start[:runs], length[:runs], slot, ids
 
 
 def encode(

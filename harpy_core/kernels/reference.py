@@ -52,15 +52,11 @@ def encode(
     values = rows.reshape(-1)[first]
     first, length, values = first[values != 0], length[values != 0], values[values != 0]
 
-    pieces = -(-length // LONGEST_RUN)
-    piece = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    first = np.repeat(first, pieces) + piece * LONGEST_RUN
-    length = np.minimum(np.repeat(length, pieces) - piece * LONGEST_RUN, LONGEST_RUN)
-
+    whose, first, length = cut(first, length)
     row, x = np.divmod(first, max(width, 1))
     z, y = np.divmod(row, max(height, 1))
     sorted_ids, seen, inverse = np.unique(
-        np.repeat(values, pieces).astype(np.uint64), return_index=True, return_inverse=True
+        values[whose].astype(np.uint64), return_index=True, return_inverse=True
     )
     order = np.argsort(seen)
     rank = np.empty_like(order)
@@ -72,6 +68,14 @@ def encode(
         rank[inverse].astype(np.int32),
         sorted_ids[order],
     )
+
+
+def cut(first: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pieces of stretches, none longer than `LONGEST_RUN`: whose, where each begins, its pixels."""
+    pieces = -(-length // LONGEST_RUN)
+    whose = np.repeat(np.arange(len(length)), pieces)
+    before = (np.arange(len(whose)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * LONGEST_RUN
+    return whose, first[whose] + before, np.minimum(length[whose] - before, LONGEST_RUN)
 
 
 def geometry(

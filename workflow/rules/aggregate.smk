@@ -21,7 +21,9 @@ rule aggregate:
     threads: stage_threads
     resources:
         mem_mb=planned_memory("aggregate"),
+        gpu=stage_gpus,
     params:
+        engine=engine_of,
         aggregate=aggregate_params,
         code=provenance.source_digest("harpy_core.table"),
     script:

@@ -23,6 +23,7 @@ rule benchmark_cell:
     threads: measuring_threads
     resources:
         mem_mb=measured_memory,
+        gpu=measuring_gpus,
     params:
         sweep=measured_settings,
         code=lambda wildcards: provenance.source_digest(

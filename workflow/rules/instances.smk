@@ -19,7 +19,9 @@ rule instances:
     threads: stage_threads
     resources:
         mem_mb=planned_memory("instances"),
+        gpu=stage_gpus,
     params:
+        engine=engine_of,
         code=provenance.source_digest("harpy_core.instances"),
     script:
         "../../scripts/instances.py"

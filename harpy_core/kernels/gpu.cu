@@ -1,0 +1,612 @@
+// The kernels of the engine `cupy`, compiled by NVRTC for each pixel type that a job meets.
+//
+// A tile's runs arrive sorted by instance and cut into parts of at most 32 runs of one instance. A
+// warp sums one part: its lanes share out the chunks of 16 bytes that the runs lie in, evenly and
+// side by side, and load each in several channels at a time. What they find is merged in registers
+// and leaves the warp once a part, channel and word. Nothing is added in global memory, so the order
+// of every sum is fixed: integers are exact, and floats come out the same in every run.
+//
+// Words are those of layout.py. The tests compile this file as C++ too, so it includes nothing.
+
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+constexpr int WARP = 32;
+constexpr int COPIERS = 16;  // lanes that copy a stretch together
+constexpr u32 ALL = 0xFFFFFFFFu;
+
+__device__ inline int lane_of() { return threadIdx.x % WARP; }
+
+// Which warp of the grid a thread belongs to.
+__device__ inline i64 warp_of() {
+    return (i64)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+}
+
+// What the lane `offset` above holds, whatever its type.
+template <class T>
+__device__ inline T from_above(const T& value, int offset) {
+    static_assert(sizeof(T) % sizeof(u32) == 0, "lanes exchange whole words");
+    union Words {
+        T value;
+        u32 word[sizeof(T) / sizeof(u32)];
+        __device__ Words() {}
+    } here, there;
+    here.value = value;
+#pragma unroll
+    for (int i = 0; i < (int)(sizeof(T) / sizeof(u32)); ++i)
+        there.word[i] = __shfl_down_sync(ALL, here.word[i], offset);
+    return there.value;
+}
+
+// What any of the lanes holds, bit by bit.
+__device__ inline u32 any_of(u32 bits) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    for (int offset = WARP / 2; offset > 0; offset /= 2) bits |= __shfl_xor_sync(ALL, bits, offset);
+    return bits;
+#else
+    return __reduce_or_sync(ALL, bits);
+#endif
+}
+
+// Pixels as they are loaded: as many as lie in 16 bytes.
+template <class Pixel>
+struct alignas(16) Chunk {
+    static constexpr int SIZE = 16 / sizeof(Pixel);
+    union {
+        Pixel pixel[SIZE];
+        u32 word[4];
+    };
+    __device__ Chunk() {}
+};
+
+// The pixels of a chunk that lie in a run: from `first` up to `last`.
+struct Span {
+    int first, last;
+    __device__ bool has(int i) const { return i >= first && i < last; }
+    __device__ u32 bits() const { return ((1u << last) - 1) & ~((1u << first) - 1); }
+};
+
+// A pixel as an unsigned number: a signed one is shifted by half its range (layout.bias_of).
+template <class Pixel>
+__device__ inline u64 unsigned_of(Pixel pixel) {
+    constexpr bool is_signed = Pixel(-1) < Pixel(0);
+    return is_signed ? (u64)(i64)pixel + (1ull << (8 * sizeof(Pixel) - 1)) : (u64)pixel;
+}
+
+// An integer modulo 2^128.
+struct Wide {
+    u64 low = 0, high = 0;
+    __device__ void add(u64 value) {
+        low += value;
+        high += low < value;
+    }
+    __device__ void add(const Wide& other) {
+        add(other.low);
+        high += other.high;
+    }
+};
+
+template <class T>
+__device__ inline T least_of(T a, T b) { return a < b ? a : b; }
+template <class T>
+__device__ inline T most_of(T a, T b) { return a > b ? a : b; }
+
+// NaN wins, as in NumPy.
+__device__ inline double least_of(double a, double b) { return a < b || a != a ? a : b; }
+__device__ inline double most_of(double a, double b) { return a > b || a != a ? a : b; }
+
+__device__ inline u64 bits_of(double value) {
+    union { double value; u64 bits; } both;
+    both.value = value;
+    return both.bits;
+}
+__device__ inline double double_of(u64 bits) {
+    union { double value; u64 bits; } both;
+    both.bits = bits;
+    return both.value;
+}
+
+// Sums of some pixels, one type for each family of pixels and what is asked of it. Each has the
+// same few functions: `add` the pixels of a chunk that lie in a span, `merge` other sums, `write`
+// the words, `read` them back. `Centre` is what distances are taken from, where they are.
+
+struct Nothing {};
+
+struct NoCentre {
+    typedef Nothing Centre;
+    __device__ static Nothing centre(const u64*, i64) { return Nothing(); }
+};
+
+// A span of narrow pixels, of which a word holds two or four: all bits of those that belong to it.
+template <class P>
+struct Mask {
+    static constexpr int EACH = 4 / sizeof(P);
+    static constexpr int BITS = 8 * sizeof(P);
+    static constexpr u32 PIXEL = (1u << BITS) - 1;
+    static constexpr u32 ONES = sizeof(P) == 1 ? 0x01010101u : 0x00010001u;
+    u32 word[4];
+
+    __device__ Mask(Span span) {
+        // A product spreads a word's bits, one to a pixel.
+        constexpr u32 spread = sizeof(P) == 1 ? 0x00204081u : 0x00008001u;
+        const u32 bits = span.bits();
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            word[i] = ((bits >> (i * EACH) & ((1u << EACH) - 1)) * spread & ONES) * PIXEL;
+    }
+};
+
+// Narrow pixels, unsigned, 0 outside a mask.
+template <class P>
+struct Packed {
+    typedef Mask<P> M;
+    static constexpr u32 SIGNS = P(-1) < P(0) ? M::ONES << (M::BITS - 1) : 0u;
+    u32 word[4];
+
+    __device__ Packed(const Chunk<P>& chunk, const M& mask) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) word[i] = (chunk.word[i] ^ SIGNS) & mask.word[i];
+    }
+    __device__ u32 pixel(int i) const {
+        return word[i / M::EACH] >> (i % M::EACH * M::BITS) & M::PIXEL;
+    }
+    // The same, but the largest there is outside.
+    __device__ u32 pixel_or_most(int i, const M& mask) const {
+        return (word[i / M::EACH] | ~mask.word[i / M::EACH]) >> (i % M::EACH * M::BITS) & M::PIXEL;
+    }
+    __device__ u32 sum() const {
+        u32 sum = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            sum = sizeof(P) == 1 ? __dp4a(word[i], 0x01010101u, sum)
+                                 : __dp2a_lo(word[i], 0x00000101u, sum);
+        return sum;
+    }
+};
+
+template <class P>
+struct NarrowSum : NoCentre {
+    typedef P Pixel;
+    typedef Mask<P> Inside;
+    static constexpr int WORDS = 1;
+    static constexpr int CHANNELS = 4;
+    u64 total = 0;
+
+    __device__ void add(const Chunk<P>& chunk, const Mask<P>& mask, Nothing) {
+        total += Packed<P>(chunk, mask).sum();
+    }
+    __device__ void merge(const NarrowSum& other) { total += other.total; }
+    __device__ void write(u64* word) const { word[0] = total; }
+    __device__ static NarrowSum read(const u64* word) {
+        NarrowSum sums;
+        sums.total = word[0];
+        return sums;
+    }
+};
+
+template <class P>
+struct NarrowFull : NoCentre {
+    typedef P Pixel;
+    typedef Mask<P> Inside;
+    static constexpr int WORDS = 8;
+    static constexpr int CHANNELS = 2;
+    u64 total = 0, squares = 0;
+    Wide cubes, fourths;
+    u32 least = ALL, most = 0;
+
+    __device__ void add(const Chunk<P>& chunk, const Mask<P>& mask, Nothing) {
+        const Packed<P> packed(chunk, mask);
+        // Over the pixels of a chunk none of these overflows; the carries of Wide in every pixel
+        // would cost half as much again.
+        u64 square_sum = 0, cube_sum = 0, fourth_low = 0, fourth_high = 0;
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            const u32 x = packed.pixel(i);
+            const u32 square = x * x;
+            const u64 fourth = (u64)square * square;
+            square_sum += square;
+            cube_sum += (u64)square * x;
+            fourth_low += (u32)fourth;
+            fourth_high += fourth >> 32;
+            least = least_of(least, packed.pixel_or_most(i, mask));
+            most = most_of(most, x);
+        }
+        total += packed.sum();
+        squares += square_sum;
+        cubes.add(cube_sum);
+        fourth_high += fourth_low >> 32;
+        fourths.add(fourth_high << 32 | (fourth_low & ALL));
+        fourths.high += fourth_high >> 32;
+    }
+    __device__ void merge(const NarrowFull& other) {
+        total += other.total;
+        squares += other.squares;
+        cubes.add(other.cubes);
+        fourths.add(other.fourths);
+        least = least_of(least, other.least);
+        most = most_of(most, other.most);
+    }
+    __device__ void write(u64* word) const {
+        word[0] = total;
+        word[1] = squares;
+        word[2] = cubes.low;
+        word[3] = cubes.high;
+        word[4] = fourths.low;
+        word[5] = fourths.high;
+        word[6] = least == ALL ? ~0ull : least;  // of no pixel at all
+        word[7] = most;
+    }
+    __device__ static NarrowFull read(const u64* word) {
+        NarrowFull sums;
+        sums.total = word[0];
+        sums.squares = word[1];
+        sums.cubes.low = word[2];
+        sums.cubes.high = word[3];
+        sums.fourths.low = word[4];
+        sums.fourths.high = word[5];
+        sums.least = (u32)word[6];
+        sums.most = (u32)word[7];
+        return sums;
+    }
+};
+
+template <class P>
+struct WideSum : NoCentre {
+    typedef P Pixel;
+    typedef Span Inside;
+    static constexpr int WORDS = 2;
+    static constexpr int CHANNELS = 4;
+    Wide total;
+
+    __device__ void add(const Chunk<P>& chunk, Span span, Nothing) {
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i)
+            total.add(span.has(i) ? unsigned_of(chunk.pixel[i]) : 0ull);
+    }
+    __device__ void merge(const WideSum& other) { total.add(other.total); }
+    __device__ void write(u64* word) const {
+        word[0] = total.low;
+        word[1] = total.high;
+    }
+    __device__ static WideSum read(const u64* word) {
+        WideSum sums;
+        sums.total.low = word[0];
+        sums.total.high = word[1];
+        return sums;
+    }
+};
+
+template <class P>
+struct WideFull : NoCentre {
+    typedef P Pixel;
+    typedef Span Inside;
+    static constexpr int WORDS = 6;
+    static constexpr int CHANNELS = 2;
+    Wide total;
+    u64 least = ~0ull, most = 0;
+
+    __device__ void add(const Chunk<P>& chunk, Span span, Nothing) {
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            const u64 x = unsigned_of(chunk.pixel[i]);
+            total.add(span.has(i) ? x : 0ull);
+            least = least_of(least, span.has(i) ? x : ~0ull);
+            most = most_of(most, span.has(i) ? x : 0ull);
+        }
+    }
+    __device__ void merge(const WideFull& other) {
+        total.add(other.total);
+        least = least_of(least, other.least);
+        most = most_of(most, other.most);
+    }
+    __device__ void write(u64* word) const {
+        word[0] = total.low;
+        word[1] = total.high;
+        word[2] = 0;  // pivot
+        word[3] = least;
+        word[4] = most;
+        word[5] = 0;  // count
+    }
+    __device__ static WideFull read(const u64* word) {
+        WideFull sums;
+        sums.total.low = word[0];
+        sums.total.high = word[1];
+        sums.least = word[3];
+        sums.most = word[4];
+        return sums;
+    }
+};
+
+// SKIP leaves NaN out.
+template <class P, bool SKIP>
+struct RealSum : NoCentre {
+    typedef P Pixel;
+    typedef Span Inside;
+    static constexpr int WORDS = 2;
+    static constexpr int CHANNELS = 4;
+    double total = 0;
+    u64 count = 0;
+
+    __device__ void add(const Chunk<P>& chunk, Span span, Nothing) {
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            const double x = chunk.pixel[i];
+            const bool counts = span.has(i) && !(SKIP && x != x);
+            total += counts ? x : 0.0;
+            count += counts;
+        }
+    }
+    __device__ void merge(const RealSum& other) {
+        total += other.total;
+        count += other.count;
+    }
+    __device__ void write(u64* word) const {
+        word[0] = bits_of(total);
+        word[1] = bits_of((double)count);
+    }
+    __device__ static RealSum read(const u64* word) {
+        RealSum sums;
+        sums.total = double_of(word[0]);
+        sums.count = (u64)double_of(word[1]);
+        return sums;
+    }
+};
+
+template <class P, bool SKIP>
+struct RealFull : NoCentre {
+    typedef P Pixel;
+    typedef Span Inside;
+    static constexpr int WORDS = 5;
+    static constexpr int CHANNELS = 2;
+    RealSum<P, SKIP> sum;
+    double least = double_of(0x7FF0000000000000ull), most = double_of(0xFFF0000000000000ull);
+
+    __device__ void add(const Chunk<P>& chunk, Span span, Nothing none) {
+        sum.add(chunk, span, none);
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            const double x = chunk.pixel[i];
+            const bool counts = span.has(i) && !(SKIP && x != x);
+            least = counts ? least_of(x, least) : least;
+            most = counts ? most_of(x, most) : most;
+        }
+    }
+    __device__ void merge(const RealFull& other) {
+        sum.merge(other.sum);
+        least = least_of(other.least, least);
+        most = most_of(other.most, most);
+    }
+    __device__ void write(u64* word) const {
+        sum.write(word);
+        word[2] = 0;  // pivot
+        word[3] = bits_of(least);
+        word[4] = bits_of(most);
+    }
+    __device__ static RealFull read(const u64* word) {
+        RealFull sums;
+        sums.sum = RealSum<P, SKIP>::read(word);
+        sums.least = double_of(word[3]);
+        sums.most = double_of(word[4]);
+        return sums;
+    }
+};
+
+struct PowerSums {
+    static constexpr int WORDS = 4;
+    static constexpr int CHANNELS = 2;
+    double power[4] = {0, 0, 0, 0};
+
+    __device__ void add_distance(double d) {
+        const double square = d * d;
+        power[0] += d;
+        power[1] += square;
+        power[2] += square * d;
+        power[3] += square * square;
+    }
+    __device__ void merge(const PowerSums& other) {
+        for (int i = 0; i < 4; ++i) power[i] += other.power[i];
+    }
+    __device__ void write(u64* word) const {
+        for (int i = 0; i < 4; ++i) word[i] = bits_of(power[i]);
+    }
+    __device__ static PowerSums read(const u64* word) {
+        PowerSums sums;
+        for (int i = 0; i < 4; ++i) sums.power[i] = double_of(word[i]);
+        return sums;
+    }
+};
+
+template <class P>
+struct WidePowers : PowerSums {
+    typedef P Pixel;
+    typedef Span Inside;
+    typedef u64 Centre;
+    __device__ static u64 centre(const u64* pivot, i64 place) { return pivot[place]; }
+    __device__ void add(const Chunk<P>& chunk, Span span, u64 centre) {
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            const u64 x = unsigned_of(chunk.pixel[i]);
+            const double d = x >= centre ? (double)(x - centre) : -(double)(centre - x);
+            add_distance(span.has(i) ? d : 0.0);
+        }
+    }
+};
+
+template <class P, bool SKIP>
+struct RealPowers : PowerSums {
+    typedef P Pixel;
+    typedef Span Inside;
+    typedef double Centre;
+    __device__ static double centre(const u64* pivot, i64 place) {
+        return double_of(pivot[place]);
+    }
+    __device__ void add(const Chunk<P>& chunk, Span span, double centre) {
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            const double x = chunk.pixel[i];
+            add_distance(span.has(i) && !(SKIP && x != x) ? x - centre : 0.0);
+        }
+    }
+};
+
+// Sums of every part, `CHANNELS` channels a warp (blockIdx.y says which).
+//
+// planes: channels `pitch` pixels apart, each on a border of 16 bytes.
+// start, length: the runs, sorted by instance; first: where each part's begin, and the end.
+// slot: whose each part is; pivot: (slots, channels), where the sums have a centre.
+// out: (parts, channels, words).
+template <class Sums>
+__global__ void __launch_bounds__(256)
+    reduce(const typename Sums::Pixel* planes, i64 pitch, int channels, const i64* start,
+           const int* length, const int* first, const int* slot, int parts, const u64* pivot,
+           u64* out) {
+    typedef Chunk<typename Sums::Pixel> Pixels;
+    constexpr int CHANNELS = Sums::CHANNELS;
+    const i64 part = warp_of();
+    if (part >= parts) return;
+    const int lane = lane_of();
+    // Each lane carries a run: the chunk it begins in, the pixels of that chunk before it, and
+    // where it ends, counted from the chunk's first pixel.
+    const int own = first[part] + lane;
+    const bool has_run = own < first[part + 1];
+    const i64 from = has_run ? start[own] : 0;
+    const u32 my_chunk = (u32)(from / Pixels::SIZE);
+    const u32 my_skip = from % Pixels::SIZE;
+    const u32 my_end = has_run ? my_skip + length[own] : 0;
+    const int my_chunks = (my_end + Pixels::SIZE - 1) / Pixels::SIZE;
+    // Where its chunks begin among those of the part.
+    int over = my_chunks;
+#pragma unroll
+    for (int offset = 1; offset < WARP; offset *= 2) {
+        const int below = __shfl_up_sync(ALL, over, offset);
+        over += lane >= offset ? below : 0;
+    }
+    const int my_begin = over - my_chunks;
+    const int chunks = __shfl_sync(ALL, over, WARP - 1);
+
+    const int channel = blockIdx.y * CHANNELS;
+    const int here = least_of(CHANNELS, channels - channel);
+    Sums sums[CHANNELS];
+    typename Sums::Centre centre[CHANNELS];
+    const Pixels* plane[CHANNELS];
+#pragma unroll
+    for (int k = 0; k < CHANNELS; ++k) {
+        // Beyond the last channel it is read again, and not written.
+        const i64 c = channel + least_of(k, here - 1);
+        centre[k] = Sums::centre(pivot, (i64)slot[part] * channels + c);
+        plane[k] = reinterpret_cast<const Pixels*>(planes + c * pitch);
+    }
+    int begun = 0;
+    for (int base = 0; base < chunks; base += WARP) {
+        // Lane by lane, the chunks from `base` on; a bit tells where another run begins.
+        const u32 ahead = my_begin - base;
+        const u32 heads = any_of(my_chunks && ahead < WARP ? 1u << ahead : 0u);
+        const int run = begun + __popc(heads & (ALL >> (WARP - 1 - lane))) - 1;
+        begun += __popc(heads);
+        const int piece = base + lane - __shfl_sync(ALL, my_begin, run);
+        const u32 chunk = __shfl_sync(ALL, my_chunk, run) + piece;
+        const u32 bounds = __shfl_sync(ALL, my_end << 8 | my_skip, run);
+        if (base + lane >= chunks) continue;
+        Pixels pixels[CHANNELS];
+#pragma unroll
+        for (int k = 0; k < CHANNELS; ++k) pixels[k] = plane[k][chunk];
+        const int before = piece * Pixels::SIZE;
+        const Span span = {most_of((int)(bounds & 0xFF) - before, 0),
+                           least_of((int)(bounds >> 8) - before, (int)Pixels::SIZE)};
+        const typename Sums::Inside inside(span);
+#pragma unroll
+        for (int k = 0; k < CHANNELS; ++k) sums[k].add(pixels[k], inside, centre[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < CHANNELS; ++k) {
+#pragma unroll
+        for (int offset = WARP / 2; offset > 0; offset /= 2)
+            sums[k].merge(from_above(sums[k], offset));
+        if (lane == 0 && k < here)
+            sums[k].write(out + (part * channels + channel + k) * Sums::WORDS);
+    }
+}
+
+// Sums of every instance from those of its parts, in their order: one thread each and channel.
+//
+// begin: where each slot's parts begin, and the end.
+template <class Sums>
+__global__ void __launch_bounds__(256)
+    merge_parts(const u64* partial, const int* begin, int slots, int channels, u64* out) {
+    const i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= (i64)slots * channels) return;
+    const i64 slot = place / channels, channel = place % channels;
+    Sums sums;
+    for (i64 part = begin[slot]; part < begin[slot + 1]; ++part)
+        sums.merge(Sums::read(partial + (part * channels + channel) * Sums::WORDS));
+    sums.write(out + place * Sums::WORDS);
+}
+
+// Stretches of pixels into windows: reference.gather, sixteen lanes a stretch.
+template <class Word>
+__global__ void __launch_bounds__(256)
+    gather(const Word* planes, i64 pitch, int channels, const i64* source, const i64* target,
+           const i64* length, i64 stretches, i64 channel_stride, Word* out) {
+    const i64 stretch = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / COPIERS;
+    if (stretch >= stretches) return;
+    const Word* from = planes + source[stretch];
+    Word* to = out + target[stretch];
+    const i64 pixels = length[stretch];
+    for (i64 p = threadIdx.x % COPIERS; p < pixels; p += COPIERS) {
+#pragma unroll 4
+        for (int c = 0; c < channels; ++c) to[c * channel_stride + p] = from[c * pitch + p];
+    }
+}
+
+template <class Label>
+__device__ inline bool begins(const Label* row, int x) {
+    return row[x] != 0 && (x == 0 || row[x - 1] != row[x]);
+}
+
+template <class Label>
+__device__ inline bool ends(const Label* row, int x, int width) {
+    return row[x] != 0 && (x == width - 1 || row[x + 1] != row[x]);
+}
+
+// Runs of each row of labels, a warp a row.
+template <class Label>
+__global__ void __launch_bounds__(256)
+    count_runs(const Label* labels, int rows, int width, int* count) {
+    const i64 row = warp_of();
+    if (row >= rows) return;
+    const Label* here = labels + row * width;
+    int runs = 0;
+    for (int x = lane_of(); x < width; x += WARP) runs += begins(here, x);
+    for (int offset = WARP / 2; offset > 0; offset /= 2) runs += from_above(runs, offset);
+    if (lane_of() == 0) count[row] = runs;
+}
+
+// The runs themselves, in the order of the pixels: where each starts and stops in a plane of the
+// given strides, and its label. `offset` says where those of a row begin.
+template <class Label>
+__global__ void __launch_bounds__(256)
+    find_runs(const Label* labels, int rows, int width, int height, i64 row_stride,
+              i64 plane_stride, const i64* offset, i64* start, i64* stop, u64* value) {
+    const i64 row = warp_of();
+    if (row >= rows) return;
+    const Label* here = labels + row * width;
+    const i64 base = row / height * plane_stride + row % height * row_stride;
+    const u32 below = (1u << lane_of()) - 1;
+    i64 begun = offset[row], ended = offset[row];
+    for (int left = 0; left < width; left += WARP) {
+        const int x = left + lane_of();
+        const bool is_first = x < width && begins(here, x);
+        const bool is_last = x < width && ends(here, x, width);
+        const u32 firsts = __ballot_sync(ALL, is_first);
+        const u32 lasts = __ballot_sync(ALL, is_last);
+        if (is_first) {
+            const i64 run = begun + __popc(firsts & below);
+            start[run] = base + x;
+            value[run] = here[x];
+        }
+        if (is_last) stop[ended + __popc(lasts & below)] = base + x + 1;
+        begun += __popc(firsts);
+        ended += __popc(lasts);
+    }
+}

@@ -1,0 +1,592 @@
+"""The kernels on an NVIDIA GPU through CuPy: the functions of `reference`, host arrays in and out.
+
+The kernels themselves are in `gpu.cu`. Here is what surrounds them: which is compiled for which
+pixels, how a run table is laid out for them, what travels and what stays on the card. Each thread
+has a stream and buffers of its own, so that one thread decodes while the card copies and computes
+for another. Nothing of CuPy is imported before a card is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from harpy_core.errors import InputError
+from harpy_core.kernels import layout
+from harpy_core.kernels.compiled import by_slot, geometry, number
+from harpy_core.kernels.layout import LONGEST_RUN, family_of
+from harpy_core.kernels.reference import cut
+from harpy_core.raster.scratch import allocate_with, filling, scratch
+
+__all__ = ["NAME", "encode", "gather", "geometry", "powers", "reduce", "trouble"]
+
+NAME = "cupy"
+
+SOURCE = Path(__file__).with_name("gpu.cu")
+OPTIONS = ("--std=c++17",)
+
+BLOCK = 256
+"""Threads of a block, as `gpu.cu` declares it."""
+
+WARP = 32
+RUNS_PER_PART = 32
+PIXELS_PER_PART = 8192
+"""A part has as many runs as a warp has lanes, fewer where they are long: labels as large as the
+tile are shared out too."""
+
+LANES_PER_STRETCH = 16
+CHANNELS = {False: 4, True: 2}
+"""Channels a warp sums at a time, by whether powers and extremes are taken; as in `gpu.cu`."""
+
+_ALIGNED = 16
+"""Bytes of a load: every plane begins on a border of as many, and ends on one."""
+
+_C_TYPES = {
+    "u1": "unsigned char",
+    "i1": "signed char",
+    "u2": "unsigned short",
+    "i2": "short",
+    "u4": "unsigned int",
+    "i4": "int",
+    "u8": "unsigned long long",
+    "i8": "long long",
+    "f4": "float",
+    "f8": "double",
+}
+
+
+@functools.cache
+def trouble() -> str | None:
+    """Why no GPU can be used by this process, and what to do; None where one can."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name == "cupy":
+            return (
+                "CuPy is not installed; install harpy-core[cuda13], or [cuda12] for an older "
+                "driver, or choose the engine numba"
+            )
+        return _unusable("CuPy does not load", error)
+    except Exception as error:
+        return _unusable("CuPy does not load", error)
+    try:
+        # No context is made: a process that only asks takes no memory of the card.
+        if cupy.cuda.runtime.getDeviceCount() < 1:
+            return "no NVIDIA GPU is to be seen; choose the engine numba"
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        return _unusable("no NVIDIA GPU works", error)
+    return None
+
+
+def _unusable(what: str, error: Exception) -> str:
+    return f"{what} ({_one_line(error)}); look at nvidia-smi, or choose the engine numba"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def visible() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    if trouble() is not None:
+        return []
+    import cupy
+
+    count = cupy.cuda.runtime.getDeviceCount()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [name.strip() for name in named][:count] if all(named) else [*map(str, range(count))]
+
+
+class Card(Protocol):
+    """A GPU as one thread uses it: everything is done in the order in which it is asked for."""
+
+    def empty(self, size: int) -> Any:
+        """A buffer of some bytes on the card."""
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Host memory of some bytes, as uint8, that the card reads and writes fast."""
+
+    def put(self, host: np.ndarray, buffer: Any, offset: int = 0) -> None:
+        """Copy to the card, `offset` bytes into a buffer."""
+
+    def get(self, buffer: Any, host: np.ndarray) -> None:
+        """Copy from the card; the pixels are there after `wait`."""
+
+    def launch(self, kernel: str, grid: tuple[int, int], *arguments: Any) -> None:
+        """Run a kernel by its name in C++, with buffers and NumPy scalars."""
+
+    def wait(self) -> None:
+        """Return when everything that was asked for is done."""
+
+
+class CupyCard:
+    """The current GPU of this process, on a stream of its own."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self._runtime = cupy.cuda.runtime
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+
+    def empty(self, size: int) -> Any:
+        """Memory straight from the driver, given back as soon as it is dropped: no pool grows."""
+        cupy = self._cupy
+        try:
+            memory = cupy.cuda.Memory(size)
+        except self._runtime.CUDARuntimeError as error:
+            raise InputError(
+                f"the GPU has no room for {size:,} bytes more ({_one_line(error)}); lower "
+                "cluster.threads_per_worker, or choose the engine numba"
+            ) from error
+        return cupy.ndarray((size,), np.uint8, cupy.cuda.MemoryPointer(memory, 0))
+
+    def pinned(self, size: int) -> np.ndarray:
+        pinned = self._cupy.cuda.PinnedMemory(max(size, 1))
+        return np.frombuffer(self._cupy.cuda.PinnedMemoryPointer(pinned, 0), np.uint8, size)
+
+    def put(self, host: np.ndarray, buffer: Any, offset: int = 0) -> None:
+        self._copy(buffer.data.ptr + offset, host.ctypes.data, host.nbytes, "HostToDevice")
+
+    def get(self, buffer: Any, host: np.ndarray) -> None:
+        self._copy(host.ctypes.data, buffer.data.ptr, host.nbytes, "DeviceToHost")
+
+    def _copy(self, target: int, source: int, size: int, way: str) -> None:
+        kind = getattr(self._runtime, f"memcpy{way}")
+        self._runtime.memcpyAsync(target, source, size, kind, self._stream.ptr)
+
+    def launch(self, kernel: str, grid: tuple[int, int], *arguments: Any) -> None:
+        with self._stream:
+            _compiled(kernel)(grid, (BLOCK,), arguments)
+
+    def wait(self) -> None:
+        self._stream.synchronize()
+
+
+_compiling = threading.Lock()
+_kernels: dict[str, Any] = {}
+
+
+def _compiled(kernel: str) -> Any:
+    """A kernel for this process's GPU, compiled once, and kept on disk by CuPy."""
+    with _compiling:
+        if kernel not in _kernels:
+            import cupy
+
+            module = cupy.RawModule(
+                code=SOURCE.read_text(encoding="utf-8"),
+                options=OPTIONS,
+                name_expressions=(kernel,),
+            )
+            _kernels[kernel] = module.get_function(kernel)
+        return _kernels[kernel]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A run table as the kernels want it: sorted by instance, and cut into parts.
+
+    Attributes
+    ----------
+    start : (runs,) int64
+    length : (runs,) int32
+        The runs, those of an instance side by side.
+    first : (parts + 1,) int32
+        Where the runs of each part begin, and the end.
+    slot : (parts,) int32
+        Whose each part is.
+    begin : (slots + 1,) int32
+        Where the parts of each instance begin, and the end.
+    """
+
+    start: np.ndarray
+    length: np.ndarray
+    first: np.ndarray
+    slot: np.ndarray
+    begin: np.ndarray
+
+    @classmethod
+    def of(cls, start: np.ndarray, length: np.ndarray, slot: np.ndarray, slots: int) -> Parts:
+        """Sort and cut a run table."""
+        run, order = by_slot(slot, slots)
+        runs = np.diff(run)
+        pixels = np.bincount(slot, length, slots)
+        each = np.clip(PIXELS_PER_PART * runs // np.maximum(pixels, 1), 1, RUNS_PER_PART)
+        each = each.astype(np.int64)
+        number = -(-runs // each)
+        begin = np.concatenate([[0], np.cumsum(number)])
+        whose = np.repeat(np.arange(slots), number)
+        first = run[whose] + (np.arange(begin[-1]) - begin[whose]) * each[whose]
+        return cls(
+            start[order],
+            length[order],
+            np.append(first, len(start)).astype(np.int32),
+            whose.astype(np.int32),
+            begin.astype(np.int32),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A run table on the card, and the arrays it was made of, which nobody writes to."""
+
+    table: tuple[np.ndarray, np.ndarray, np.ndarray]
+    parts: Parts
+    buffers: tuple[Any, ...]
+
+    def is_of(self, table: tuple[np.ndarray, np.ndarray, np.ndarray], slots: int) -> bool:
+        """Whether it was made of these very arrays."""
+        same = all(a is b for a, b in zip(self.table, table, strict=True))
+        return same and len(self.parts.begin) == slots + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """Planes on the card, `pitch` pixels from one to the next."""
+
+    buffer: Any
+    pitch: int
+    key: tuple[Any, ...] | None
+
+
+class Session:
+    """What one thread keeps on the card: buffers that grow, and what lies in them."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self._buffers: dict[str, Any] = {}
+        self._runs: Runs | None = None
+        self._planes: Planes | None = None
+
+    def room(self, purpose: str, size: int) -> Any:
+        """A buffer of at least some bytes; what an earlier one of the purpose held is lost."""
+        buffer = self._buffers.get(purpose)
+        if buffer is None or buffer.size < size:
+            # Given back before the larger one is taken: they need not both fit.
+            self._buffers.pop(purpose, None)
+            del buffer
+            buffer = self._buffers[purpose] = self.card.empty(max(size, _ALIGNED))
+        return buffer
+
+    def put(self, purpose: str, host: np.ndarray) -> Any:
+        """An array on the card."""
+        buffer = self.room(purpose, host.nbytes)
+        self.card.put(host, buffer)
+        return buffer
+
+    def runs(self, start: np.ndarray, length: np.ndarray, slot: np.ndarray, slots: int) -> Runs:
+        """The run table on the card; the same arrays, used for the next channels, stay there."""
+        table = (start, length, slot)
+        held = self._runs
+        if held is None or not held.is_of(table, slots):
+            parts = Parts.of(start, length, slot, slots)
+            names = ("start", "length", "first", "slot", "begin")
+            self._runs = None
+            buffers = tuple(self.put(name, getattr(parts, name)) for name in names)
+            held = self._runs = Runs(table, parts, buffers)
+        return held
+
+    def planes(self, planes: np.ndarray) -> Planes:
+        """The planes on the card, each on a border of a load; not sent twice from one filling."""
+        filled = filling(planes)
+        key = None if filled is None else (filled, planes.ctypes.data, planes.shape, planes.dtype)
+        held = self._planes
+        if held is None or key is None or held.key != key:
+            pitch = -(-planes[0].nbytes // _ALIGNED) * _ALIGNED
+            self._planes = None
+            buffer = self.room("planes", pitch * len(planes))
+            for c, plane in enumerate(np.ascontiguousarray(planes)):
+                self.card.put(plane, buffer, c * pitch)
+            held = self._planes = Planes(buffer, pitch // planes.itemsize, key)
+        return held
+
+    def words(self, buffer: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """Words from the card, once everything is done."""
+        host = scratch("words", int(np.prod(shape)), np.dtype(np.uint64))
+        self.card.get(buffer, host)
+        self.card.wait()
+        return host.reshape(shape).copy()
+
+
+_local = threading.local()
+_new_card = CupyCard
+
+
+def session_of_thread() -> Session:
+    """This thread's session, begun at its first use of the card."""
+    if not hasattr(_local, "session"):
+        card = _new_card()
+        allocate_with(card.pinned)
+        _local.session = Session(card)
+    session: Session = _local.session
+    return session
+
+
+def _blocks(threads: int) -> int:
+    return -(-threads // BLOCK)
+
+
+def encode(
+    labels: np.ndarray, row_stride: int, plane_stride: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Find the runs of a label tile; see `reference.encode`.
+
+    The card looks at the pixels; the runs, a twentieth as many, are numbered here.
+    """
+    depth, height, width = labels.shape
+    rows = depth * height
+    if labels.size == 0:
+        return _numbered(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint64))
+    session = session_of_thread()
+    card = session.card
+    kind = label_type(labels.dtype)
+    grid = (_blocks(rows * WARP), 1)
+    shape = (np.int32(rows), np.int32(width))
+    pixels = session.put("labels", np.ascontiguousarray(labels))
+    room = session.room("count", 4 * rows)
+    count = np.empty(rows, np.int32)
+    card.launch(f"count_runs<{kind}>", grid, pixels, *shape, room)
+    card.get(room, count)
+    card.wait()
+    offset = np.zeros(rows + 1, np.int64)
+    np.cumsum(count, out=offset[1:])
+    runs = int(offset[-1])
+    found = [session.room(name, 8 * runs) for name in ("found", "stops", "values")]
+    card.launch(
+        f"find_runs<{kind}>",
+        grid,
+        pixels,
+        *shape,
+        np.int32(height),
+        np.int64(row_stride),
+        np.int64(plane_stride),
+        session.put("offset", offset),
+        *found,
+    )
+    start, stop = np.empty((2, runs), np.int64)
+    value = np.empty(runs, np.uint64)
+    for buffer, host in zip(found, (start, stop, value), strict=True):
+        card.get(buffer, host)
+    card.wait()
+    return _numbered(start, stop - start, value)
+
+
+def _numbered(
+    start: np.ndarray, length: np.ndarray, value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The run table of stretches and their labels."""
+    if len(length) and length.max() > LONGEST_RUN:
+        whose, start, length = cut(start, length)
+        value = value[whose]
+    slot, ids = number(value)
+    return start, length.astype(np.int32), slot, ids
+
+
+def reduce(
+    planes: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    slots: int,
+    full: bool,
+    ignore_nan: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over the pixels of each slot; see `reference.reduce`."""
+    integers, floats, _ = layout.words(planes.dtype, full)
+    shape = (slots, len(planes))
+    work = Work(sums_type(planes.dtype, full, ignore_nan), full, integers or floats, None)
+    words = _summed(work, planes, (start, length, slot), slots)
+    if integers:
+        return words, np.zeros((*shape, 0))
+    return np.zeros((*shape, 0), np.uint64), words.view(np.float64)
+
+
+def powers(
+    planes: np.ndarray,
+    start: np.ndarray,
+    length: np.ndarray,
+    slot: np.ndarray,
+    pivot: np.ndarray,
+    ignore_nan: bool,
+) -> np.ndarray:
+    """Sums of the first four powers about a pivot; see `reference.powers`.
+
+    The order of the sums is fixed: first along a lane's pixels, then over the lanes of a warp, then
+    over an instance's parts.
+    """
+    work = Work(powers_type(planes.dtype, ignore_nan), True, 4, pivot)
+    return _summed(work, planes, (start, length, slot), len(pivot)).view(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is summed over the pixels.
+
+    Attributes
+    ----------
+    sums
+        Name of the type in `gpu.cu`.
+    full
+        Whether it is more than sum and count.
+    words
+        What it writes for an instance and channel.
+    pivot : (slots, c)
+        What distances are taken from, for sums of powers.
+    """
+
+    sums: str
+    full: bool
+    words: int
+    pivot: np.ndarray | None
+
+
+def _summed(
+    work: Work, planes: np.ndarray, table: tuple[np.ndarray, np.ndarray, np.ndarray], slots: int
+) -> np.ndarray:
+    """(slots, c, words) uint64."""
+    shape = (slots, len(planes), work.words)
+    if len(table[0]) == 0 or 0 in shape:
+        return _of_nothing(planes.dtype, work, shape)
+    session = session_of_thread()
+    runs = session.runs(*table, slots)
+    there = session.planes(planes)
+    pivot = (
+        session.put("pivot", np.ascontiguousarray(work.pivot)) if work.pivot is not None else None
+    )
+    return session.words(launch_sums(session, work, there, len(planes), runs, pivot), shape)
+
+
+def launch_sums(
+    session: Session, work: Work, planes: Planes, channels: int, runs: Runs, pivot: Any
+) -> Any:
+    """Sum what is on the card already; the words are in the buffer that is returned."""
+    start, length, first, slot, begin = runs.buffers
+    parts, slots = len(runs.parts.slot), len(runs.parts.begin) - 1
+    size = 8 * work.words * channels
+    partial, out = session.room("partial", size * parts), session.room("sums", size * slots)
+    session.card.launch(
+        f"reduce<{work.sums}>",
+        (_blocks(parts * WARP), -(-channels // CHANNELS[work.full])),
+        planes.buffer,
+        np.int64(planes.pitch),
+        np.int32(channels),
+        start,
+        length,
+        first,
+        slot,
+        np.int32(parts),
+        # Not looked at by sums without a pivot.
+        start if pivot is None else pivot,
+        partial,
+    )
+    session.card.launch(
+        f"merge_parts<{work.sums}>",
+        (_blocks(slots * channels), 1),
+        partial,
+        begin,
+        np.int32(slots),
+        np.int32(channels),
+        out,
+    )
+    return out
+
+
+def _of_nothing(dtype: np.dtype, work: Work, shape: tuple[int, ...]) -> np.ndarray:
+    """The words of instances without pixels."""
+    words = np.zeros(shape, np.uint64)
+    if work.full and work.pivot is None:
+        family = family_of(dtype)
+        if family == "real":
+            words.view(np.float64)[..., layout.REAL_MIN] = np.inf
+            words.view(np.float64)[..., layout.REAL_MAX] = -np.inf
+        else:
+            least = layout.NARROW_MIN if family == "narrow" else layout.WIDE_MIN
+            words[..., least] = np.iinfo(np.uint64).max
+    return words
+
+
+def gather(
+    planes: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    length: np.ndarray,
+    channel_stride: int,
+    out: np.ndarray,
+) -> None:
+    """Copy stretches of pixels into windows; see `reference.gather`.
+
+    What the stretches leave alone keeps its value: the windows that they lie in travel both ways.
+    """
+    if len(source) == 0 or len(planes) == 0:
+        return
+    first = int(target.min())
+    last = int((target + length).max()) + (len(planes) - 1) * channel_stride
+    session = session_of_thread()
+    card = session.card
+    there = session.planes(planes)
+    windows = session.put("windows", out[first:last])
+    columns = {"source": source, "target": target - first, "copied": length}
+    sent = [
+        session.put(name, np.ascontiguousarray(column, np.int64))
+        for name, column in columns.items()
+    ]
+    card.launch(
+        f"gather<{word_type(planes.dtype)}>",
+        (_blocks(len(source) * LANES_PER_STRETCH), 1),
+        there.buffer,
+        np.int64(there.pitch),
+        np.int32(len(planes)),
+        *sent,
+        np.int64(len(source)),
+        np.int64(channel_stride),
+        windows,
+    )
+    card.get(windows, out[first:last])
+    card.wait()
+
+
+def sums_type(dtype: np.dtype, full: bool, ignore_nan: bool) -> str:
+    """The type in `gpu.cu` that sums pixels of a NumPy type."""
+    family = family_of(dtype)
+    skip = f", {'true' if ignore_nan else 'false'}" if family == "real" else ""
+    return f"{family.capitalize()}{'Full' if full else 'Sum'}<{_C_TYPES[_code(dtype)]}{skip}>"
+
+
+def powers_type(dtype: np.dtype, ignore_nan: bool) -> str:
+    """The type in `gpu.cu` that sums powers about a pivot."""
+    return sums_type(dtype, True, ignore_nan).replace("Full", "Powers")
+
+
+def word_type(dtype: np.dtype) -> str:
+    """The type that copies items of as many bytes."""
+    return _C_TYPES[f"u{dtype.itemsize}"]
+
+
+label_type = word_type
+"""Labels are never negative: signed ones are read as what they look like without a sign."""
+
+
+def _code(dtype: np.dtype) -> str:
+    return f"{dtype.kind}{dtype.itemsize}"
+
+
+def every_kernel() -> Iterator[str]:
+    """Every kernel there is, by its name in C++."""
+    for size in (1, 2, 4, 8):
+        word = word_type(np.dtype(f"u{size}"))
+        yield from (f"{kernel}<{word}>" for kernel in ("gather", "count_runs", "find_runs"))
+    for dtype in map(np.dtype, _C_TYPES):
+        for ignore_nan in (False, True)[: 1 + (dtype.kind == "f")]:
+            sums = [sums_type(dtype, full, ignore_nan) for full in (False, True)]
+            if family_of(dtype) != "narrow":
+                sums.append(powers_type(dtype, ignore_nan))
+            for name in sums:
+                yield from (f"reduce<{name}>", f"merge_parts<{name}>")
