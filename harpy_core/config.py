@@ -43,6 +43,11 @@ Engine = Literal["numba", "numpy", "cupy", "harpy"]
 StageEngine = Literal["auto", "numba", "numpy", "cupy"]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
+ELEMENTS = {
+    "macsima-tonsil": ("image_tiled", "labels_cells_harpy"),
+    "merscope-liver": ("clahe", "segmentation_mask_full"),
+}
+"""Names of the image and the labels in the published stores."""
 STATISTICS: tuple[str, ...] = get_args(StatisticName)
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B")
@@ -551,13 +556,11 @@ def units(config: Config) -> dict[str, Unit]:
 
 def _placed(source: Source, origins: Mapping[Published, Origin]) -> Source:
     """A source, the name of a dataset replaced by the store that the config has in its place."""
-    from harpy_core.datasets import REGISTRY
-
     origin = next((origins[name] for name in origins if name == source.uri), None)
     if origin is None or origin.store is None:
         return source
-    known = REGISTRY[source.uri]
-    elements = {"image": source.image or known.image, "labels": source.labels or known.labels}
+    image, labels = ELEMENTS[source.uri]
+    elements = {"image": source.image or image, "labels": source.labels or labels}
     return source.model_copy(update={"uri": origin.store, **elements})
 
 

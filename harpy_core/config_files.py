@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from harpy_core.config import Case, Config, Section, section_of
+from harpy_core.config import Case, Config, Origin, Section, section_of
 
 SCHEMA = "workflow/schemas/config.schema.yaml"
 DEFAULT = "config/config.yaml"
@@ -133,7 +133,7 @@ def _keys(model: type[Section], prefix: str) -> Iterator[tuple[str, str, str]]:
         yield path, _default(field), str(field.description)
         section = section_of(field.annotation)
         if section is not None:
-            below = f"{path}.<name>." if section is Case else f"{path}."
+            below = f"{path}.<name>." if section in (Case, Origin) else f"{path}."
             yield from _keys(section, below)
 
 

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harpy_core.config import DATASETS, Aggregate, Case, Cluster, Config, Extract, parse_bytes
+from harpy_core.config import (
+    DATASETS,
+    Aggregate,
+    Case,
+    Cluster,
+    Config,
+    Extract,
+    Unit,
+    parse_bytes,
+    units,
+)
 from harpy_core.cropping.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
@@ -41,15 +51,15 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """What the table shows."""
         plan = self.plan
-        sizes = (plan.bytes_read, plan.bytes_written, plan.bytes_stored)
-        sizes += (self.worker_bytes, self.free)
-        return self.case, plan.stage, f"{plan.tasks:,}", *map(amount, sizes)
+        moved = (plan.bytes_read, plan.bytes_written, plan.bytes_stored)
+        sizes = map(amount, (*moved, self.worker_bytes, self.free))
+        return self.case, plan.stage, f"{plan.tasks:,}", *sizes
 
 
 def table(config: Config, results: Path = Path("results")) -> str:
     """The plan of every case and stage as text, with what does not fit below it."""
     rows = [
-        row for name, case in config.cases.items() for row in _rows(name, case, config, results)
+        row for name, unit in units(config).items() for row in _rows(name, unit, config, results)
     ]
     lines = [_HEADS, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -191,7 +201,7 @@ def amount(size: int) -> str:
     return f"{value:.4g} TB"
 
 
-def case_raster(name: str, case: Case, results: Path) -> tuple[RasterInfo, int | None]:
+def case_raster(name: str, case: Unit, results: Path) -> tuple[RasterInfo, int | None]:
     """The raster that a case will work on, and its instances where they are known.
 
     Found where the workflow has described it; else the source's, as it is on disk or, for a
@@ -246,7 +256,7 @@ def _tiled(info: RasterInfo, instances: int | None, case: Case) -> tuple[RasterI
     return tiled, None if instances is None else math.ceil(instances * repeats)
 
 
-def _rows(name: str, case: Case, config: Config, results: Path) -> Iterator[Row]:
+def _rows(name: str, case: Unit, config: Config, results: Path) -> Iterator[Row]:
     info, instances = case_raster(name, case, results)
     free = free_disk(results)
     each = config.cluster.threads_per_worker or THREADS_PER_WORKER
@@ -327,8 +337,8 @@ def _sweep_rows(
     """The measured runs of each stage together; each run's result is removed after it."""
     sweep = case.benchmark
     assert sweep is not None
-    runs = len(sweep.workers) * len(sweep.engines) * sweep.repeats
     for stage in sweep.stages:
+        runs = len(getattr(sweep.workers, stage)) * len(sweep.engines) * sweep.repeats
         if stage == "extract":
             plan = extract_plan(case.extract or Extract(), info, instances)
         else:
@@ -341,7 +351,7 @@ def _sweep_rows(
 
 def _misfits(row: Row, config: Config) -> Iterator[str]:
     """Why a planned stage does not fit, if it does not."""
-    sweep = config.cases[row.case].benchmark
+    sweep = units(config)[row.case].benchmark
     if " x " in row.plan.stage and sweep is not None:
         if row.worker_bytes > parse_bytes(sweep.memory_limit):
             yield (

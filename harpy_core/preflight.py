@@ -18,9 +18,12 @@ from harpy_core.config import (
     DATASETS,
     Benchmark,
     Config,
+    Origin,
     Source,
+    key_of,
     mistake,
     suggestion,
+    units,
 )
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -88,8 +91,11 @@ def check(config: Config, file: str) -> None:
     InputError
         In one line: file, key, value and remedy.
     """
+    for dataset, origin in config.datasets.items():
+        _check_origin(origin, file, ("datasets", dataset))
+    for name, unit in units(config).items():
+        _check_source(unit.source, file, key_of(name))
     for name, case in config.cases.items():
-        _check_source(case.source, file, ("cases", name, "source"))
         index = case.extract.index if case.extract else None
         if isinstance(index, str) and not Path(index).is_file():
             path = ("cases", name, "extract", "index")
@@ -109,16 +115,19 @@ def check_cores(config: Config, case: str, cores: int, file: str) -> None:
     sweep = config.cases[case].benchmark
     if sweep is None:
         return
-    for index, workers in enumerate(sweep.workers):
-        threads = workers * sweep.threads_per_worker
-        if threads > cores:
-            raise mistake(
-                file,
-                ("cases", case, "benchmark", "workers", index),
-                workers,
-                f"{workers} x {sweep.threads_per_worker} threads are more than the {cores} of "
-                "--cores: ask for fewer, or give more cores",
-            )
+    path: tuple[str, ...] = ("cases", case, "benchmark", "workers")
+    alike = sweep.workers.aggregate == sweep.workers.extract
+    for stage in sweep.stages:
+        for index, workers in enumerate(getattr(sweep.workers, stage)):
+            threads = workers * sweep.threads_per_worker
+            if threads > cores:
+                raise mistake(
+                    file,
+                    (*path, index) if alike else (*path, stage, index),
+                    workers,
+                    f"{workers} x {sweep.threads_per_worker} threads are more than the {cores} of "
+                    "--cores: ask for fewer, or give more cores",
+                )
 
 
 def is_remote(uri: str) -> bool:
@@ -158,6 +167,15 @@ def _label_file(source: Source) -> str | None:
         return None
     places = (Path(source.labels), Path(source.uri).parent / source.labels)
     return next((str(place) for place in places if place.exists()), None)
+
+
+def _check_origin(origin: Origin, file: str, path: tuple[str, ...]) -> None:
+    archive, store = origin.archive, origin.store
+    if archive is not None and not zipfile.is_zipfile(archive):
+        there = "is not a zip" if os.path.exists(archive) else "there is no such file"
+        raise mistake(file, (*path, "archive"), archive, f"{there}: correct the path")
+    if store is not None and not is_remote(store) and not os.path.exists(store):
+        raise mistake(file, (*path, "store"), store, "there is no such path: correct it")
 
 
 def _check_source(source: Source, file: str, path: tuple[str, ...]) -> None:

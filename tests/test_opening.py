@@ -6,7 +6,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,8 +15,12 @@ import zarr
 
 import harpy_core as hc
 from harpy_core.raster import RasterInfo, describe, open_described, open_raster
+from harpy_core.raster.chunks import ChunkFiles
 from harpy_core.raster.opening import fingerprint
 from harpy_core.raster.tiff import TiffArray
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 NAMES = ["DAPI", "CD3", "CD20"]
 
@@ -34,12 +38,12 @@ def cells(shape: tuple[int, ...] = (40, 50)) -> np.ndarray:
 
 def scales(axes: str, path: str, size: float = 1.0, **more: Any) -> list[dict[str, Any]]:
     """NGFF multiscales with two levels, the finer one first."""
-    names = {"c": "channel", "z": "space", "y": "space", "x": "space"}
+    names = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
     levels = [
         {
             "path": name,
             "coordinateTransformations": [
-                {"type": "scale", "scale": [1.0 if a == "c" else factor * size for a in axes]}
+                {"type": "scale", "scale": [1.0 if a in "tc" else factor * size for a in axes]}
             ],
         }
         for name, factor in ((path, 1), ("coarse", 2))
@@ -58,7 +62,7 @@ def ngff(root: zarr.Group, name: str, values: np.ndarray, axes: str, version: st
     group.create_array("fine", data=values, chunks=chunks)
     group.create_array("coarse", data=values[..., ::2, ::2], chunks=chunks)
     metadata: dict[str, Any] = {"multiscales": scales(axes, "fine", version=version)}
-    if axes[0] == "c":
+    if "c" in axes and values.shape[axes.index("c")] == len(NAMES):
         metadata["omero"] = omero()
     group.attrs.update({"ome": metadata} if version == "0.5" else metadata)
     return group
@@ -168,7 +172,9 @@ def test_image_and_labels_with_the_same_scale_belong_together(tmp_path: Path) ->
     ome_zarr(tmp_path / "i.zarr", "0.5")
     root = zarr.open_group(tmp_path / "i.zarr")
     root.attrs["ome"] = {"multiscales": scales("cyx", "fine", 0.5), "omero": omero()}
-    with pytest.raises(hc.InputError, match=r"placed differently.*resample"):
+    with pytest.raises(
+        hc.InputError, match=r"do not lie on the image: scaled by y 2, x 2 .*resample"
+    ):
         open_raster(tmp_path / "i.zarr")
     zarr.open_group(tmp_path / "i.zarr" / "labels" / "cells").attrs["ome"] = {
         "multiscales": scales("yx", "fine", 0.5)
@@ -176,7 +182,213 @@ def test_image_and_labels_with_the_same_scale_belong_together(tmp_path: Path) ->
     assert_is_whole(open_raster(tmp_path / "i.zarr"))
 
 
+def test_labels_without_a_placement_of_their_own_lie_on_any_image(tmp_path: Path) -> None:
+    ome_zarr(tmp_path / "i.zarr", "0.5")
+    root = zarr.open_group(tmp_path / "i.zarr")
+    root.attrs["ome"] = {"multiscales": scales("cyx", "fine", 0.5), "omero": omero()}
+    _, labels = tiffs(tmp_path)
+    assert_is_whole(open_raster(tmp_path / "i.zarr", labels=labels))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_axes_of_one_pixel_that_the_jobs_do_not_know_are_left_out(
+    version: str, tmp_path: Path, client: Client
+) -> None:
+    """As most writers of OME-Zarr have it: t, c, z, y, x, for labels too."""
+    root = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2 if version == "0.4" else 3)
+    ngff(root, "", pixels((1, 3, 1, 40, 50)), "tczyx", version)
+    ngff(root, "labels/cells", cells((1, 1, 1, 40, 50)), "tczyx", version)
+    raster = open_raster(tmp_path / "i.zarr")
+    np.testing.assert_array_equal(raster.image[...], pixels((3, 1, 40, 50)))
+    np.testing.assert_array_equal(raster.image[1, 0, 3:5], pixels((3, 1, 40, 50))[1, 0, 3:5])
+    assert (raster.image.shape, raster.labels.shape) == ((3, 1, 40, 50), (1, 40, 50))
+    assert raster.channels == NAMES
+    found = hc.aggregate_stats(raster.image, raster.labels, client=client)
+    np.testing.assert_array_equal(found.X, hc.aggregate_stats(pixels(), cells()).X)
+    chosen = open_raster(tmp_path / "i.zarr", channels=["CD3"])
+    np.testing.assert_array_equal(chosen.image[...], pixels((3, 1, 40, 50))[1:2])
+
+
+def test_labels_below_their_image_are_found(tmp_path: Path) -> None:
+    """As bioformats2raw lays several images out."""
+    root = zarr.open_group(tmp_path / "i.zarr", mode="w")
+    for name in ("0", "1"):
+        ngff(root, name, pixels(), "cyx", "0.5")
+    ngff(root, "1/labels/cells", cells(), "yx", "0.5")
+    assert_is_whole(open_raster(tmp_path / "i.zarr", "1", "cells"))
+    assert_is_whole(open_raster(tmp_path / "i.zarr", "1"))
+    with pytest.raises(hc.InputError, match=r"which images\? found 0, 1"):
+        open_raster(tmp_path / "i.zarr")
+    with pytest.raises(hc.InputError, match="labels 'cells' is not there; found none"):
+        open_raster(tmp_path / "i.zarr", "0", "cells")
+
+
+# Levels -------------------------------------------------------------------------------------------
+
+
+def assert_is_coarse(raster: Any) -> None:
+    np.testing.assert_array_equal(raster.image[...], pixels()[:, ::2, ::2])
+    np.testing.assert_array_equal(raster.labels[...], cells()[::2, ::2])
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_level_is_that_of_the_image_and_of_the_labels(version: str, tmp_path: Path) -> None:
+    ome_zarr(tmp_path / "i.zarr", version)
+    assert_is_whole(open_raster(tmp_path / "i.zarr", level=0))
+    assert_is_coarse(open_raster(tmp_path / "i.zarr", level=1))
+    assert describe(tmp_path / "i.zarr", level=1).image_shape == (3, 20, 25)
+    assert_is_coarse(open_described(describe(tmp_path / "i.zarr", level=1)))
+    fingerprints = {describe(tmp_path / "i.zarr", level=n).fingerprint for n in (0, 1)}
+    assert len(fingerprints) == 2
+
+
+def test_labels_with_one_level_are_those_of_any_level_of_their_shape(tmp_path: Path) -> None:
+    ome_zarr(tmp_path / "i.zarr", "0.5")
+    coarse = np.ascontiguousarray(cells()[::2, ::2])
+    zarr.create_array(tmp_path / "coarse.zarr", data=coarse)
+    tifffile.imwrite(tmp_path / "coarse.tif", coarse)
+    for labels in ("coarse.zarr", "coarse.tif"):
+        assert_is_coarse(open_raster(tmp_path / "i.zarr", labels=str(tmp_path / labels), level=1))
+        with pytest.raises(hc.InputError, match="do not cover the same pixels"):
+            open_raster(tmp_path / "i.zarr", labels=str(tmp_path / labels))
+
+
+def test_a_level_of_a_spatialdata_store_is_the_one_that_it_wrote(tmp_path: Path) -> None:
+    import spatialdata
+    from spatialdata.models import Image2DModel, Labels2DModel
+
+    image = Image2DModel.parse(pixels(), dims=("c", "y", "x"), scale_factors=[2, 2])
+    labels = Labels2DModel.parse(cells(), dims=("y", "x"), scale_factors=[2, 2])
+    spatialdata.SpatialData(images={"he": image}, labels={"cells": labels}).write(tmp_path / "s")
+    for level in (1, 2):
+        raster = open_raster(tmp_path / "s", level=level)
+        np.testing.assert_array_equal(raster.image[...], image[f"scale{level}"]["image"].values)
+        np.testing.assert_array_equal(raster.labels[...], labels[f"scale{level}"]["image"].values)
+
+
+# Placement ----------------------------------------------------------------------------------------
+
+MOVED = {
+    "shifted": ([[1, 0, 5], [0, 1, 7], [0, 0, 1]], "shifted by y 7, x 5 pixels"),
+    "scaled": ([[2, 0, 0], [0, 2, 0], [0, 0, 1]], "scaled by y 2, x 2"),
+    "turned": ([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], "rotated, sheared or flipped"),
+    "mirrored": ([[1, 0, 0], [0, -1, 40], [0, 0, 1]], "scaled by y -1, x 1"),
+}
+
+
+@pytest.mark.parametrize("moved", MOVED)
+def test_labels_that_spatialdata_places_elsewhere_are_refused(moved: str, tmp_path: Path) -> None:
+    import spatialdata
+    from spatialdata.models import Image2DModel, Labels2DModel
+    from spatialdata.transformations import Affine, Identity, Scale, Sequence
+
+    axes = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
+    matrix, told = MOVED[moved]
+    common = Sequence(
+        [Scale([0.5, 0.25], ("x", "y")), Affine([[1, 2, 3], [0, 1, 4], [0, 0, 1]], **axes)]
+    )
+    away = Sequence([Affine(matrix, **axes), common])
+    image = Image2DModel.parse(
+        pixels(), dims=("c", "y", "x"), transformations={"global": Identity(), "slide": common}
+    )
+    placed = {"global": Identity(), "slide": common}
+    for name, transformations in (("on", placed), ("off", {**placed, "slide": away})):
+        labels = Labels2DModel.parse(cells(), dims=("y", "x"), transformations=transformations)
+        store = spatialdata.SpatialData(images={"he": image}, labels={"cells": labels})
+        store.write(tmp_path / name)
+    assert_is_whole(open_raster(tmp_path / "on"), ["0", "1", "2"])
+    with pytest.raises(hc.InputError, match=told) as error:
+        open_raster(tmp_path / "off")
+    assert "coordinate system 'slide'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def transformed(path: Path, kind: str, steps: list[dict[str, Any]]) -> None:
+    """Set the transformations of a multiscale as NGFF has them."""
+    ome_zarr(path, "0.4")
+    group = zarr.open_group(path / "labels" / "cells" if kind == "labels" else path)
+    multiscales: Any = group.attrs["multiscales"]
+    multiscales[0]["coordinateTransformations"] = steps
+    group.attrs["multiscales"] = multiscales
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([{"type": "translation", "translation": [0, 3]}], "shifted by y 0, x 3 pixels"),
+        ([{"type": "scale", "scale": [1, 1.01]}], "scaled by y 1, x 1.01"),
+        ([{"type": "scale", "scale": [0, 1]}], "scaled by y 0, x 1"),
+        ([{"type": "displacements", "path": "warp"}], "of type displacements, .* not understood"),
+        ([{"type": "scale", "scale": [1, 1, 1]}], "cannot be understood"),
+        ([{"type": "scale", "scale": [1, 1 + 1e-9]}], None),
+        ([{"type": "identity"}], None),
+    ],
+)
+def test_labels_that_ngff_places_elsewhere_are_refused(
+    steps: list[dict[str, Any]], told: str | None, tmp_path: Path
+) -> None:
+    transformed(tmp_path / "i.zarr", "labels", steps)
+    if told is None:
+        assert_is_whole(open_raster(tmp_path / "i.zarr"))
+        return
+    with pytest.raises(hc.InputError, match=told) as error:
+        open_raster(tmp_path / "i.zarr")
+    assert "\n" not in str(error.value)
+
+
 # TIFF ---------------------------------------------------------------------------------------------
+
+
+def test_a_pyramid_in_a_tiff_has_its_levels(tmp_path: Path) -> None:
+    for name, values, axes in (("image", pixels(), "CYX"), ("labels", cells(), "YX")):
+        with tifffile.TiffWriter(tmp_path / f"{name}.ome.tif", bigtiff=True) as tiff:
+            more = {"tile": (16, 16), "photometric": "minisblack", "compression": "zlib"}
+            metadata = {"axes": axes, **({"Channel": {"Name": NAMES}} if axes == "CYX" else {})}
+            tiff.write(values, subifds=1, metadata=metadata, **more)
+            coarse = np.ascontiguousarray(values[..., ::2, ::2])
+            tiff.write(coarse, subfiletype=1, metadata=None, **more)
+    image, labels = str(tmp_path / "image.ome.tif"), str(tmp_path / "labels.ome.tif")
+    assert_is_whole(open_raster(image, labels=labels))
+    assert_is_coarse(open_raster(image, labels=labels, level=1))
+    assert_is_coarse(open_described(describe(image, labels=labels, level=1)))
+    with pytest.raises(hc.InputError, match="no level 2; there are 0 to 1"):
+        open_raster(image, labels=labels, level=2)
+
+
+def test_a_series_of_a_tiff_is_chosen_by_name_or_number(tmp_path: Path) -> None:
+    other = (pixels() // 2).astype("u2")
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif") as tiff:
+        for name, values in (("overview", other), ("slide", pixels())):
+            metadata = {"axes": "CYX", "Name": name, "Channel": {"Name": NAMES}}
+            tiff.write(values, photometric="minisblack", metadata=metadata)
+    _, labels = tiffs(tmp_path)
+    for series in ("slide", "1"):
+        assert_is_whole(open_raster(tmp_path / "two.ome.tif", series, labels))
+    first = open_raster(tmp_path / "two.ome.tif", labels=labels)
+    np.testing.assert_array_equal(first.image[...], other)
+    with pytest.raises(hc.InputError, match="no image 'he'; found overview, slide, or 0 to 1"):
+        open_raster(tmp_path / "two.ome.tif", "he", labels)
+
+
+def test_a_tiff_of_more_than_4_gb_is_read_beyond_them(tmp_path: Path) -> None:
+    """A sparse file: the disk holds its last strips only."""
+    path = tmp_path / "big.tif"
+    metadata = {"axes": "CYX"}
+    tifffile.imwrite(
+        path, shape=(3, 30_000, 30_000), dtype="u2", rowsperstrip=100, bigtiff=True,
+        photometric="minisblack", metadata=metadata,
+    )  # fmt: skip
+    written = tifffile.memmap(path, mode="r+")
+    end = np.arange(250 * 30_000).astype("u2").reshape(250, 30_000)
+    written[2, -250:] = end
+    written.flush()
+    assert path.stat().st_size > 2**32
+    array = TiffArray(str(path), channels=True)
+    assert array.chunks == (1, 100, 30_000)
+    np.testing.assert_array_equal(array[2, -250:], end)
+    chunk = np.empty(array.chunks, "u2")
+    ChunkFiles(array).read((2, 299, 0), chunk)
+    np.testing.assert_array_equal(chunk[0], end[-100:])
 
 
 @pytest.mark.parametrize(
@@ -296,6 +508,31 @@ def test_a_fingerprint_follows_the_files_and_nothing_else(tmp_path: Path) -> Non
 # Mistakes -----------------------------------------------------------------------------------------
 
 
+def faulty_stores(folder: Path) -> None:
+    """OME-Zarr images with a mistake each."""
+    for name in ("twice", "few", "time", "turned", "floats", "small", "broken"):
+        ome_zarr(folder / f"{name}.zarr", "0.5")
+    named = {"twice": ["DAPI", "CD3", "DAPI"], "few": ["DAPI", "CD3"]}
+    for name, channels in named.items():
+        listed = {"channels": [{"label": channel} for channel in channels]}
+        edit(folder / f"{name}.zarr", omero=listed)
+    for name, axes in (("turned", "yxc"), ("time", "tcyx")):
+        root = zarr.open_group(folder / f"{name}.zarr", mode="w")
+        ngff(root, "", pixels((2, 3, 40, 50)[-len(axes) :]), axes, "0.5")
+        ngff(root, "labels/cells", cells(), "yx", "0.5")
+    labels = folder / "floats.zarr" / "labels"
+    ngff(zarr.open_group(labels, mode="w"), "cells", cells().astype("f4"), "yx", "0.5")
+    labels = folder / "small.zarr" / "labels"
+    ngff(zarr.open_group(labels, mode="w"), "cells", cells()[:30], "yx", "0.5")
+    edit(folder / "broken.zarr", multiscales=[{"axes": [{"name": "c"}], "datasets": [{}]}])
+
+
+def edit(path: Path, **metadata: Any) -> None:
+    group = zarr.open_group(path)
+    found: Any = group.attrs["ome"]
+    group.attrs["ome"] = {**found, **metadata}
+
+
 @pytest.mark.parametrize(
     ("uri", "image", "labels", "channels", "told"),
     [
@@ -324,6 +561,13 @@ def test_a_fingerprint_follows_the_files_and_nothing_else(tmp_path: Path) -> Non
         ("g", "empty", "cells", None, "g/empty: no multiscales in its metadata"),
         ("g", "cells", "cells", None, "axes are y, x; rewrite it as c, y, x"),
         ("twice.ome.tif", None, "labels.tif", None, "channel 'DAPI' stands more than once"),
+        ("twice.zarr", None, "cells", None, "channel 'DAPI' stands more than once"),
+        ("few.zarr", None, "cells", None, "image has 3 channels and names for 2"),
+        ("time.zarr", None, None, None, "axes are t, c, y, x; rewrite it as c, y, x or c, z, y, x"),
+        ("turned.zarr", None, "cells", None, "axes are y, x, c; rewrite it as c, y, x"),
+        ("floats.zarr", None, "cells", None, "labels are float32"),
+        ("small.zarr", None, "cells", None, "do not cover the same pixels"),
+        ("broken.zarr", None, "cells", None, "multiscales metadata cannot be understood"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
@@ -349,6 +593,7 @@ def test_a_mistake_is_told_in_one_line(
         photometric="minisblack",
         metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3", "DAPI"]}},
     )
+    faulty_stores(tmp_path)
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         for name in ("a/zarr.json", "b/zarr.json"):
             archive.writestr(name, "{}")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import google_crc32c
 import numcodecs.blosc
@@ -33,7 +33,6 @@ from zarr.codecs import (
     TransposeCodec,
     ZstdCodec,
 )
-from zarr.codecs.bytes import Endian
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
@@ -155,11 +154,17 @@ def _sharding_of(
         return None, codecs
     sharding = codecs[0]
     first, *rest = sharding.index_codecs
-    plain = isinstance(first, BytesCodec) and first.endian is Endian.little
+    plain = isinstance(first, BytesCodec) and _order_of(first) == "<"
     if not plain or [type(codec) for codec in rest] != [Crc32cCodec] or array.shards is None:
         return None
     counts = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
     return _Sharding(counts, sharding.index_location.value == "start"), sharding.codecs
+
+
+def _order_of(codec: BytesCodec) -> Literal["<", ">"]:
+    """NumPy's sign of a byte order, which zarr names by an enumeration or, from 3.4 on, a text."""
+    name = getattr(codec.endian, "value", codec.endian)
+    return ">" if name == "big" else "<"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +231,7 @@ def _stored_dtype(array: zarr.Array | TiffArray) -> np.dtype:
         found = _sharding_of(array, array.metadata)
         for codec in found[1] if found else ():
             if isinstance(codec, BytesCodec) and codec.endian is not None:
-                return dtype.newbyteorder("<" if codec.endian.value == "little" else ">")
+                return dtype.newbyteorder(_order_of(codec))
     return dtype
 
 

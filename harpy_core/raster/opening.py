@@ -1,30 +1,34 @@
-"""Open an image and its labels from what is on disk, and say what was found.
+"""Open an image and its labels from what is on disk or at an address, and say what was found.
 
-Level paths, axes and channel names are read from the metadata (SpatialData, OME-Zarr 0.4 and 0.5,
-OME-TIFF), never assumed.
+Level paths, axes, channel names and placement are read from the metadata (SpatialData, OME-Zarr
+0.4 and 0.5, OME-TIFF), never assumed. How a store is reached is `stores`' and `remote`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from harpy_core.errors import InputError
-from harpy_core.manifest import digest_of, read_manifest
+from harpy_core.manifest import read_manifest
+from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.info import RasterInfo
-from harpy_core.raster.reading import ChannelView, check_arrays, is_dask
+from harpy_core.raster.placement import Placement, difference, placement
+from harpy_core.raster.reading import AxesView, ChannelView, check_arrays
+from harpy_core.raster.stores import is_address, open_group, open_node
 from harpy_core.raster.tiff import TiffArray, is_tiff
 
+__all__ = ["Raster", "describe", "fingerprint", "open_described", "open_raster"]
+
 _SPATIAL = ("z", "y", "x")
+_ALL = {"images": ("c", *_SPATIAL), "labels": _SPATIAL}
+"""Axes of the two kinds of element, as the jobs want them; z may be left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,28 @@ class Raster:
 
 
 @dataclass(frozen=True, slots=True)
-class _Element:
-    """An array of a store, with what its metadata says of it."""
+class Element:
+    """An array of a store, with what its metadata says of it.
 
+    Attributes
+    ----------
+    name
+        Where it was found inside its store; its path, where it is a file of its own.
+    array
+        The chosen level: (c, y, x) or (c, z, y, x) where it is an image.
+    channels
+        Names from the metadata; None without.
+    placed
+        Where it lies in each coordinate system; None where nothing says.
+    levels
+        Shapes of all its resolutions, as they are stored.
+    """
+
+    name: str
     array: Any
-    axes: tuple[str, ...]
     channels: list[str] | None
-    transformation: Any
+    placed: Placement | None
+    levels: list[tuple[int, ...]]
 
 
 def open_raster(
@@ -61,6 +80,10 @@ def open_raster(
     image: str | None = None,
     labels: str | None = None,
     channels: Sequence[str] | None = None,
+    *,
+    level: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Raster:
     """Open an image and its labels.
 
@@ -70,11 +93,19 @@ def open_raster(
         A SpatialData or OME-Zarr store (a folder, a zip, or an s3://, gs:// or https:// address),
         a group holding plain Zarr arrays, or a TIFF.
     image
-        Element or group inside the store; not needed for a TIFF or where there is only one.
+        Element or group inside the store, or name or number of a TIFF's series; not needed where
+        there is only one.
     labels
-        Element or group inside the store, or the path of a label TIFF or Zarr array.
+        Element or group inside the store, or the path or address of a label TIFF or Zarr array.
     channels
         Names of the channels to keep, in the order of the file; all without.
+    level
+        Resolution of a multiscale image and of its labels; 0 is the finest.
+    storage_options
+        For an address: what fsspec takes for its protocol, such as ``anon`` and ``endpoint_url``
+        for s3. Without any it is read anonymously.
+    cache
+        For an address: folder in which the chunks that were fetched are kept.
 
     Returns
     -------
@@ -83,44 +114,160 @@ def open_raster(
     Raises
     ------
     InputError
-        Nothing there, no such element or channel, axes or shapes that do not match, labels that
-        are no integers, a transformation that moves labels against the image.
+        Nothing there, no access, no such element, level or channel, axes or shapes that do not
+        match, labels that are no integers, a transformation that moves labels against the image.
+    """
+    pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
+    names = check_elements(str(uri), pixels, segmentation)
+    arrays = [_kept(element.array, cache) for element in (pixels, segmentation)]
+    return _with_channels(str(uri), arrays[0], arrays[1], names, channels)
+
+
+def describe(
+    uri: str | os.PathLike[str],
+    image: str | None = None,
+    labels: str | None = None,
+    channels: Sequence[str] | None = None,
+    *,
+    level: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> RasterInfo:
+    """What `open_raster` would open; see there for the parameters and errors."""
+    raster = open_raster(uri, image, labels, channels, level=level, storage_options=storage_options)
+    uri = str(uri)
+    place = uri if is_address(uri) else str(Path(uri).absolute())
+    if labels is not None and _lie_outside(uri, image, labels, storage_options):
+        labels = _beside(labels, place)
+    return RasterInfo(
+        uri=place,
+        image=image,
+        labels=labels,
+        channels=raster.channels,
+        image_shape=tuple(raster.image.shape),
+        image_chunks=tuple(raster.image.chunks),
+        image_dtype=str(np.dtype(raster.image.dtype)),
+        labels_shape=tuple(raster.labels.shape),
+        labels_chunks=tuple(raster.labels.chunks),
+        labels_dtype=str(np.dtype(raster.labels.dtype)),
+        fingerprint=_declared(place) or fingerprint(raster.image, raster.labels),
+        level=level,
+        storage_options=dict(storage_options or {}),
+        cache=None if cache is None else str(Path(cache).absolute()),
+    )
+
+
+def open_described(info: RasterInfo) -> Raster:
+    """Open what `describe` described."""
+    return open_raster(
+        info.uri,
+        info.image,
+        info.labels,
+        info.channels,
+        level=info.level,
+        storage_options=info.storage_options,
+        cache=info.cache,
+    )
+
+
+def find_elements(
+    uri: str | os.PathLike[str],
+    image: str | None,
+    labels: str | None,
+    level: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+) -> tuple[Element, Element]:
+    """An image and its labels, each as it is; what both are together is not checked.
+
+    See `open_raster` for the parameters and errors.
     """
     uri = str(uri)
     if is_tiff(uri):
-        pixels = _open_tiff(uri, image, channels=True)
+        if is_address(uri):
+            raise InputError(f"{uri}: a TIFF is not read at an address; copy it here first")
         if labels is None:
             raise InputError(
                 f"{uri}: a TIFF holds no labels; give labels = the path of a label TIFF"
             )
-        segmentation = _open_labels_file(labels, uri)
-    else:
-        group = _open_group(uri)
-        pixels = _open_element(group, uri, "images", image)
-        segmentation = (
-            _open_labels_file(labels, uri)
-            if labels is not None and _lie_outside(group, labels)
-            else _open_element(group, uri, "labels", labels)
-        )
-    _check_axes(pixels, ("c", *_SPATIAL), f"{uri}: image {image or ''}".rstrip())
-    _check_axes(segmentation, _SPATIAL, f"{uri}: labels {labels or ''}".rstrip())
-    check_arrays(pixels.array, segmentation.array)
-    if pixels.transformation != segmentation.transformation:
+        pixels = _open_tiff(uri, image, "images", level)
+        return pixels, _open_outside(labels, uri, level, storage_options)
+    group = open_group(uri, storage_options)
+    pixels = _open_inside(group, uri, "images", image, level)
+    if labels is not None and _is_outside(group, pixels.name, labels):
+        return pixels, _open_outside(labels, uri, level, storage_options)
+    return pixels, _open_inside(group, uri, "labels", labels, level, pixels.name)
+
+
+def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
+    """Names of the images or labels of a store, as `open_raster` takes them.
+
+    Parameters
+    ----------
+    group
+        Root of the store.
+    kind
+        ``images`` or ``labels``.
+    image
+        The image whose labels are meant, where they lie below it.
+    """
+    below = _node(group, kind)
+    if not isinstance(below, zarr.Group) and kind == "labels" and image:
+        below = _node(group, f"{image}/labels")
+    if isinstance(below, zarr.Group):
+        found = sorted(name for name, _ in below.members())
+        # Many servers do not list; labels are listed in the metadata too.
+        return found or [str(name) for name in _metadata(below).get("labels", [])]
+    if kind == "labels":
+        return []
+    if _multiscales(group):
+        return [""]
+    return sorted(
+        name
+        for name, node in group.members()
+        if isinstance(node, zarr.Group) and _multiscales(node)
+    )
+
+
+# What the two are together ------------------------------------------------------------------------
+
+
+def check_elements(uri: str, image: Element, labels: Element) -> list[str]:
+    """Names of the channels of an image, once its labels are known to belong to it.
+
+    Raises
+    ------
+    InputError
+        Shapes, types or placement that do not match, channels without a name each of their own.
+    """
+    check_arrays(image.array, labels.array)
+    if image.placed is not None and labels.placed is not None:
+        flat = image.array.ndim == 3 or labels.array.ndim == 2
+        told = difference(image.placed, labels.placed, ("y", "x") if flat else _SPATIAL)
+        if told is not None:
+            raise InputError(
+                f"{uri}: labels {labels.name!r} do not lie on the image{_called(image)}: {told}; "
+                "resample the labels onto the image's pixels"
+            )
+    count = image.array.shape[0]
+    names = image.channels or [str(c) for c in range(count)]
+    if len(names) != count:
         raise InputError(
-            f"{uri}: labels {labels!r} are placed differently from image {image!r} "
-            f"({segmentation.transformation} against {pixels.transformation}); "
-            "resample the labels onto the image's pixels"
+            f"{uri}: the image{_called(image)} has {count} channels and names for {len(names)}; "
+            "correct the names in its metadata"
         )
-    names = pixels.channels or [str(c) for c in range(pixels.array.shape[0])]
-    return _with_channels(uri, pixels.array, segmentation.array, names, channels)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{uri}: channel {twice[0]!r} stands more than once; rename one of them")
+    return names
+
+
+def _called(image: Element) -> str:
+    return f" {image.name!r}" if image.name else ""
 
 
 def _with_channels(
     uri: str, image: Any, labels: Any, names: list[str], wanted: Sequence[str] | None
 ) -> Raster:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{uri}: channel {twice[0]!r} stands more than once; rename one of them")
     if wanted is None:
         return Raster(image, labels, names)
     for name in wanted:
@@ -134,118 +281,47 @@ def _with_channels(
     return Raster(ChannelView(image, tuple(kept)), labels, [names[i] for i in kept])
 
 
-def describe(
-    uri: str | os.PathLike[str],
-    image: str | None = None,
-    labels: str | None = None,
-    channels: Sequence[str] | None = None,
-) -> RasterInfo:
-    """What `open_raster` would open; see there for the parameters and errors."""
-    raster = open_raster(uri, image, labels, channels)
-    place = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
-    if labels is not None and _lie_outside(None if is_tiff(place) else _open_group(place), labels):
-        labels = str(_beside(labels, place))
-    return RasterInfo(
-        uri=place,
-        image=image,
-        labels=labels,
-        channels=raster.channels,
-        image_shape=tuple(raster.image.shape),
-        image_chunks=tuple(raster.image.chunks),
-        image_dtype=str(np.dtype(raster.image.dtype)),
-        labels_shape=tuple(raster.labels.shape),
-        labels_chunks=tuple(raster.labels.chunks),
-        labels_dtype=str(np.dtype(raster.labels.dtype)),
-        fingerprint=_declared(place) or fingerprint(raster.image, raster.labels),
-    )
+def _kept(array: Any, cache: str | os.PathLike[str] | None) -> Any:
+    """An array whose chunks are kept in a folder, where it is at an address and one is given."""
+    if cache is None:
+        return array
+    if isinstance(array, AxesView):
+        return AxesView(_kept(array.array, cache), array.kept)
+    from harpy_core.raster.remote import RemoteStore, keep_array_in
+
+    if isinstance(array, zarr.Array) and isinstance(array.store_path.store, RemoteStore):
+        store = keep_array_in(array.store_path.store, array.path, cache)
+        return zarr.open_array(store, path=array.path, mode="r")
+    return array
 
 
-def open_described(info: RasterInfo) -> Raster:
-    """Open what `describe` described."""
-    return open_raster(info.uri, info.image, info.labels, info.channels)
+# Elements -----------------------------------------------------------------------------------------
 
 
-def _lie_outside(group: zarr.Group | None, labels: str) -> bool:
-    """Whether labels are named by a path, and not as an element of the store."""
-    if group is None or is_tiff(labels) or labels.startswith((".", "/")):
-        return True
-    inside = labels in _candidates(group, "labels") or _node(group, labels) is not None
-    return not inside and Path(labels).is_dir()
-
-
-def _beside(path: str, uri: str) -> Path:
-    """A label path as it is given, or beside the image."""
-    given = Path(path)
-    if given.exists() or given.is_absolute():
-        return given.absolute()
-    return Path(uri).parent / given
-
-
-# Zarr -------------------------------------------------------------------------------------------
-
-
-def _open_group(uri: str) -> zarr.Group:
-    try:
-        if "://" in uri:
-            return zarr.open_group(FsspecStore.from_url(uri, read_only=True), mode="r")
-        path = Path(uri)
-        if not path.exists():
-            raise InputError(f"{uri}: nothing there; correct the path or make the store first")
-        if path.is_dir():
-            return zarr.open_group(LocalStore(path, read_only=True), mode="r")
-        return _open_archive(path)
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{uri}: no Zarr group there ({type(error).__name__}); "
-            "give a SpatialData or OME-Zarr store, or a TIFF"
-        ) from error
-
-
-def _open_archive(path: Path) -> zarr.Group:
-    """The group inside a zip, at its root or in its only folder."""
-    store = ZipStore(path, mode="r", read_only=True)
-    root = zarr.open_group(store, mode="r") if _has_root(path) else None
-    if root is not None:
-        return root
-    with zipfile.ZipFile(path) as archive:
-        tops = {name.split("/", 1)[0] for name in archive.namelist() if "/" in name}
-    if len(tops) != 1:
-        raise InputError(f"{path}: {len(tops)} folders at the top; zip one store")
-    return zarr.open_group(store, path=tops.pop(), mode="r")
-
-
-def _has_root(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: neither a folder, a zip nor a TIFF; correct source.uri")
-    with zipfile.ZipFile(path) as archive:
-        return bool({"zarr.json", ".zgroup"} & set(archive.namelist()))
-
-
-def _open_element(group: zarr.Group, uri: str, kind: str, name: str | None) -> _Element:
+def _open_inside(
+    group: zarr.Group, uri: str, kind: str, name: str | None, level: int, image: str = ""
+) -> Element:
     """An image or labels by name: a SpatialData element, an OME-Zarr group, or a plain array."""
-    found = _candidates(group, kind)
     if name is None:
+        found = names_in(group, kind, image)
         if len(found) != 1:
             listed = ", ".join(found) or "none"
             raise InputError(f"{uri}: which {kind}? found {listed}; name one in the source")
-        name = next(iter(found))
-    node = found.get(name) or _node(group, name)
+        name = found[0]
+    node = _named(group, kind, name, image)
     if node is None:
-        listed = ", ".join(found) or "none"
+        listed = ", ".join(names_in(group, kind, image)) or "none"
         raise InputError(f"{uri}: {kind} {name!r} is not there; found {listed}")
-    return _element(node, f"{uri}/{name}", 4 if kind == "images" else 3)
+    return _element(node, name, f"{uri}/{name}".rstrip("/"), kind, level)
 
 
-def _candidates(group: zarr.Group, kind: str) -> dict[str, Any]:
-    """What may be meant when no name is given, by name."""
-    below = _node(group, kind)
-    if isinstance(below, zarr.Group):
-        return dict(below.members())
-    if kind == "images" and _multiscales(group):
-        return {"": group}
-    return {}
+def _named(group: zarr.Group, kind: str, name: str, image: str = "") -> Any:
+    """What a name stands for: an element of this kind, labels of the image, or a path."""
+    places = [f"{kind}/{name}"] if name else []
+    if kind == "labels" and image:
+        places.append(f"{image}/labels/{name}")
+    nodes = (_node(group, place) for place in (*places, name))
+    return next((node for node in nodes if node is not None), None)
 
 
 def _node(group: zarr.Group, name: str) -> Any:
@@ -266,125 +342,145 @@ def _multiscales(group: zarr.Group) -> dict[str, Any] | None:
     return dict(found[0]) if found else None
 
 
-def _element(node: zarr.Array | zarr.Group, where: str, axes: int) -> _Element:
+def _element(
+    node: zarr.Array | zarr.Group, name: str, where: str, kind: str, level: int
+) -> Element:
     if isinstance(node, zarr.Array):
-        plain = ("c", *_SPATIAL)[-axes:]
-        if node.ndim == axes - 1:
-            plain = tuple(n for n in plain if n != "z")
-        return _Element(node, plain[-node.ndim :], None, None)
+        _check_level(level if kind == "images" else 0, [node.shape], where)
+        array = _with_axes(node, axes_of(kind, node.ndim), where, kind)
+        return Element(name, array, None, None, [node.shape])
     scales = _multiscales(node)
     if scales is None:
         raise InputError(f"{where}: no multiscales in its metadata; name an image or an array")
-    level = scales["datasets"][0]
-    array = node[level["path"]]
-    names = tuple(axis["name"] if isinstance(axis, dict) else axis for axis in scales["axes"])
-    return _Element(array, names, _channel_names(node), _placement(scales, level, names))
+    try:
+        axes = tuple(a["name"] if isinstance(a, dict) else str(a) for a in scales["axes"])
+        paths = [str(entry["path"]) for entry in scales["datasets"]]
+        arrays = [_array(node, path) for path in paths]
+        # Labels that have one level only may be those of the level that is asked for.
+        chosen = 0 if kind == "labels" and len(arrays) == 1 else level
+        shapes = [array.shape for array in arrays]
+        _check_level(chosen, shapes, where)
+        placed = placement(scales, scales["datasets"][chosen], axes)
+        channels = _channel_names(node)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{where}: its multiscales metadata cannot be understood "
+            f"({type(error).__name__}: {error}); write it again"
+        ) from error
+    return Element(name, _with_axes(arrays[chosen], axes, where, kind), channels, placed, shapes)
+
+
+def _array(group: zarr.Group, path: str) -> zarr.Array:
+    node = group[path]
+    if not isinstance(node, zarr.Array):
+        raise KeyError(path)
+    return node
+
+
+def axes_of(kind: str, count: int) -> tuple[str, ...]:
+    """What the axes of an array mean that has no names for them.
+
+    Parameters
+    ----------
+    kind
+        ``images`` or ``labels``.
+    count
+        How many axes it has.
+    """
+    known = _ALL[kind]
+    if count == len(known) - 1:
+        return tuple(axis for axis in known if axis != "z")
+    return known[-count:] if count <= len(known) else ("?",) * (count - len(known)) + known
+
+
+def _check_level(level: int, shapes: Sequence[tuple[int, ...]], where: str) -> None:
+    if not 0 <= level < len(shapes):
+        raise InputError(f"{where}: no level {level}; there are 0 to {len(shapes) - 1}")
+
+
+def _with_axes(array: zarr.Array, axes: tuple[str, ...], where: str, kind: str) -> Any:
+    """The array with the axes that its kind has; others are left out where they are one pixel."""
+    known = _ALL[kind]
+    optional = tuple(axis for axis in known if axis != "z")
+    kept = [i for i, name in enumerate(axes) if name in known or array.shape[i] > 1]
+    names = tuple(axes[i] for i in kept)
+    if names not in (known, optional):
+        raise InputError(
+            f"{where}: axes are {', '.join(axes)}; "
+            f"rewrite it as {', '.join(optional)} or {', '.join(known)}"
+        )
+    if len(kept) == array.ndim:
+        return array
+    if any(n != 1 for i, n in enumerate(array.chunks) if i not in kept):
+        raise InputError(
+            f"{where}: chunks are {array.chunks}, longer than 1 along "
+            f"{', '.join(name for name in axes if name not in names)}; rewrite it without that axis"
+        )
+    return AxesView(array, tuple(kept))
 
 
 def _channel_names(node: zarr.Group) -> list[str] | None:
     metadata = _metadata(node)
     listed = (metadata.get("omero") or metadata.get("channels_metadata") or {}).get("channels")
-    return [str(channel["label"]) for channel in listed] if listed else None
-
-
-def _placement(scales: dict[str, Any], level: dict[str, Any], axes: tuple[str, ...]) -> Any:
-    """Scale and shift of the spatial axes in the common coordinate system; None where neither."""
-    size = np.ones(len(axes))
-    shift = np.zeros(len(axes))
-    steps = [
-        *level.get("coordinateTransformations", []),
-        *scales.get("coordinateTransformations", []),
-    ]
-    for step in steps:
-        for part in step.get("transformations", [step]):
-            if part["type"] == "scale":
-                size, shift = size * part["scale"], shift * part["scale"]
-            elif part["type"] == "translation":
-                shift = shift + part["translation"]
-            elif part["type"] != "identity":
-                return {"axes": axes, **part}
-    keep = [i for i, axis in enumerate(axes) if axis in _SPATIAL]
-    scale, translation = size[keep].tolist(), shift[keep].tolist()
-    if all(s == 1 for s in scale) and not any(translation):
+    if not listed or not all("label" in channel for channel in listed):
         return None
-    return {"scale": scale, "translation": translation}
+    return [str(channel["label"]) for channel in listed]
 
 
-def _check_axes(element: _Element, allowed: tuple[str, ...], where: str) -> None:
-    optional = tuple(a for a in allowed if a != "z")
-    if element.axes not in (allowed, optional):
+# Files of their own -------------------------------------------------------------------------------
+
+
+def _lie_outside(
+    uri: str, image: str | None, labels: str, storage_options: Mapping[str, Any] | None
+) -> bool:
+    return is_tiff(uri) or _is_outside(open_group(uri, storage_options), image or "", labels)
+
+
+def _is_outside(group: zarr.Group, image: str, labels: str) -> bool:
+    """Whether labels are named by a path or an address, and not as an element of the store."""
+    if is_tiff(labels) or is_address(labels) or labels.startswith((".", "/")):
+        return True
+    return Path(labels).is_dir() and _named(group, "labels", labels, image) is None
+
+
+def _beside(path: str, uri: str) -> str:
+    """Labels as they are given, or beside the image."""
+    given = Path(path)
+    if is_address(path):
+        return path
+    if given.exists() or given.is_absolute() or is_address(uri):
+        return str(given.absolute())
+    return str(Path(uri).parent / given)
+
+
+def _open_outside(
+    path: str, uri: str, level: int, storage_options: Mapping[str, Any] | None
+) -> Element:
+    place = _beside(path, uri)
+    if is_tiff(place) and not is_address(place):
+        return _open_tiff(place, None, "labels", level)
+    return _element(open_node(place, storage_options), place, place, "labels", level)
+
+
+def _open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
+    array = TiffArray(path, series, kind == "images")
+    if level and (kind == "images" or len(array.levels) > 1):
+        array = TiffArray(path, series, kind == "images", level)
+    known = _ALL[kind]
+    optional = tuple(axis for axis in known if axis != "z")
+    if array.axes not in (known, optional):
         raise InputError(
-            f"{where}: axes are {', '.join(element.axes)}; "
-            f"rewrite it as {', '.join(optional)} or {', '.join(allowed)}"
+            f"{path}: axes are {', '.join(array.axes)}; "
+            f"rewrite it as {', '.join(optional)} or {', '.join(known)}"
         )
-
-
-def _open_labels_file(path: str, uri: str) -> _Element:
-    place = str(_beside(path, uri))
-    if is_tiff(place):
-        return _open_tiff(place, None)
-    if not Path(place).exists():
-        raise InputError(f"{place}: nothing there; correct the path of the labels")
-    try:
-        node = zarr.open(LocalStore(place, read_only=True), mode="r")
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise InputError(f"{place}: neither a TIFF nor a Zarr array; correct the path") from error
-    return _element(node, place, 3)
-
-
-def _open_tiff(path: str, series: str | None, channels: bool = False) -> _Element:
-    array = TiffArray(path, series, channels)
-    return _Element(array, array.axes, array.channels, None)
-
-
-# Fingerprints -----------------------------------------------------------------------------------
-
-
-def fingerprint(*arrays: Any, times: bool = True) -> str:
-    """Digest of what tells one input from another, without reading the pixels of a file.
-
-    Parameters
-    ----------
-    arrays
-        What `open_raster` opened, NumPy or Dask arrays.
-    times
-        Take the files' times of change in; without, copies of a store have one fingerprint.
-    """
-    return digest_of([_facts(array, times) for array in arrays])
-
-
-def _facts(array: Any, times: bool) -> list[Any]:
-    if is_dask(array):
-        return [array.name, list(array.shape)]
-    if isinstance(array, np.ndarray):
-        content = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return [list(array.shape), str(array.dtype), content.hexdigest()]
-    if isinstance(array, ChannelView):
-        return [list(array.indices), *_facts(array.array, times)]
-    if isinstance(array, TiffArray):
-        return [array.path, str(array.series), _stat(Path(array.path), times)]
-    facts: list[Any] = [list(array.shape), str(array.dtype), list(array.chunks)]
-    store = array.store_path.store
-    if isinstance(store, LocalStore):
-        root = Path(store.root) / array.path
-        facts += [[str(f.relative_to(root)), *_stat(f, times)] for f in sorted(_files(root))]
-    elif isinstance(store, ZipStore):
-        facts += [array.path, *_stat(Path(store.path), times)]
-    else:
-        facts += [str(array.store_path)]
-    return facts
-
-
-def _files(root: Path) -> list[Path]:
-    return [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
-
-
-def _stat(path: Path, times: bool) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns] if times else [found.st_size]
+    return Element(series or path, array, array.channels, None, array.levels)
 
 
 def _declared(uri: str) -> str | None:
     """The digest in the manifest beside a store that the workflow made."""
+    if is_address(uri):
+        return None
     manifest = Path(uri).with_suffix(".manifest.json")
     return read_manifest(manifest)["digest"] if manifest.is_file() else None

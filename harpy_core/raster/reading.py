@@ -16,7 +16,7 @@ from harpy_core.errors import InputError
 from harpy_core.grid import Edges, Region, regular_edges
 from harpy_core.raster.chunks import ChunkFiles, covering
 from harpy_core.raster.scratch import scratch
-from harpy_core.raster.tiff import TiffArray
+from harpy_core.raster.tiff import TiffArray, whole_key
 
 
 class Reader(Protocol):
@@ -115,9 +115,13 @@ class ArrayReader:
 class ZarrReader:
     """Regions of a Zarr array, each chunk decoded once into place."""
 
-    def __init__(self, array: zarr.Array | TiffArray, axes: int, strict: bool = False) -> None:
+    def __init__(
+        self, array: zarr.Array | TiffArray | AxesView, axes: int, strict: bool = False
+    ) -> None:
         self._array, self._axes, self._strict = array, axes, strict
-        self._files = ChunkFiles(array, strict)
+        stored = array.array if isinstance(array, AxesView) else array
+        self._files, self._stored_chunks = ChunkFiles(stored, strict), stored.chunks
+        self._kept = array.kept if isinstance(array, AxesView) else tuple(range(array.ndim))
         self._lifted = array.ndim != axes
         self.shape = lifted(array.shape, axes, 1)
         self._stored = np.dtype(array.dtype).newbyteorder("=")
@@ -159,7 +163,52 @@ class ZarrReader:
 
     def _decode(self, index: tuple[int, ...], out: np.ndarray) -> None:
         own = (*index[:-3], *index[-2:]) if self._lifted else index
-        self._files.read(own, out.reshape(self._array.chunks))
+        place = [0] * len(self._stored_chunks)
+        for axis, i in zip(self._kept, own, strict=True):
+            place[axis] = i
+        self._files.read(tuple(place), out.reshape(self._stored_chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class AxesView:
+    """An array without some of its axes of one pixel, such as OME's t.
+
+    Attributes
+    ----------
+    array
+        Zarr array whose chunks are one pixel long along the axes that are left out.
+    kept
+        Ascending numbers of the axes that stay.
+    """
+
+    array: zarr.Array
+    kept: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels along each axis."""
+        return tuple(self.array.shape[i] for i in self.kept)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.kept)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels."""
+        return np.dtype(self.array.dtype)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Pixels of a chunk along each axis."""
+        return tuple(self.array.chunks[i] for i in self.kept)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full: list[Any] = [0] * self.array.ndim
+        for axis, part in zip(self.kept, whole_key(key, self.ndim), strict=True):
+            full[axis] = part
+        return np.asarray(self.array[tuple(full)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +355,7 @@ def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
     """
     if isinstance(array, ChannelView):
         return ViewReader(ZarrReader(array.array, axes, strict), array.indices)
-    if isinstance(array, (zarr.Array, TiffArray)):
+    if isinstance(array, (zarr.Array, TiffArray, AxesView)):
         return ZarrReader(array, axes, strict)
     values = np.asarray(array)
     chunks = (1,) * (axes - 2) + (NUMPY_TILE, NUMPY_TILE)

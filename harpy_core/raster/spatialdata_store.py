@@ -14,16 +14,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
 from zarr.errors import ZarrUserWarning
 
 from harpy_core.errors import InputError
-
-Codecs = Any
-"""One codec, several, None, or ``"auto"``: what `zarr.Group.create_array` takes."""
-
-BLOSC = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-"""Fast to decode; bit planes of neighbouring counts and labels are alike."""
+from harpy_core.raster import codecs
 
 # The versions of SpatialData's own containers and of the NGFF draft it writes (0.7 and 0.8).
 _CONTAINER = "0.2"
@@ -66,9 +60,6 @@ def create_image(
     chunks: Sequence[int],
     dtype: np.typing.DTypeLike,
     channels: Sequence[str],
-    *,
-    compressors: Codecs = BLOSC,
-    shards: Sequence[int] | None = None,
     **encoding: Any,
 ) -> zarr.Array:
     """Add an image that holds no pixels yet.
@@ -87,8 +78,8 @@ def create_image(
         Type of the pixels.
     channels
         A name for each channel.
-    compressors, shards, **encoding
-        As in `zarr.Group.create_array`.
+    **encoding
+        As in `zarr.Group.create_array`; Blosc LZ4 where it names no compressors.
 
     Returns
     -------
@@ -108,7 +99,8 @@ def create_image(
     attributes = _multiscales(name, axes)
     attributes["ome"]["omero"] = {"channels": [{"label": str(c)} for c in channels]}
     group = root.create_group(f"images/{name}", attributes=attributes)
-    return _create_array(group, axes, shape, chunks, dtype, compressors, shards, encoding)
+    usual = codecs.compressors("lz4", np.dtype(dtype), "image")
+    return _create_array(group, axes, shape, chunks, dtype, {"compressors": usual, **encoding})
 
 
 def create_labels(
@@ -117,9 +109,6 @@ def create_labels(
     shape: Sequence[int],
     chunks: Sequence[int],
     dtype: np.typing.DTypeLike,
-    *,
-    compressors: Codecs = BLOSC,
-    shards: Sequence[int] | None = None,
     **encoding: Any,
 ) -> zarr.Array:
     """Add labels that hold no instance yet.
@@ -136,8 +125,8 @@ def create_labels(
         Chunk size along each axis, in pixels.
     dtype
         An integer type.
-    compressors, shards, **encoding
-        As in `zarr.Group.create_array`.
+    **encoding
+        As in `zarr.Group.create_array`; Blosc Zstandard where it names no compressors.
 
     Returns
     -------
@@ -155,7 +144,8 @@ def create_labels(
     attrs = root["labels"].attrs
     listed: Any = attrs.get("ome", {})
     attrs["ome"] = {"labels": [*listed.get("labels", []), name]}
-    return _create_array(group, axes, shape, chunks, dtype, compressors, shards, encoding)
+    usual = codecs.compressors("zstd", np.dtype(dtype), "labels")
+    return _create_array(group, axes, shape, chunks, dtype, {"compressors": usual, **encoding})
 
 
 def consolidate(root: zarr.Group) -> None:
@@ -209,17 +199,13 @@ def _create_array(
     shape: Sequence[int],
     chunks: Sequence[int],
     dtype: np.typing.DTypeLike,
-    compressors: Codecs,
-    shards: Sequence[int] | None,
     encoding: dict[str, Any],
 ) -> zarr.Array:
     return group.create_array(
         "s0",
         shape=tuple(int(n) for n in shape),
         chunks=tuple(int(n) for n in chunks),
-        shards=None if shards is None else tuple(int(n) for n in shards),
         dtype=np.dtype(dtype),
-        compressors=compressors,
         dimension_names=list(axes),
         **{"fill_value": 0, **encoding},
     )

@@ -22,13 +22,23 @@ def is_tiff(uri: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _opened(path: str, series: int, stamp: tuple[int, int]) -> zarr.Array:
-    """The full-resolution level of a series; opened once in each process, until it changes."""
-    node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=0), mode="r")
-    level = node["0"] if isinstance(node, zarr.Group) else node
-    if not isinstance(level, zarr.Array):
+def _opened(path: str, series: int, level: int, stamp: tuple[int, int]) -> zarr.Array:
+    """A level of a series; opened once in each process, until the file changes."""
+    node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=level), mode="r")
+    array = node["0"] if isinstance(node, zarr.Group) else node
+    if not isinstance(array, zarr.Array):
         raise InputError(f"{path}: series {series} holds no image; name another one")
-    return level
+    return array
+
+
+def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
+    """An index with an entry for each axis, whatever was left out or stands for several."""
+    given = key if isinstance(key, tuple) else (key,)
+    if Ellipsis in given:
+        at = given.index(Ellipsis)
+        missing = axes - len(given) + 1
+        given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
+    return (*given, *(slice(None),) * (axes - len(given)))
 
 
 class TiffArray:
@@ -42,6 +52,8 @@ class TiffArray:
         Name or number of the image in it; the first without.
     channels
         Put the channels first, though there be one only, which files often leave out.
+    level
+        Which resolution of a pyramid, the finest is 0; a file without one has only that.
 
     Attributes
     ----------
@@ -49,22 +61,34 @@ class TiffArray:
         Names of the axes: c, z, y, x or what else the file has.
     channels
         Names from the OME metadata; None without.
+    levels
+        Shape of each resolution in the file, the finest first.
+    compression
+        Name of how its segments are compressed.
 
     Raises
     ------
     InputError
-        No such file or series, or no TIFF.
+        No such file, series or level, or no TIFF.
     """
 
-    def __init__(self, path: str, series: str | None = None, channels: bool = False) -> None:
+    def __init__(
+        self, path: str, series: str | None = None, channels: bool = False, level: int = 0
+    ) -> None:
         if not Path(path).is_file():
             raise InputError(f"{path}: nothing there; correct the path")
-        self.path, self.series = path, series
+        self.path, self.series, self.level = path, series, level
         try:
             with tifffile.TiffFile(path) as tiff:
                 self._number = _number(tiff, path, series)
-                found = tiff.series[self._number]
-                shape, axes = found.shape, found.axes
+                levels = tiff.series[self._number].levels
+                if level >= len(levels):
+                    raise InputError(f"{path}: no level {level}; there are 0 to {len(levels) - 1}")
+                self.levels = [found.shape for found in levels]
+                shape, axes = levels[level].shape, levels[level].axes
+                self.compression = tifffile.COMPRESSION(
+                    levels[level].keyframe.compression
+                ).name.lower()
                 self.channels = _channel_names(tiff.ome_metadata, self._number)
         except tifffile.TiffFileError as error:
             raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
@@ -80,20 +104,15 @@ class TiffArray:
         self.ndim = len(self.shape)
         status = Path(path).stat()
         self._stamp = status.st_mtime_ns, status.st_size
-        array = _opened(path, self._number, self._stamp)
+        array = _opened(path, self._number, level, self._stamp)
         self.dtype = np.dtype(array.dtype)
         self.chunks = (*one, *(array.chunks[i] for i in self._kept))
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.path, self.series, self._given)
+        return type(self), (self.path, self.series, self._given, self.level)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        given = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            missing = self.ndim - len(given) + 1
-            given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
-        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        given = whole_key(key, self.ndim)
         if self._alone:
             return self._read(given[1:])[np.newaxis][given[0]]
         return self._read(given)
@@ -102,10 +121,31 @@ class TiffArray:
         full: list[Any] = [0] * self._axes_in_file
         for axis, part in zip(self._kept, key, strict=True):
             full[axis] = part
-        return np.asarray(_opened(self.path, self._number, self._stamp)[tuple(full)])
+        return np.asarray(self._level()[tuple(full)])
+
+    def segment_sizes(self, count: int) -> list[int]:
+        """Stored bytes of at most so many tiles or strips, evenly over the level."""
+        with tifffile.TiffFile(self.path) as tiff:
+            level = tiff.series[self._number].levels[self.level]
+            sizes: list[int] = []
+            for place in _spread(len(level), count):
+                page = level[place]
+                if page is not None:
+                    found = page.databytecounts
+                    each = max(count // len(level), 1)
+                    sizes += [int(found[i]) for i in _spread(len(found), each)]
+        return sizes
+
+    def _level(self) -> zarr.Array:
+        return _opened(self.path, self._number, self.level, self._stamp)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[...].astype(dtype or self.dtype)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """At most so many places, evenly over a length."""
+    return sorted({(2 * i + 1) * length // (2 * count) for i in range(count)})
 
 
 def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:

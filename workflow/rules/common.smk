@@ -15,12 +15,14 @@ PYTHON_PATH = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
 
 from harpy_core import preflight, provenance
-from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes
+from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes, units
 from harpy_core.cropping.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
+# What the libraries of a GPU take of a worker's memory: an estimate.
+CUDA_MB = 1000
 STAGE_FIGURES = {"aggregate": "heatmap", "extract": "crops"}
 
 
@@ -35,11 +37,19 @@ def checked_config():
 
 
 CONFIG = checked_config()
+# What is measured on its own, by its folder: a case, or a field of view of one.
+UNITS = units(CONFIG)
+FIELDS = {name: case.fields for name, case in CONFIG.cases.items() if case.fields}
+
+
+def any_of(names):
+    """A wildcard's constraint to some names, which may be none."""
+    return "|".join(names) or "(?!)"
 
 
 def case_of(wildcards):
-    """The case that a job belongs to."""
-    return CONFIG.cases[wildcards.case]
+    """The case, or the field of view of one, that a job belongs to."""
+    return UNITS[wildcards.case]
 
 
 def plain(section):
@@ -50,7 +60,10 @@ def plain(section):
 def dataset_code(wildcards):
     """What makes a dataset what it is: the code of a made one, the digest of a published one."""
     dataset = REGISTRY[wildcards.dataset]
-    return dataset.sha256 or provenance.source_digest(dataset.origin)
+    origin = CONFIG.datasets.get(wildcards.dataset)
+    if dataset.sha256 is None:
+        return provenance.source_digest(dataset.origin)
+    return origin and origin.sha256 or dataset.sha256
 
 
 def source_files(wildcards):
@@ -127,7 +140,8 @@ def planned_memory(stage):
         plan = stage_plan(stage, info, stats=stats, crops=crops)
         # Before any work is done: Snakemake inside the job, the script, and each of its workers
         # (measured: 310, 300 and 300 MB).
-        return 650 + 350 * -(-threads // 4) + plan.memory(threads) // 10**6
+        processes = 650 + 350 * -(-threads // 4) + CUDA_MB * stage_gpus(wildcards)
+        return processes + plan.memory(threads) // 10**6
 
     return mem_mb
 
@@ -136,14 +150,18 @@ def sweep_cells(wildcards):
     """The measured runs of a case, one row each."""
     sweep = case_of(wildcards).benchmark
     check_enough_cores(wildcards.case)
-    return expand(
-        "results/{case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json",
-        case=wildcards.case,
-        stage=sweep.stages,
-        engine=sweep.engines,
-        workers=sweep.workers,
-        repeat=range(sweep.repeats),
-    )
+    return [
+        row
+        for stage in sweep.stages
+        for row in expand(
+            "results/{case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json",
+            case=wildcards.case,
+            stage=stage,
+            engine=sweep.engines,
+            workers=getattr(sweep.workers, stage),
+            repeat=range(sweep.repeats),
+        )
+    ]
 
 
 def check_enough_cores(case):
@@ -174,12 +192,23 @@ def published_case(wildcards):
         "tissue-gigapixel": "gigapixel",
         "tissue-terapixel": "terapixel",
     }
-    return published.get(case_of(wildcards).source.uri)
+    # As it was asked for: a store of the user's may stand in its place.
+    return published.get(CONFIG.cases[wildcards.case].source.uri)
 
 
 def stages_done(case):
     """The stages that a case asks for."""
     return [stage for stage in STAGE_FIGURES if getattr(case, stage) is not None]
+
+
+def of_fields(file):
+    """A file of each field of view of a case (an input function)."""
+
+    def files(wildcards):
+        folder = f"results/{wildcards.case}/fields"
+        return [f"{folder}/{field}/{file}" for field in FIELDS[wildcards.case]]
+
+    return files
 
 
 def all_manifests():
@@ -195,11 +224,12 @@ def all_manifests():
 def all_figures():
     """Every picture that the config's cases come with."""
     drawn = []
-    for name, case in CONFIG.cases.items():
+    for name, case in UNITS.items():
         sweeps = case.benchmark.stages if case.benchmark else []
         figures = ["tissue", *map(STAGE_FIGURES.get, stages_done(case)), *sweeps]
         drawn += [f"results/{name}/figures/{figure}.png" for figure in figures]
-    return drawn
+    joined = [name for name in FIELDS if CONFIG.cases[name].aggregate is not None]
+    return drawn + [f"results/{name}/figures/heatmap.png" for name in joined]
 
 
 def measured_settings(wildcards):
@@ -212,7 +242,9 @@ def measured_settings(wildcards):
     if wildcards.engine == "harpy":
         settings["python"] = sweep.peer_python
     if wildcards.stage == "extract":
-        return settings | {"crops": dataclasses.asdict(CropSettings.of(extract_params(wildcards)))}
+        return settings | {
+            "crops": dataclasses.asdict(CropSettings.of(extract_params(wildcards)))
+        }
     return settings | {"stats": ["mean"]}
 
 
@@ -223,4 +255,5 @@ def measured_memory(wildcards, input):
     if wildcards.engine == "harpy":
         return workers * parse_bytes(sweep.memory_limit) // 10**6
     threads = workers * sweep.threads_per_worker
-    return 400 * workers + planned_memory(wildcards.stage)(wildcards, input, threads)
+    processes = 400 * workers + CUDA_MB * measuring_gpus(wildcards)
+    return processes + planned_memory(wildcards.stage)(wildcards, input, threads)

@@ -17,6 +17,20 @@ rule plan:
         "../../scripts/plan.py"
 
 
+rule check:
+    """What is found in every case's source, without running anything else (only printed)."""
+    log:
+        "logs/check.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    params:
+        config=CONFIG.model_dump(),
+        file=CONFIG_FILE,
+    script:
+        "../../scripts/check.py"
+
+
 rule figure_tissue:
     """The tissue, with the outlines of its instances."""
     input:
@@ -83,6 +97,8 @@ rule figure_heatmap:
         ),
     log:
         "logs/{case}/figure_heatmap.log",
+    wildcard_constraints:
+        case=any_of([*UNITS, *FIELDS]),
     conda:
         "../../envs/workflow.yaml"
     threads: 1

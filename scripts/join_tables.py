@@ -1,0 +1,30 @@
+"""Rule join_tables: the tables of several fields of view as one."""
+
+from harpy_core.job import running
+
+
+def main(snakemake):
+    """Read the tables a block at a time and write the whole."""
+    with running(snakemake) as logger:
+        from harpy_core.fields import join_tables
+        from harpy_core.manifest import read_manifest, tree_digest, write_manifest
+
+        fields, output = snakemake.params.fields, snakemake.output
+        instances = join_tables(
+            dict(zip(fields, snakemake.input.tables, strict=True)), output.table
+        )
+        logger.info("%d instances in %d fields", instances, len(fields))
+        first = read_manifest(snakemake.input.manifests[0])
+        write_manifest(
+            output.manifest,
+            kind="table",
+            digest=tree_digest(output.table),
+            instances=instances,
+            channels=first["channels"],
+            stats=first["stats"],
+            fields=fields,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)

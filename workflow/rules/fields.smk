@@ -1,0 +1,50 @@
+# Purpose: join what was measured in each field of view of a case.
+# Inputs:  the tables of the fields and their manifests; the manifests of their crops
+# Outputs: results/<case>/table.zarr with a column for the field, and its manifest;
+#          results/<case>/crops.manifest.json, which names the fields' stores
+
+
+rule join_tables:
+    """The tables of a case's fields of view as one, which names the field of each instance."""
+    input:
+        tables=of_fields("table.zarr"),
+        manifests=of_fields("table.manifest.json"),
+    output:
+        table=directory("results/{case}/table.zarr"),
+        manifest="results/{case}/table.manifest.json",
+    log:
+        "logs/{case}/join_tables.log",
+    wildcard_constraints:
+        case=any_of(FIELDS),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        fields=lambda wildcards: list(FIELDS[wildcards.case]),
+        code=provenance.source_digest("harpy_core.fields"),
+    script:
+        "../../scripts/join_tables.py"
+
+
+rule join_crops:
+    """What declares the crops of all of a case's fields of view whole; they stay where they are."""
+    input:
+        manifests=of_fields("crops.manifest.json"),
+    output:
+        manifest="results/{case}/crops.manifest.json",
+    log:
+        "logs/{case}/join_crops.log",
+    wildcard_constraints:
+        case=any_of(FIELDS),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        fields=lambda wildcards: list(FIELDS[wildcards.case]),
+        code=provenance.source_digest("harpy_core.fields"),
+    script:
+        "../../scripts/join_crops.py"
