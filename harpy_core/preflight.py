@@ -31,7 +31,8 @@ PROTOCOLS = ("s3", "gs", "gcs", "https", "http", "abfs", "az")
 """What an address may begin with."""
 
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
-_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Names of the files of a Zarr store that hold no pixels."""
 
 
 class Tree(Protocol):
@@ -65,7 +66,7 @@ class ZipTree:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         self._names = set(archive.namelist())
-        tops = [name for name in self._names if PurePosixPath(name).name in _METADATA]
+        tops = [name for name in self._names if PurePosixPath(name).name in METADATA]
         top = min(tops, key=lambda name: name.count("/"), default="")
         self._prefix = top.rpartition("/")[0]
 
@@ -149,11 +150,7 @@ def _watched(path: str) -> str:
     if not os.path.isdir(path):
         return path
     return next(
-        (
-            os.path.join(path, name)
-            for name in _METADATA
-            if os.path.exists(os.path.join(path, name))
-        ),
+        (os.path.join(path, name) for name in METADATA if os.path.exists(os.path.join(path, name))),
         path,
     )
 
@@ -243,7 +240,7 @@ def _opened(uri: str, file: str, path: tuple[str, ...]) -> Iterator[Tree]:
 
 
 def _check_is_store(tree: Tree, uri: str, file: str, path: tuple[str, ...]) -> None:
-    if not set(_METADATA) & set(tree.files("")):
+    if not set(METADATA) & set(tree.files("")):
         remedy = "holds no Zarr metadata (zarr.json or .zgroup): name the store's own folder"
         raise mistake(file, path, uri, remedy)
 

@@ -30,7 +30,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from harpy_core.errors import InputError
 from harpy_core.manifest import digest_of
-from harpy_core.raster.stores import METADATA
+from harpy_core.preflight import METADATA
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each new try of what failed in passing."""

@@ -11,9 +11,7 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from harpy_core.errors import InputError
-
-METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
-"""Names of the objects of a store that hold no pixels."""
+from harpy_core.preflight import METADATA
 
 
 def is_address(uri: str) -> bool:
