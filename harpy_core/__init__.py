@@ -14,16 +14,22 @@ if TYPE_CHECKING:
     from harpy_core.errors import InputError
     from harpy_core.extract import extract_instances
     from harpy_core.instances import find_instances
+    from harpy_core.loading import CropBatches
+    from harpy_core.normalisation import crop_percentiles
     from harpy_core.plan import plan_aggregate, plan_extract
     from harpy_core.raster import open_raster
     from harpy_core.statistics import STATISTICS
+    from harpy_core.training import CropDataset as CropDataset
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "CropBatches": "loading",
+    "CropDataset": "training",
     "InputError": "errors",
     "STATISTICS": "statistics",
     "aggregate_stats": "aggregate",
+    "crop_percentiles": "normalisation",
     "extract_instances": "extract",
     "find_instances": "instances",
     "open_crops": "crops",
@@ -34,9 +40,11 @@ _HOME = {
 
 __all__ = [
     "STATISTICS",
+    "CropBatches",
     "InputError",
     "__version__",
     "aggregate_stats",
+    "crop_percentiles",
     "extract_instances",
     "find_instances",
     "open_crops",
@@ -53,4 +61,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # Not among those that `import *` imports: it needs PyTorch, which need not be there.
+    return [*__all__, "CropDataset"]
