@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.cropping.settings import CropSettings
-from harpy_core.cropping.strips import part_size, strip_rows
+from harpy_core.cropping.strips import part_size, strip_shape
 from harpy_core.grid import SLAB_BYTES, coarsened, regular_edges, slabs_of, split_channels
 from harpy_core.raster.info import RasterInfo
 from harpy_core.statistics import chosen
@@ -265,8 +265,8 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
     stored = _itemsize(crops.dtype) if crops.dtype else shape.pixel
     written = number * window * (shape.channels * stored + crops.extract_mask)
     on_disk = math.ceil(written * min(settings["ratio"], 1.0))
-    step = strip_rows(number, shape.rows, shape.columns, crops.batch)
-    strips = math.ceil(shape.rows / step) * shape.columns
+    rows, columns = strip_shape(number, shape.rows, shape.columns, crops.batch)
+    strips = math.ceil(shape.rows / rows) * math.ceil(shape.columns / columns)
     groups = len(split_channels(shape.channel_edges, strips, settings["threads"]))
     return Plan(
         stage="extract",
@@ -279,7 +279,7 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
             shape.image_buffer
             + shape.chunk_buffer
             + shape.label_buffer
-            + _copies(shape, crops, number, step)
+            + _copies(shape, crops, number, rows * columns)
             + _open_crops(shape, crops, number) * window * group * max(shape.held, stored)
         ),
         result_bytes=number * _WORD * 16,
@@ -293,7 +293,7 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
     )
 
 
-def _copies(shape: _Shape, crops: CropSettings, number: int, step: int) -> int:
+def _copies(shape: _Shape, crops: CropSettings, number: int, tiles: int) -> int:
     """Bytes of what says which pixels go where, for all tiles of a strip."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
     # A cell is no higher than cells are apart, and a row of it is seldom more than a run.
@@ -301,7 +301,7 @@ def _copies(shape: _Shape, crops: CropSettings, number: int, step: int) -> int:
     runs = min(2 * shape.tile // PIXELS_PER_RUN, 2 * in_tile * height)
     rows = _window_rows(shape, crops, number)
     # Four columns of each tile, and a dozen while one is at work.
-    return (4 * step + 12) * (runs + rows) * _WORD
+    return (4 * tiles + 12) * (runs + rows) * _WORD
 
 
 def _window_rows(shape: _Shape, crops: CropSettings, number: int) -> int:

@@ -7,12 +7,15 @@ import math
 BATCHES_IN_STRIP = 8
 """A strip is as tall as it takes to fill this many batches: fewer left-overs, larger tasks."""
 
+BATCHES_IN_COLUMNS = 4
+"""Columns with fewer instances than fill this many batches are worked on together."""
+
 SMALLEST_PART = 512
 """Windows that share a file of fragments where chunks are smaller."""
 
 
-def strip_rows(instances: int, rows: int, columns: int, batch_size: int) -> int:
-    """Rows of tiles in a strip.
+def strip_shape(instances: int, rows: int, columns: int, batch: int) -> tuple[int, int]:
+    """Rows and columns of tiles in a strip: a part of a column, or several whole columns.
 
     Parameters
     ----------
@@ -20,12 +23,16 @@ def strip_rows(instances: int, rows: int, columns: int, batch_size: int) -> int:
         In the whole image.
     rows, columns
         Of tiles.
-    batch_size
-        Instances in a batch.
+    batch
+        Instances in a file of the store.
     """
-    tiles = rows * columns
-    wanted = math.ceil(BATCHES_IN_STRIP * batch_size * tiles / max(instances, 1))
-    return min(max(wanted, 1), max(rows, 1))
+    rows, columns = max(rows, 1), max(columns, 1)
+    in_column = instances / columns
+    if in_column >= BATCHES_IN_COLUMNS * batch:
+        strips = max(int(in_column / (BATCHES_IN_STRIP * batch)), 1)
+        return math.ceil(rows / min(strips, rows)), 1
+    strips = max(instances // (BATCHES_IN_COLUMNS * batch), 1)
+    return rows, math.ceil(columns / min(strips, columns))
 
 
 def part_size(chunk: int, batch: int) -> int:

@@ -1,7 +1,7 @@
 """Where windows lie, in which order they are stored, and which part of the image fills them.
 
-The image is worked on in strips: columns of tiles, one tile wide. A window that needs nothing
-outside its strip is finished inside it; the few others, and those that do not fill a batch, are
+The image is worked on in strips: columns of tiles, or parts of them. A window that needs nothing
+outside its column is finished inside it; the few others, and those that do not fill a batch, are
 finished from fragments afterwards. All of it follows from the instances and the tiles alone, so
 the store is the same for every number of workers.
 """
@@ -14,7 +14,7 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from harpy_core.cropping.strips import part_size, strip_rows
+from harpy_core.cropping.strips import part_size, strip_shape
 from harpy_core.grid import Edges, Region
 from harpy_core.instances import Instances
 
@@ -80,14 +80,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A column of tiles, and the windows that its pixels go to.
+    """Columns of tiles or a part of one, and the windows that its pixels go to.
 
     Attributes
     ----------
     number
         Rank of the strip.
     tiles
-        Regions, from top to bottom and through all z.
+        Regions, column by column from top to bottom, and through all z.
     batches
         First and one past the last batch that it fills alone.
     inside
@@ -188,14 +188,17 @@ def plan_crops(
         Seed of a random order; None keeps neighbours together.
     """
     number = len(windows.corner)
-    rows = _strip_edges(number, edges, batch) if tall else edges[1]
-    first, last = _touched(windows, rows, edges[2])
-    width = len(edges[2]) - 1
+    rows, columns = _strip_edges(number, edges, batch) if tall else edges[1:]
+    first, last = _touched(windows, rows, columns)
+    width = len(columns) - 1
     home = np.minimum(first[:, 0], len(rows) - 2) * width + np.minimum(first[:, 1], width - 1)
-    ends = np.searchsorted(edges[1], windows.high[:, 0])
+    left_tile, right_tile = (tiles[:, 1] for tiles in _touched(windows, edges[1], edges[2]))
+    ends = right_tile * len(edges[1]) + np.searchsorted(edges[1], windows.high[:, 0])
     ranked = np.lexsort((np.arange(number), ends, home))
     bounds = np.searchsorted(home[ranked], np.arange((len(rows) - 1) * width + 1))
-    alone = np.all(first == last, axis=1)
+    within = np.all(first == last, axis=1)
+    # A window on the border of two columns would keep its batch open for a whole column.
+    alone = within & (left_tile == right_tile)
     kept, order = _kept(ranked, bounds, alone & (shuffle is None), batch)
     if shuffle is not None:
         order = np.random.Generator(np.random.PCG64(shuffle)).permutation(number)
@@ -207,13 +210,13 @@ def plan_crops(
     crossing = _crossing(first, last, width)
     for rank, (a, b) in enumerate(pairwise(bounds)):
         mine, whole = ranked[a:b], kept[rank]
-        left = mine[alone[mine] & (place[mine] >= stored)]
+        left = mine[within[mine] & (place[mine] >= stored)]
         spilled = np.concatenate([left, crossing.get(rank, np.empty(0, np.int64))])
         batches = (filled, filled + len(whole) // batch)
         filled = batches[1]
         if len(whole) or len(spilled):
             row, column = divmod(rank, width)
-            tiles = _tiles(edges, (rows[row], rows[row + 1]), edges[2][column : column + 2])
+            tiles = _tiles(edges, rows[row : row + 2], columns[column : column + 2])
             spilled = spilled[np.argsort(ends[spilled], kind="stable")]
             parts = [
                 _part(spilled[i : i + step], place, batch) for i in range(0, len(spilled), step)
@@ -262,10 +265,10 @@ def _pieces(strips: list[Strip], place: np.ndarray, batch: int) -> Pieces:
     return Pieces(owner, strip, part, number, count, first, last, np.concatenate(places))
 
 
-def _strip_edges(instances: int, edges: Edges, batch_size: int) -> tuple[int, ...]:
-    """Edges of the strips along y: every n-th edge of the tiles."""
-    step = strip_rows(instances, len(edges[1]) - 1, len(edges[2]) - 1, batch_size)
-    return (*edges[1][:-1:step], edges[1][-1])
+def _strip_edges(instances: int, edges: Edges, batch: int) -> tuple[tuple[int, ...], ...]:
+    """Edges of the strips along y and x: some of the tiles'."""
+    steps = strip_shape(instances, len(edges[1]) - 1, len(edges[2]) - 1, batch)
+    return tuple((*axis[:-1:n], axis[-1]) for axis, n in zip(edges[1:], steps, strict=True))
 
 
 def _touched(
@@ -295,6 +298,10 @@ def _crossing(first: np.ndarray, last: np.ndarray, width: int) -> dict[int, np.n
     return {number: np.asarray(found, np.int64) for number, found in members.items()}
 
 
-def _tiles(edges: Edges, rows: tuple[int, int], columns: tuple[int, ...]) -> list[Region]:
-    inner = [e for e in edges[1] if rows[0] <= e <= rows[1]]
-    return [(z, y, (columns[0], columns[1])) for y in pairwise(inner) for z in pairwise(edges[0])]
+def _tiles(edges: Edges, rows: tuple[int, ...], columns: tuple[int, ...]) -> list[Region]:
+    """Tiles of a strip, column by column."""
+    inside = [
+        list(pairwise(e for e in axis if first <= e <= last))
+        for axis, (first, last) in zip(edges[1:], (rows, columns), strict=True)
+    ]
+    return [(z, y, x) for x in inside[1] for y in inside[0] for z in pairwise(edges[0])]
