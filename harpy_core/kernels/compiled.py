@@ -481,9 +481,10 @@ def _gather(planes: Any, source: Any, target: Any, length: Any, stride: Any, out
         plane = planes[c]
         shift = c * stride
         for i in range(source.size):
-            first = source[i]
-            place = target[i] + shift
-            for p in range(length[i]):
+            # Unsigned: signed ones may count from the end, and looking after that takes the time.
+            first = np.uint64(source[i])
+            place = np.uint64(target[i] + shift)
+            for p in range(np.uint64(length[i])):
                 out[place + p] = plane[first + p]
 
 
