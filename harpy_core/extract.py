@@ -169,7 +169,7 @@ def extract_instances(
         parameters = asdict(settings)
         source = fingerprint(image, labels)
         _, spatial = image_edges(image)
-        layout = layout_of(image, settings, len(instances))
+        layout = layout_of(image, settings, instances)
         windows = windows_of(
             instances, diameter, (spatial[1][-1], spatial[2][-1]), remove_background
         )
@@ -221,11 +221,11 @@ def stored_ratio(image: Any, labels: Any, instances: Instances, settings: CropSe
         How they will be cut and kept.
     """
     image, labels = unwrapped(image), unwrapped(labels)
-    layout = layout_of(image, settings, len(instances))
+    layout = layout_of(image, settings, instances)
     return estimate.stored_ratio(image, labels, instances, layout, settings.remove_background)
 
 
-def layout_of(image: Any, settings: CropSettings, instances: int) -> Layout:
+def layout_of(image: Any, settings: CropSettings, instances: Instances) -> Layout:
     """Shape of the crops that settings make of an image.
 
     Raises
@@ -236,7 +236,7 @@ def layout_of(image: Any, settings: CropSettings, instances: int) -> Layout:
     edges, spatial = image_edges(image)
     pixels = str(np.dtype(image.dtype).newbyteorder("="))
     layout = Layout(
-        instances=instances,
+        instances=len(instances),
         channels=image.shape[0],
         depth=spatial[0][-1],
         diameter=settings.diameter,
@@ -247,6 +247,7 @@ def layout_of(image: Any, settings: CropSettings, instances: int) -> Layout:
         dtype=settings.dtype or pixels,
         scale=settings.scale,
         codec=settings.codec,
+        full=not settings.remove_background or _coverage(instances, settings.diameter) > 0.5,
         mask=settings.extract_mask,
     )
     crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
@@ -256,6 +257,13 @@ def layout_of(image: Any, settings: CropSettings, instances: int) -> Layout:
             f"codecs take at most {LARGEST_CHUNK:,}: give at most {LARGEST_CHUNK // crop}"
         )
     return layout
+
+
+def _coverage(instances: Instances, diameter: int) -> float:
+    """About what part of the windows' pixels belongs to the instances."""
+    depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
+    inside = np.minimum(instances.count / depth, diameter**2)
+    return float(inside.mean()) / diameter**2 if len(instances) else 0.0
 
 
 def _regular(edges: tuple[int, ...]) -> int:

@@ -198,7 +198,7 @@ def test_the_size_on_disk_is_estimated_from_a_sample(tmp_path: Path) -> None:
     ):
         plan = plan_extract(image, labels, instances=found, **options)
         target = tmp_path / str(options)
-        crops = hc.extract_instances(image, labels, target, batch_size=10, **options)
+        crops = hc.extract_instances(image, labels, target, batch_size=50, **options)
         taken = sum(f.stat().st_size for f in (target / "image" / "c").rglob("*") if f.is_file())
         assert plan.bytes_written == crops.image.nbytes
         assert plan.bytes_stored == pytest.approx(taken, rel=0.15)

@@ -45,7 +45,7 @@ def stored_ratio(
         crops = _crops(image, labels, near, channels, layout, remove_background)
         stored = layout.stored("image", crops)
         raw += stored.nbytes
-        encoded += len(codecs.encode(layout.codec, stored))
+        encoded += len(codecs.encode(layout.codec, stored, layout.content("image")))
     return encoded / raw if raw else 1.0
 
 

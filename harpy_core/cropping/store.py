@@ -57,6 +57,8 @@ class Layout:
         What pixels are multiplied by to be stored; None leaves them as they are.
     codec
         How chunks are compressed.
+    full
+        Whether windows are mostly pixels of instances, or kept with their background.
     mask
         Whether each crop has a mask.
     """
@@ -72,6 +74,7 @@ class Layout:
     dtype: str
     scale: float | None
     codec: Codec
+    full: bool
     mask: bool
 
     @property
@@ -90,6 +93,10 @@ class Layout:
         if self.mask:
             found["mask"] = (1, 1, np.dtype(np.uint8))
         return found
+
+    def content(self, array: str) -> codecs.Content:
+        """What an array's chunks are like, for the codec."""
+        return "full crops" if self.full and array == "image" else "crops"
 
     def gathered(self, array: str) -> np.dtype:
         """Type in which the pixels of an array are gathered."""
@@ -161,7 +168,7 @@ class WorkFolder:
                     chunks=(layout.chunk, chunk, *window),
                     shards=(layout.batch, chunk, *window) if layout.sharded else None,
                     dtype=dtype,
-                    compressors=codecs.compressors(layout.codec, dtype),
+                    compressors=codecs.compressors(layout.codec, dtype, layout.content(name)),
                     dimension_names=("i", "c", "z", "y", "x"),
                 )
 
@@ -182,7 +189,7 @@ class WorkFolder:
         layout = self.layout
         members = min(layout.batch, layout.instances - batch * layout.batch)
         firsts = range(0, members, layout.chunk)
-        parts = self._encoded(crops, [(a, a + layout.chunk) for a in firsts])
+        parts = self._encoded(array, crops, [(a, a + layout.chunk) for a in firsts])
         if layout.sharded:
             missing = [None] * (layout.batch // layout.chunk - len(parts))
             parts = list(shards.packed([*parts, *missing]))
@@ -205,13 +212,14 @@ class WorkFolder:
         bounds : (pieces + 1,) int64
             Where among the crops those of another batch begin, and their end.
         """
-        parts = self._encoded(crops, list(pairwise(bounds.tolist())))
+        parts = self._encoded(array, crops, list(pairwise(bounds.tolist())))
         name = fragments_name(array, source, chunk)
         return Content(name, self.path / _SPILLS / name, list(shards.packed(parts)))
 
-    def _encoded(self, crops: np.ndarray, spans: list[tuple[int, int]]) -> list[Any]:
+    def _encoded(self, array: str, crops: np.ndarray, spans: list[tuple[int, int]]) -> list[Any]:
+        codec, content = self.layout.codec, self.layout.content(array)
         crops = np.ascontiguousarray(crops)
-        return [codecs.encode(self.layout.codec, crops[a:b]) for a, b in spans]
+        return [codecs.encode(codec, crops[a:b], content) for a, b in spans]
 
     def read_fragments(
         self, array: str, source: Source, chunk: int, piece: tuple[int, int], out: np.ndarray
