@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 import harpy_core as hc
 from harpy_core.crops import Crops
-from harpy_core.training import CropDataset
+from harpy_core.training.dataset import CropDataset
 
 DIAMETER = 50
 CHUNK = 500

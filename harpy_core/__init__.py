@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from harpy_core.errors import InputError
     from harpy_core.extract import extract_instances
     from harpy_core.instances import find_instances
-    from harpy_core.loading import CropBatches
-    from harpy_core.normalisation import crop_percentiles
     from harpy_core.plan import plan_aggregate, plan_extract
     from harpy_core.raster import open_raster
     from harpy_core.statistics import STATISTICS
-    from harpy_core.training import CropDataset as CropDataset
+    from harpy_core.training.batches import CropBatches
+    from harpy_core.training.dataset import CropDataset as CropDataset
+    from harpy_core.training.normalisation import crop_percentiles
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "CropBatches": "loading",
-    "CropDataset": "training",
+    "CropBatches": "training.batches",
+    "CropDataset": "training.dataset",
     "InputError": "errors",
     "STATISTICS": "statistics",
     "aggregate_stats": "aggregate",
-    "crop_percentiles": "normalisation",
+    "crop_percentiles": "training.normalisation",
     "extract_instances": "extract",
     "find_instances": "instances",
     "open_crops": "crops",

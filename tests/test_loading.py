@@ -17,8 +17,8 @@ from crop_cases import OPTIONS, extracted, tissue
 
 import harpy_core as hc
 from harpy_core.crops import Crops
-from harpy_core.epochs import Even, block_order, share
-from harpy_core.loading import Batch, CropBatches
+from harpy_core.training.batches import Batch, CropBatches
+from harpy_core.training.epochs import Even, block_order, share
 
 EVENS: tuple[Even, ...] = ("pad", "drop")
 

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader  # noqa: E402
 from torch_rank import train  # noqa: E402
 
 from harpy_core import lending  # noqa: E402
-from harpy_core.lending import Lender  # noqa: E402
-from harpy_core.training import CropDataset  # noqa: E402
+from harpy_core.training.dataset import CropDataset  # noqa: E402
+from harpy_core.training.lending import Lender  # noqa: E402
 
 # A loader's advice on how many workers a small machine should have.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

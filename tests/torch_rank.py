@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
-    from harpy_core.training import CropDataset
+    from harpy_core.training.dataset import CropDataset
 
 EPOCHS = 2
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from harpy_core.crops import Crops
 from harpy_core.errors import InputError
-from harpy_core.kernels import gathering
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.training import gathering
 
 Limits = tuple[Any, Any]
 Normalise = Literal["dtype", "percentile", "crop"] | Limits | None
@@ -104,7 +104,7 @@ def normalisation(
     Parameters
     ----------
     normalise
-        See `harpy_core.loading.CropBatches`.
+        See `harpy_core.training.batches.CropBatches`.
     crops
         The store.
     channels

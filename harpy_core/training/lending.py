@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harpy_core.loading import Layout
+from harpy_core.training.batches import Layout
 
 _ALIGNMENT = 64
 _MOST = 32

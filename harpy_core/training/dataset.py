@@ -17,8 +17,8 @@ except ImportError as error:
 
 from harpy_core.crops import Crops, open_crops
 from harpy_core.errors import InputError
-from harpy_core.lending import Lender
-from harpy_core.loading import CropBatches, Layout
+from harpy_core.training.batches import CropBatches, Layout
+from harpy_core.training.lending import Lender
 
 
 class CropDataset(IterableDataset):
@@ -53,8 +53,8 @@ class CropDataset(IterableDataset):
         Which of how many processes train together; None asks `torch.distributed` when iteration
         starts, and is 0 of 1 where no process group is initialised.
     **options
-        Those of `harpy_core.loading.CropBatches`: channels, index, labels, mask, squeeze_z,
-        normalise, shuffle, mix, seed, even, drop_last.
+        Those of `harpy_core.training.batches.CropBatches`: channels, index, labels, mask,
+        squeeze_z, normalise, shuffle, mix, seed, even, drop_last.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Batches of crops for training, as NumPy arrays: shuffled, shared evenly, normalised.
 
-`harpy_core.training.CropDataset` makes PyTorch tensors of them.
+`harpy_core.training.dataset.CropDataset` makes PyTorch tensors of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from harpy_core.crops import Crops
-from harpy_core.epochs import Even, block_order, check_even, per_part, row_generator, share
 from harpy_core.errors import InputError
 from harpy_core.labels import checked_labels
-from harpy_core.normalisation import (
+from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.training.epochs import Even, block_order, check_even, per_part, row_generator, share
+from harpy_core.training.normalisation import (
     AS_STORED,
     Normalisation,
     Normalise,
@@ -26,7 +27,6 @@ from harpy_core.normalisation import (
     channel_numbers,
     normalisation,
 )
-from harpy_core.raster.chunks import ChunkFiles
 
 Layout = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and type of each array of a batch."""

@@ -1,0 +1,1 @@
+"""Crops as training wants them: shuffled, shared evenly over ranks, normalised."""
