@@ -25,7 +25,7 @@ from torch import multiprocessing  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 from torch_rank import train  # noqa: E402
 
-from harpy_core import lending  # noqa: E402
+from harpy_core.training import lending  # noqa: E402
 from harpy_core.training.dataset import CropDataset  # noqa: E402
 from harpy_core.training.lending import Lender  # noqa: E402
 
