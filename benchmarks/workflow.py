@@ -123,7 +123,7 @@ def check_crops(repeats: Repeats, tiled: RasterInfo, crops: Crops) -> int:
             inside = np.asarray(labels[top:bottom, left:right]) == label
             rows = np.arange(top, bottom) % repeats.size[0]
             columns = np.arange(left, right) % repeats.size[1]
-            pixels = repeats.image[repeats.channels][:, rows][:, :, columns]
+            pixels = repeats.image[:, rows][:, :, columns][repeats.channels]
             expected[:, top - y : bottom - y, left - x : right - x] = np.where(inside, pixels, 0)
             assert np.array_equal(batch[place, :, 0], expected), f"crop of {label}"
             compared += 1
