@@ -4,10 +4,11 @@
 # make test-torch  the training data sets, in an environment with PyTorch (gigabytes)
 # make test-gpu    the engine cupy on an NVIDIA GPU, its memory checked by compute-sanitizer where
 #                  that is installed (CUDA=12 for an older driver)
+# make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run test lint types pytest test-torch test-gpu test-slurm format lock clean
+.PHONY: setup run tissue-figure test lint types pytest test-torch test-gpu test-slurm format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -55,6 +56,9 @@ test-gpu: $(CUDA_VENV)/.ready
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+tissue-figure: setup
+	$(BIN)/python benchmarks/tissue.py docs/synthetic-tissue.png $(if $(HUBMAP),--hubmap $(HUBMAP))
 
 format: setup
 	$(BIN)/ruff check --fix

@@ -22,6 +22,7 @@ from harpy_core.config import (
     Cluster,
     Config,
     Extract,
+    Tile,
     Unit,
     parse_bytes,
     units,
@@ -35,6 +36,9 @@ from harpy_core.raster.info import RasterInfo
 
 THREADS_PER_WORKER = 4
 """Where the config names no number: as `harpy_core.cluster` has it, which is slow to import."""
+
+LABELS_RATIO = 20
+"""Bytes of labels for a byte on disk, at least; of tissue, dense and sparse, it is 37 to 250."""
 
 _HEADS = ("case", "stage", "tasks", "reads", "writes", "on disk", "a worker holds", "free disk")
 
@@ -212,12 +216,13 @@ def case_raster(name: str, case: Unit, results: Path) -> tuple[RasterInfo, int |
     if described.is_file():
         known = int(read_manifest(counted)["instances"]) if counted.is_file() else None
         return RasterInfo.from_json(described), known
-    source = case.source.model_dump()
+    return _tiled(*_source_raster(case), case)
+
+
+def _source_raster(case: Unit) -> tuple[RasterInfo, int | None]:
     if case.source.uri in DATASETS:
-        info, instances = _foretold(case.source.uri, case.source.channels)
-    else:
-        info, instances = describe_source({**source, "dataset": None}), None
-    return _tiled(info, instances, case)
+        return _foretold(case.source.uri, case.source.channels)
+    return describe_source({**case.source.model_dump(), "dataset": None}), None
 
 
 def _foretold(name: str, channels: list[str] | None) -> tuple[RasterInfo, int]:
@@ -267,10 +272,10 @@ def _rows(name: str, case: Unit, config: Config, results: Path) -> Iterator[Row]
 
 
 def _plans(
-    name: str, case: Case, info: RasterInfo, instances: int | None, results: Path
+    name: str, case: Unit, info: RasterInfo, instances: int | None, results: Path
 ) -> Iterator[Plan]:
     if case.tile is not None:
-        yield _tile_plan(info, case.tile.method == "link")
+        yield _tile_plan(_source_raster(case)[0], info, case.tile)
     yield stage_plan("instances", info, instances=instances)
     if case.aggregate is not None:
         yield stage_plan("aggregate", info, stats=case.aggregate.stats, instances=instances)
@@ -316,15 +321,25 @@ def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
     return stored_ratio(raster.image, raster.labels, Instances.read(found), crops)
 
 
-def _tile_plan(info: RasterInfo, linked: bool) -> Plan:
-    """Making the tiled store; the labels are always written, an image by links takes no space."""
+def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
+    """Making the tiled store: each distinct chunk once where they are linked, and the labels."""
     shape, chunks = info.image_shape, info.image_chunks
-    tasks = math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True))
+    counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
     chunk = math.prod(chunks) * _itemsize(info.image_dtype)
+    written = math.prod(counts) * chunk
+    if tile.method == "link":
+        # As `harpy_core.raster.linking` has it, which is slow to import.
+        periods = [n // math.gcd(n, c) for n, c in zip(source.image_shape, chunks, strict=True)]
+        distinct = math.prod(map(min, counts, periods))
+        on_grid = all(
+            n <= own or own % c == 0
+            for n, own, c in zip(shape, source.image_shape, chunks, strict=True)
+        )
+        as_it_is = tile.codec is None and tile.shard is None and chunks == source.image_chunks
+        written = 0 if as_it_is and on_grid else distinct * chunk
     labels = math.prod(info.labels_shape) * _itemsize(info.labels_dtype)
-    written = labels + (0 if linked else tasks * chunk)
-    read = 0 if linked else tasks * chunk
-    return Plan("tile", tasks, read, written, written, 2 * chunk, 0, None)
+    stored = written + labels // LABELS_RATIO
+    return Plan("tile", math.prod(counts), written, written + labels, stored, 2 * chunk, 0, None)
 
 
 def _itemsize(dtype: str) -> int:

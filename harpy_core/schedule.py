@@ -30,7 +30,10 @@ def threads_of(client: Client | None) -> int:
 
 
 def in_order(
-    function: Callable[[T], R], tasks: Iterable[T], client: Client | None = None
+    function: Callable[[T], R],
+    tasks: Iterable[T],
+    client: Client | None = None,
+    threads: int | None = None,
 ) -> Iterator[R]:
     """Results of `function` over `tasks`, each as soon as those before it are there.
 
@@ -39,11 +42,14 @@ def in_order(
     function, tasks
         Both are sent to the workers where there is a client.
     client
-        A Dask client; None runs on threads of this process, one for each core.
+        A Dask client; None runs on threads of this process.
+    threads
+        How many of them; one for each core without.
     """
-    width = IN_FLIGHT * threads_of(client)
+    threads = threads or threads_of(client)
+    width = IN_FLIGHT * threads
     if client is None:
-        with ThreadPoolExecutor(threads_of(None)) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             yield from _rolling(lambda task: pool.submit(function, task), tasks, width)
     else:
         yield from _rolling(lambda task: client.submit(function, task, pure=False), tasks, width)

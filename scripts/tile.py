@@ -1,5 +1,7 @@
 """Rule tile: the source repeated along c, y and x."""
 
+import sys
+
 from harpy_core.job import running
 
 
@@ -12,15 +14,20 @@ def main(snakemake):
 
         source = RasterInfo.from_json(snakemake.input.raster)
         target, output = snakemake.params.tile, snakemake.output
-        tile_raster(
+        tiled = tile_raster(
             open_described(source),
             output.store,
             (target["c"], target["y"], target["x"]),
             chunks=tuple(target["chunks"]),
             method=target["method"],
+            codec=target["codec"],
+            shard=target["shard"] and tuple(target["shard"]),
             progress=True,
             threads=snakemake.threads,
         )
+        logger.info("%s", tiled)
+        # Aloud, as who asked for links may find the disk full of copies.
+        print(f"tile {snakemake.wildcards.case}: {tiled}", file=sys.stderr, flush=True)
         # What it was made from and how: reading a terapixel again for a digest takes too long.
         digest = digest_of([source.fingerprint, target, snakemake.params.code])
         write_manifest(output.manifest, kind="tiled", digest=digest, source=source.fingerprint)

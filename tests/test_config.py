@@ -22,6 +22,7 @@ from harpy_core.config import (
     Stage,
     load,
     parse_bytes,
+    units,
 )
 from harpy_core.config_files import DEFAULT_CONFIG, generated
 from harpy_core.errors import InputError
@@ -97,6 +98,48 @@ def test_an_empty_section_takes_its_defaults() -> None:
             with_case(benchmark={"workers": [1, 0]}),
             "cases.liver.benchmark.workers[1] = 0: workers are a list of different whole numbers "
             "of at least 1",
+        ),
+        (
+            with_case(benchmark={"workers": {"extract": [1, 0]}}),
+            "cases.liver.benchmark.workers.extract[1] = 0: workers are a list of different whole "
+            "numbers of at least 1",
+        ),
+        (
+            with_case(benchmark={"workers": {"extrct": [1]}}),
+            "cases.liver.benchmark.workers.extrct = [1]: there is no such key (did you mean "
+            "extract?)",
+        ),
+        (
+            with_case(tile={"c": 1, "y": 2, "x": 3, "chunks": [1, 4, 4], "shard": [1, 6, 8]}),
+            "cases.liver.tile = {'c': 1, 'y': 2, 'x': 3, 'chunks': [1, 4, 4], 'shard': [1, 6, 8]}: "
+            "shard [1, 6, 8] is no multiple of chunks [1, 4, 4]",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima": {"archive": "a.zip"}}},
+            "datasets.macsima = {'archive': 'a.zip'}: datasets are a mapping of macsima-tonsil or "
+            "merscope-liver to where it comes from (did you mean macsima-tonsil?)",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {}}},
+            "datasets.macsima-tonsil = {}: give one of mirror, archive and store",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"store": "a", "sha256": "0" * 64}}},
+            f"datasets.macsima-tonsil = {{'store': 'a', 'sha256': '{'0' * 51}...: "
+            "a store is not checked: leave sha256 out",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"mirror": "ftp://lab"}}},
+            "datasets.macsima-tonsil.mirror = ftp://lab: a mirror is an http:// or https:// "
+            "address",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"archive": "/none.zip"}}},
+            "datasets.macsima-tonsil.archive = /none.zip: there is no such file: correct the path",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"store": "/none.zarr"}}},
+            "datasets.macsima-tonsil.store = /none.zarr: there is no such path: correct it",
         ),
         (
             with_case(benchmark={"workers": [2, 2]}),
@@ -225,6 +268,36 @@ def test_zipped_stores_are_looked_into(tmp_path: Path, top: str) -> None:
             written.write(file, Path(top, file.relative_to(folder)))
     preflight.check(load(with_source(uri=str(archive), labels="cells"), FILE), FILE)
     assert "there are cells" in told(with_source(uri=str(archive), labels="nuclei"))
+
+
+def test_workers_are_one_list_or_one_for_each_stage() -> None:
+    for given, expected in (
+        ([1, 4], {"aggregate": [1, 4], "extract": [1, 4]}),
+        ({"extract": [32]}, {"aggregate": [1, 2, 4, 8, 16], "extract": [32]}),
+    ):
+        sweep = load(with_case(benchmark={"workers": given}), FILE).cases["liver"].benchmark
+        assert sweep is not None
+        assert sweep.workers.model_dump() == expected
+
+
+def test_a_store_takes_the_place_of_a_published_dataset(tmp_path: Path) -> None:
+    place = store(tmp_path / "tonsil.zarr", ["image_tiled"], ["labels_cells_harpy"])
+    mapping = with_source(uri="macsima-tonsil")
+    mapping["datasets"] = {"macsima-tonsil": {"store": str(place)}}
+    config = load(mapping, FILE)
+    preflight.check(config, FILE)
+    source = units(config)["liver"].source
+    assert (source.uri, source.image, source.labels) == (
+        str(place),
+        "image_tiled",
+        "labels_cells_harpy",
+    )
+
+
+def test_more_workers_for_one_stage_than_cores_are_refused() -> None:
+    sweep = {"workers": {"aggregate": [1], "extract": [1, 4]}, "threads_per_worker": 2}
+    with pytest.raises(InputError, match=r"benchmark\.workers\.extract\[1\] = 4: 4 x 2 threads"):
+        preflight.check_cores(load(with_case(benchmark=sweep), FILE), "liver", 7, FILE)
 
 
 def test_more_workers_than_cores_are_refused() -> None:

@@ -1,18 +1,14 @@
-"""The data sets by name, the store they are written to, and the download, from a real server."""
+"""The data sets by name, the store they are written to, and archives that are unpacked."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import socket
+import shutil
 import stat
 import threading
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +16,14 @@ import numpy as np
 import pytest
 import spatialdata
 import zarr
+from cases import threads
 from scipy import ndimage
 from spatialdata.models import Image2DModel, Image3DModel, Labels2DModel, Labels3DModel
 from zarr.codecs import ZstdCodec
 
-from harpy_core.datasets import REGISTRY, fetch, ihc
-from harpy_core.datasets.download import ATTEMPTS, download, fetch_archive, unzip
+from harpy_core.datasets import REGISTRY, fetch, ihc, unpacking
 from harpy_core.datasets.tissue import Tissue, tissue, tissue_tile
+from harpy_core.datasets.unpacking import unzip
 from harpy_core.errors import InputError
 from harpy_core.raster import open_raster, spatialdata_store
 
@@ -168,8 +165,8 @@ def test_tissue_channels_of_a_module_go_together() -> None:
     ids = np.unique(labels)[1:]
     levels = np.log([ndimage.mean(plane, labels, ids) for plane in image])
     correlation = np.corrcoef(levels)
-    assert correlation[0, 4] > 0.6
-    assert correlation[0, 4] > correlation[0, 5]
+    assert correlation[1, 5] > 0.6
+    assert correlation[1, 5] > correlation[1, 6]
 
 
 @pytest.mark.parametrize("rows", [(0, 65), (-1, 5), (5, 5)])
@@ -179,6 +176,29 @@ def test_a_region_outside_the_tissue_is_refused(rows: tuple[int, int]) -> None:
 
 
 # The registry -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "published"),
+    [("tissue-gigapixel", 20_000, 206_030), ("tissue-terapixel", 100_000, 278_482)],
+)
+def test_tiled_tissue_has_as_many_instances_as_the_published_case(
+    name: str, size: int, published: int
+) -> None:
+    known = REGISTRY[name]
+    assert known.cells_per_megapixel is not None
+    side = known.shape[1]
+    made = Tissue((1, side, side), known.seed, known.cells_per_megapixel)
+    labels = tissue_tile(made, (0, side), (0, side))[1]
+    whole, left = divmod(size, side)
+    parts = {side: whole, left: 1}
+    instances = sum(
+        rows * columns * (len(np.unique(labels[:height, :width])) - 1)
+        for height, rows in parts.items()
+        for width, columns in parts.items()
+    )
+    assert abs(instances - published) < 0.01 * published
+    assert len(np.unique(labels)) - 1 == pytest.approx(known.instances, rel=0.01)
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
@@ -194,184 +214,6 @@ def test_every_registered_set_is_made_or_has_a_digest() -> None:
         else:
             assert re.fullmatch("[0-9a-f]{64}", dataset.sha256)
             assert dataset.origin.startswith("https://")
-
-
-# Downloads --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Server:
-    """What a real HTTP server gives, and what it was asked.
-
-    Each request meets one of the troubles while there are any: a status below 600 is the answer, a
-    larger number the byte at which the line breaks.
-    """
-
-    content: bytes
-    tag: str | None = '"one"'
-    troubles: list[int] = field(default_factory=list)
-    requests: list[dict[str, str]] = field(default_factory=list)
-    url: str = ""
-
-
-def handler(server: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            server.requests.append(dict(self.headers))
-            trouble = server.troubles.pop(0) if server.troubles else len(server.content)
-            if trouble < 600:
-                self.send_error(trouble)
-                return
-            body, first = server.content, 0
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            if wanted and self.headers.get("If-Range") == server.tag:
-                first = int(wanted[1])
-                if first >= len(body):
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(body)}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(206)
-                span = f"bytes {first}-{len(body) - 1}/{len(body)}"
-                self.send_header("Content-Range", span)
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(len(body) - first))
-            if server.tag:
-                self.send_header("ETag", server.tag)
-            self.end_headers()
-            self.wfile.write(body[first:trouble])
-            if trouble < len(body):
-                self.wfile.flush()
-                self.connection.shutdown(socket.SHUT_RDWR)
-
-    return Handler
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server(np.random.default_rng(0).bytes(3_000_000))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler(state)) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        state.url = f"http://127.0.0.1:{running.server_port}/store.zip"
-        yield state
-        running.shutdown()
-        thread.join()
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def test_a_download_is_whole_and_leaves_nothing_else(tmp_path: Path, server: Server) -> None:
-    download(server.url, tmp_path / "store.zip", digest(server.content))
-    assert (tmp_path / "store.zip").read_bytes() == server.content
-    assert os.listdir(tmp_path) == ["store.zip"]
-    download(server.url, tmp_path / "store.zip", digest(server.content))
-    assert len(server.requests) == 1
-
-
-def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
-    server.troubles = [1_000_000, 2_500_000]
-    download(server.url, tmp_path / "store.zip", digest(server.content), pause=0.01)
-    assert (tmp_path / "store.zip").read_bytes() == server.content
-    assert len(server.requests) == 3
-    assert "Range" not in server.requests[0]
-    assert server.requests[1]["If-Range"] == '"one"'
-    assert [int(r["Range"][6:-1]) > 0 for r in server.requests[1:]] == [True, True]
-
-
-def test_another_process_goes_on_where_the_first_gave_up(tmp_path: Path, server: Server) -> None:
-    server.troubles = [1_000_000, *[503] * (ATTEMPTS - 1)]
-    with pytest.raises(InputError, match="goes on where it stopped"):
-        download(server.url, tmp_path / "store.zip", digest(server.content), pause=0.001)
-    assert sorted(os.listdir(tmp_path)) == ["store.zip.part", "store.zip.part.json"]
-    held = (tmp_path / "store.zip.part").stat().st_size
-    assert held > 0
-    server.requests.clear()
-    download(server.url, tmp_path / "store.zip", digest(server.content))
-    assert [request["Range"] for request in server.requests] == [f"bytes={held}-"]
-    assert (tmp_path / "store.zip").read_bytes() == server.content
-
-
-def test_a_file_that_changed_on_the_server_is_fetched_anew(tmp_path: Path, server: Server) -> None:
-    (tmp_path / "store.zip.part").write_bytes(b"old" * 1000)
-    facts = {"url": server.url, "validator": '"zero"'}
-    (tmp_path / "store.zip.part.json").write_text(json.dumps(facts))
-    download(server.url, tmp_path / "store.zip", digest(server.content))
-    assert server.requests[0]["If-Range"] == '"zero"'
-    assert (tmp_path / "store.zip").read_bytes() == server.content
-
-
-def test_a_part_that_is_whole_is_taken(tmp_path: Path, server: Server) -> None:
-    (tmp_path / "store.zip.part").write_bytes(server.content)
-    facts = {"url": server.url, "validator": server.tag}
-    (tmp_path / "store.zip.part.json").write_text(json.dumps(facts))
-    download(server.url, tmp_path / "store.zip", digest(server.content))
-    assert (tmp_path / "store.zip").read_bytes() == server.content
-
-
-@pytest.mark.parametrize("tag", [None, 'W/"weak"'])
-def test_without_a_strong_validator_a_broken_download_starts_over(
-    tmp_path: Path, server: Server, tag: str | None
-) -> None:
-    server.tag = tag
-    server.troubles = [1_000_000]
-    download(server.url, tmp_path / "store.zip", digest(server.content), pause=0.01)
-    assert all("Range" not in request for request in server.requests)
-    assert (tmp_path / "store.zip").read_bytes() == server.content
-
-
-def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server) -> None:
-    server.troubles = [503, 429]
-    download(server.url, tmp_path / "store.zip", digest(server.content), pause=0.01)
-    assert len(server.requests) == 3
-
-
-def test_a_wrong_digest_leaves_nothing(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(InputError, match="instead of"):
-        download(server.url, tmp_path / "store.zip", "0" * 64)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_missing_file_is_told_at_once(tmp_path: Path, server: Server) -> None:
-    server.troubles = [404]
-    with pytest.raises(InputError, match="404") as caught:
-        download(server.url, tmp_path / "store.zip", "0" * 64)
-    assert "\n" not in str(caught.value)
-    assert len(server.requests) == 1
-
-
-def test_no_server_is_told_after_some_attempts(tmp_path: Path) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/x.zip"
-        with pytest.raises(InputError, match="cannot be fetched"):
-            download(url, tmp_path / "x.zip", "0" * 64, pause=0.001)
-    with pytest.raises(InputError, match="http"):
-        download("file:///etc/hostname", tmp_path / "x.zip", "0" * 64)
-
-
-def test_a_zipped_store_is_fetched_unpacked_and_opened(tmp_path: Path, server: Server) -> None:
-    root = spatialdata_store.create(tmp_path / "made" / "sdata.zarr")
-    image = spatialdata_store.create_image(root, "image", (2, 8, 8), (1, 8, 8), "u2", ["a", "b"])
-    image[...] = np.arange(128).reshape(2, 8, 8)
-    spatialdata_store.create_labels(root, "labels", (8, 8), (8, 8), "u4")[...] = 1
-    archive = tmp_path / "sdata.zip"
-    with zipfile.ZipFile(archive, "w") as opened:
-        for file in (tmp_path / "made").rglob("*"):
-            opened.write(file, file.relative_to(tmp_path / "made"))
-        opened.writestr("__MACOSX/sdata.zarr/._zarr.json", "x")
-    server.content = archive.read_bytes()
-    fetch_archive(server.url, digest(server.content), tmp_path / "data" / "fetched.zarr")
-    assert os.listdir(tmp_path / "data") == ["fetched.zarr"]
-    found = open_raster(tmp_path / "data" / "fetched.zarr", "image", "labels")
-    np.testing.assert_array_equal(found.image[...], image[...])
 
 
 # Archives that are not to be trusted ------------------------------------------------------------
@@ -418,7 +260,7 @@ def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
 def test_a_bomb_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harpy_core.datasets.download.SMALL", 1 << 20)
+    monkeypatch.setattr("harpy_core.datasets.unpacking.SMALL", 1 << 20)
     archive = zipped(tmp_path / "bomb.zip", ("a/x", bytes(50_000_000)))
     with pytest.raises(InputError, match="would unpack to 50000000 bytes"):
         unzip(archive, tmp_path / "store.zarr")
@@ -438,6 +280,35 @@ def test_a_size_that_lies_and_a_damaged_byte_are_noticed(tmp_path: Path) -> None
         with pytest.raises(InputError, match="no whole zip"):
             unzip(archive, tmp_path / "store.zarr")
         assert not (tmp_path / "store.zarr").exists()
+
+
+def test_several_files_are_unpacked_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(tmp_path / "a.zip", *((f"a/{i}", bytes([i] * 100)) for i in range(8)))
+    together = threading.Barrier(2, timeout=20)
+    extract = unpacking._Extraction.__call__
+
+    def with_another(self: unpacking._Extraction, entry: Any) -> int:
+        together.wait()
+        return extract(self, entry)
+
+    monkeypatch.setattr(unpacking._Extraction, "__call__", with_another)
+    with threads(2):
+        unzip(archive, tmp_path / "store.zarr")
+    found = {f.name: f.read_bytes() for f in (tmp_path / "store.zarr").iterdir()}
+    assert found == {str(i): bytes([i] * 100) for i in range(8)}
+
+
+def test_a_store_that_does_not_fit_the_disk_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(tmp_path / "a.zip", ("a/x", bytes(5000)))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4000))
+    with pytest.raises(InputError, match=r"needs 0\.0 GB in .* make room"):
+        unzip(archive, tmp_path / "store.zarr")
+    assert sorted(os.listdir(tmp_path)) == ["a.zip"]
 
 
 def test_a_text_is_no_zip(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 from dataclasses import dataclass
 
+from harpy_core.config import ELEMENTS, Origin
 from harpy_core.errors import InputError
 from harpy_core.manifest import staging
 
@@ -69,12 +70,12 @@ REGISTRY: dict[str, Dataset] = {
         ),
         Dataset(
             "tissue",
-            "Synthetic tissue: 4 channels, 2048 x 2048 pixels, some 6,800 cells.",
+            "Synthetic tissue: 4 channels, 2048 x 2048 pixels, some 8,900 cells.",
             _SYNTHETIC,
             (4, 2048, 2048),
             (4, 1024, 1024),
-            6_800,
-            cells_per_megapixel=2500,
+            8_900,
+            cells_per_megapixel=3300,
         ),
         Dataset(
             "tissue-gigapixel",
@@ -102,8 +103,7 @@ REGISTRY: dict[str, Dataset] = {
             (100, 20_000, 20_000),
             (10, 2048, 2048),
             206_030,
-            "image_tiled",
-            "labels_cells_harpy",
+            *ELEMENTS["macsima-tonsil"],
             sha256="9a22f90480c28ce07c51c489f279ade0d545103354e153124a9cd2d9ab7f7a43",
         ),
         Dataset(
@@ -113,15 +113,19 @@ REGISTRY: dict[str, Dataset] = {
             (2, 100_000, 100_000),
             (1, 4096, 4096),
             278_482,
-            "clahe",
-            "segmentation_mask_full",
+            *ELEMENTS["merscope-liver"],
             sha256="e1f36061e97e74ad131eb709ca678658829dc4385a444923ef74835e783d63bc",
         ),
     )
 }
 
 
-def fetch(name: str, path: str | os.PathLike[str], progress: bool = False) -> None:
+def fetch(
+    name: str,
+    path: str | os.PathLike[str],
+    origin: Origin | None = None,
+    progress: bool = False,
+) -> None:
     """Make or download a data set.
 
     Parameters
@@ -131,6 +135,8 @@ def fetch(name: str, path: str | os.PathLike[str], progress: bool = False) -> No
     path
         SpatialData store to make. It appears whole or not at all; a broken download goes on where
         it stopped, from the files ``PATH.zip.part*`` beside it.
+    origin
+        Where a published one comes from instead of its published address.
     progress
         Show a bar on a terminal.
 
@@ -144,9 +150,7 @@ def fetch(name: str, path: str | os.PathLike[str], progress: bool = False) -> No
         raise InputError(f"data set {name!r} is not known: choose from {', '.join(REGISTRY)}")
     dataset = REGISTRY[name]
     if dataset.sha256 is not None:
-        from harpy_core.datasets.download import fetch_archive
-
-        fetch_archive(dataset.origin, dataset.sha256, path, progress=progress)
+        _fetch_published(dataset, dataset.sha256, path, origin, progress)
         return
     with staging(path) as folder:
         if dataset.cells_per_megapixel is not None:
@@ -156,3 +160,23 @@ def fetch(name: str, path: str | os.PathLike[str], progress: bool = False) -> No
             tissue.write(folder, made, dataset.chunks, progress=progress)
         else:
             importlib.import_module(dataset.origin).write(folder, progress=progress)
+
+
+def _fetch_published(
+    dataset: Dataset,
+    sha256: str,
+    path: str | os.PathLike[str],
+    origin: Origin | None,
+    progress: bool,
+) -> None:
+    from harpy_core.datasets.download import fetch_archive, unpack_archive
+
+    url = dataset.origin
+    if origin is not None:
+        sha256 = origin.sha256 or sha256
+        if origin.archive is not None:
+            unpack_archive(origin.archive, sha256, path, progress=progress)
+            return
+        if origin.mirror is not None:
+            url = origin.mirror.rstrip("/") + dataset.origin.removeprefix(_PUBLISHED)
+    fetch_archive(url, sha256, path, progress=progress)

@@ -1,4 +1,4 @@
-"""Large archives over an unreliable line, and their unpacking without trusting them.
+"""Large files over an unreliable line.
 
 A download goes on where it stopped (Range with If-Range), is hashed while it streams, and takes
 its final name only when it is whole and is what was asked for.
@@ -6,24 +6,24 @@ its final name only when it is whole and is what was asked for.
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import http.client
 import json
 import logging
 import os
-import shutil
 import ssl
-import stat
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.message import Message
+from pathlib import Path
 
+from harpy_core.datasets.unpacking import check_room, unzip
 from harpy_core.errors import InputError
-from harpy_core.manifest import staging, write_json
+from harpy_core.manifest import sole_writer, write_json
 from harpy_core.progress import Bar, track
 
 logger = logging.getLogger(__name__)
@@ -33,22 +33,17 @@ ATTEMPTS = 6
 """Failures in a row without a new byte, before giving up."""
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt; doubled for each further one, to at most a minute."""
+LONGEST_PAUSE = 60.0
+LONGEST_PATIENCE = 900.0
+"""Seconds to wait, at most, where a server says how long."""
 SILENCE = 60.0
 """Seconds without a byte after which a connection counts as broken."""
-MOST_FILES = 5_000_000
-MOST_GROWTH = 20
-"""Bytes unpacked for a byte of archive: Zarr chunks are compressed already."""
-SMALL = 1 << 30
-"""Bytes unpacked that are fine whatever the size of the archive."""
-
-
-class _Hash(Protocol):
-    def update(self, content: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
+UNPACKED = 1.0
+"""Bytes unpacked for a byte of archive, at least: what an archive holds is compressed already."""
 
 
 class _LineBrokenError(Exception):
-    """The line broke; what has come so far is good."""
+    """The line broke; what has come so far is good, or was thrown away."""
 
 
 _TRANSIENT = (
@@ -59,6 +54,7 @@ _TRANSIENT = (
     TimeoutError,
     ssl.SSLError,
 )
+_BUSY = (408, 425, 429)
 
 
 def fetch_archive(
@@ -81,12 +77,48 @@ def fetch_archive(
     Raises
     ------
     InputError
-        As `download` and `unzip`.
+        As `download` and `unzip`; a disk that cannot hold the archive and the store is refused
+        before the first byte is fetched.
     """
     archive = Path(f"{os.fspath(path)}.zip")
-    download(url, archive, sha256, progress=progress)
+    download(url, archive, sha256, progress=progress, beside=UNPACKED)
     unzip(archive, path, progress=progress)
     archive.unlink()
+
+
+def unpack_archive(
+    archive: str | os.PathLike[str],
+    sha256: str,
+    path: str | os.PathLike[str],
+    progress: bool = False,
+) -> None:
+    """Check a zipped store that is on this machine, and unpack it; the zip stays.
+
+    Parameters
+    ----------
+    archive
+        The zip.
+    sha256
+        What its content must be, in hexadecimal.
+    path
+        Folder to make; it appears whole or not at all.
+    progress
+        Show bars on a terminal.
+
+    Raises
+    ------
+    InputError
+        Another content, or as `unzip`.
+    """
+    found = hashlib.sha256()
+    file = Path(archive)
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file; correct the path")
+    with track(file.stat().st_size, "check", unit="B", enabled=progress) as bar:
+        _hash_file(file, found, bar)
+    if found.hexdigest() != sha256:
+        raise InputError(_other_content(str(file), found.hexdigest(), sha256))
+    unzip(file, path, progress=progress)
 
 
 def download(
@@ -95,6 +127,7 @@ def download(
     sha256: str,
     progress: bool = False,
     pause: float = FIRST_PAUSE,
+    beside: float = 0.0,
 ) -> None:
     """Download a file, going on with what an earlier attempt left behind.
 
@@ -110,110 +143,206 @@ def download(
         Show a bar on a terminal.
     pause
         Seconds before the second attempt.
+    beside
+        Bytes of disk that must be free besides, for a byte of the file.
 
     Raises
     ------
     InputError
-        The server refuses or cannot be reached, the content is not what was asked for, or the disk
-        is too small.
+        The server refuses or cannot be reached, the content is not what was asked for, the disk
+        is too small, or another process is fetching the same file.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise InputError(f"{url}: not an address to fetch from; give http:// or https://")
     target = Path(path)
-    if target.is_file() and _digest(target) == sha256:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    found = _complete(url, part, progress, pause)
-    if found != sha256:
-        _forget(part)
-        raise InputError(
-            f"{url}: content has sha256 {found} instead of {sha256}; "
-            "the file has changed or was damaged on its way: try again, or correct the registry"
-        )
-    os.replace(part, target)
-    _forget(part)
+    with sole_writer(target):
+        if target.is_file() and _digest(target) == sha256:
+            return
+        part = _Part(target.with_name(f"{target.name}.part"), url)
+        _complete(part, progress, pause, beside)
+        if part.digest != sha256 and part.resumed:
+            logger.warning("%s: what was put together is not what was asked for; once more", url)
+            part.forget()
+            _complete(part, progress, pause, beside)
+        if part.digest != sha256:
+            part.forget()
+            raise InputError(_other_content(url, part.digest, sha256))
+        os.replace(part.path, target)
+        part.forget()
 
 
-def _complete(url: str, part: Path, progress: bool, pause: float) -> str:
-    """Fetch until the file is whole; its digest."""
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
+def _other_content(what: str, found: str, sha256: str) -> str:
+    return (
+        f"{what}: content has sha256 {found} instead of {sha256}; it has changed or was damaged on "
+        "its way: try again, or give the sha256 of your own copy"
+    )
+
+
+class _Part:
+    """What has come of a file so far.
+
+    Attributes
+    ----------
+    path
+        Where it is kept.
+    held
+        Bytes of it.
+    resumed
+        Whether it was put together from several answers of the server.
+    """
+
+    def __init__(self, path: Path, url: str) -> None:
+        self.path, self.url = path, url
+        self._facts = path.with_name(f"{path.name}.json")
+        self._hash = hashlib.sha256()
+        self.held = 0
+        self.resumed = False
+        self.validator = self._known()
+        if self.validator is None:
+            self.forget()
+        else:
+            _hash_file(path, self._hash)
+            self.held = path.stat().st_size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what has come."""
+        return self._hash.hexdigest()
+
+    def _known(self) -> str | None:
+        """What tells the server's version of the file that the part is of."""
         try:
-            return _attempt(url, part, progress)
+            facts = json.loads(self._facts.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        mine = facts["url"] == self.url and self.path.exists()
+        return str(facts["validator"]) if mine else None
+
+    def forget(self) -> None:
+        """Start over."""
+        self.path.unlink(missing_ok=True)
+        self._facts.unlink(missing_ok=True)
+        self._hash = hashlib.sha256()
+        self.held, self.resumed, self.validator = 0, False, None
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Start over with the version that the server is about to send."""
+        self.forget()
+        self.path.touch()
+        self.validator = _validator(headers)
+        if self.validator is not None:
+            write_json(self._facts, {"url": self.url, "validator": self.validator})
+
+    def take(self, response: http.client.HTTPResponse, bar: Bar) -> None:
+        """Append what comes, as it comes."""
+        with self.path.open("ab") as file:
+            # Not read(): where the line breaks, it would lose what it had of its block.
+            while content := response.read1(BLOCK):
+                file.write(content)
+                self._hash.update(content)
+                self.held += len(content)
+                bar.advance(len(content))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _complete(part: _Part, progress: bool, pause: float, beside: float) -> None:
+    """Fetch until the file is whole."""
+    failures, most = 0, part.held
+    while True:
+        asked = 0.0
+        try:
+            _attempt(part, progress, beside)
+            return
         except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in (408, 425, 429):
+            if error.code < 500 and error.code not in _BUSY:
                 raise InputError(
-                    f"{url}: the server answers {error.code} {error.reason}; correct the address"
+                    f"{part.url}: the server answers {error.code} {error.reason}; "
+                    "correct the address"
                 ) from error
             broken: Exception = error
+            asked = _retry_after(error.headers)
         except _TRANSIENT as error:
             broken = error
-        progressed = part.exists() and part.stat().st_size > before
-        failures = 1 if progressed else failures + 1
+        failures = 1 if part.held > most else failures + 1
+        most = max(most, part.held)
         if failures >= ATTEMPTS:
             raise InputError(
-                f"{url}: cannot be fetched ({broken}); check the connection and run again, "
+                f"{part.url}: cannot be fetched ({broken}); check the connection and run again, "
                 "it goes on where it stopped"
             ) from broken
-        wait = min(60.0, pause * 2 ** (failures - 1))
-        logger.warning("%s: %s; trying again in %.0f s", url, broken, wait)
+        wait = max(min(LONGEST_PAUSE, pause * 2 ** (failures - 1)), min(asked, LONGEST_PATIENCE))
+        logger.warning("%s: %s; trying again in %.0f s", part.url, broken, wait)
         time.sleep(wait)
 
 
-def _attempt(url: str, part: Path, progress: bool) -> str:
+def _attempt(part: _Part, progress: bool, beside: float) -> None:
     """One request: append what is missing, or start over where the server's file has changed."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "harpy-core"}
-    validator = _validator_of(part, url)
-    held = part.stat().st_size if validator else 0
-    if held:
-        headers |= {"Range": f"bytes={held}-", "If-Range": str(validator)}
+    if part.held and part.validator is not None:
+        headers |= {"Range": f"bytes={part.held}-", "If-Range": part.validator}
     try:
         response = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=SILENCE
+            urllib.request.Request(part.url, headers=headers), timeout=SILENCE
         )
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        if error.headers.get("Content-Range") == f"bytes */{held}":
-            return _digest(part)
-        _forget(part)
+        if error.headers.get("Content-Range") == f"bytes */{part.held}":
+            return
+        part.forget()
         raise _LineBrokenError("what was kept does not fit the server's file") from error
     with response:
         if response.status == 206:
-            total = _total(response.headers.get("Content-Range", ""), held)
+            total = _continued(part, response.headers)
         else:
-            held, total = 0, _length(response.headers.get("Content-Length"))
-            _forget(part)
-            _remember(part, url, response.headers)
-        _check_room(part, (total or held) - held, url)
-        with track(total, part.stem, unit="B", enabled=progress) as bar:
-            return _receive(response, part, held, total, bar)
+            part.begin(response.headers)
+            total = _number(response.headers.get("Content-Length"))
+        needed = (total or 0) - part.held + int(beside * (total or 0))
+        check_room(part.path.parent, needed, f"{part.url}: it")
+        with track(total, part.path.stem, unit="B", enabled=progress) as bar:
+            bar.advance(part.held)
+            part.take(response, bar)
+    if total is not None and part.held != total:
+        came = f"{part.held:,} of {total:,} bytes came"
+        if part.held > total:
+            part.forget()
+        raise _LineBrokenError(came)
 
 
-def _receive(
-    response: http.client.HTTPResponse, part: Path, held: int, total: int | None, bar: Bar
-) -> str:
-    digest = hashlib.sha256()
-    with part.open("r+b" if held else "w+b") as file:
-        _hash_rest(file, digest)
-        bar.advance(held)
-        while content := response.read(BLOCK):
-            file.write(content)
-            digest.update(content)
-            held += len(content)
-            bar.advance(len(content))
-        file.flush()
-        os.fsync(file.fileno())
-    if total is not None and held != total:
-        raise _LineBrokenError(f"{held} of {total} bytes came")
-    return digest.hexdigest()
+def _continued(part: _Part, headers: Mapping[str, str]) -> int | None:
+    """Length of the whole, from ``bytes 5-9/10``, where the answer goes on with our part."""
+    span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    version = _validator(headers)
+    if span.partition("-")[0] != str(part.held) or version not in (None, part.validator):
+        found = f"got {span or 'no range'} of version {version}"
+        asked = f"asked for the bytes from {part.held} of version {part.validator}"
+        part.forget()
+        raise _LineBrokenError(f"{asked}, {found}")
+    part.resumed = True
+    return _number(total)
 
 
-def _hash_rest(file: Any, digest: _Hash) -> None:
-    while content := file.read(BLOCK):
-        digest.update(content)
+def _validator(headers: Mapping[str, str]) -> str | None:
+    """What tells this version of the server's file from another; weak tags do not."""
+    tag = headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+
+
+def _retry_after(headers: Message) -> float:
+    """Seconds that the server asks to be left alone: it gives them, or a time."""
+    asked = headers.get("Retry-After", "")
+    if asked.isdigit():
+        return float(asked)
+    try:
+        until = email.utils.parsedate_to_datetime(asked)
+    except ValueError:
+        return 0.0
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def _number(header: str | None) -> int | None:
+    return int(header) if header and header.isdigit() else None
 
 
 def _digest(path: Path) -> str:
@@ -221,152 +350,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _length(header: str | None) -> int | None:
-    return int(header) if header and header.isdigit() else None
-
-
-def _total(content_range: str, held: int) -> int | None:
-    """Length of the whole from ``bytes 5-9/10``, which must begin where our part ends."""
-    span, _, total = content_range.removeprefix("bytes ").partition("/")
-    if span.partition("-")[0] != str(held):
-        raise _LineBrokenError(f"asked for the bytes from {held}, got {content_range!r}")
-    return _length(total)
-
-
-def _facts(part: Path) -> Path:
-    return part.with_name(part.name + ".json")
-
-
-def _remember(part: Path, url: str, headers: Any) -> None:
-    """Keep what tells this version of the server's file from another; weak tags do not."""
-    tag = headers.get("ETag")
-    validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
-    if validator:
-        write_json(_facts(part), {"url": url, "validator": validator})
-
-
-def _validator_of(part: Path, url: str) -> str | None:
-    try:
-        facts = json.loads(_facts(part).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return facts["validator"] if facts["url"] == url and part.exists() else None
-
-
-def _forget(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _facts(part).unlink(missing_ok=True)
-
-
-def _check_room(beside: Path, needed: int, what: object) -> None:
-    free = shutil.disk_usage(beside.parent).free
-    if needed > free:
-        raise InputError(
-            f"{what}: needs {needed / 1e9:.1f} GB in {beside.parent}, where {free / 1e9:.1f} GB "
-            "are free; make room or choose another folder"
-        )
-
-
-# Unpacking --------------------------------------------------------------------------------------
-
-
-def unzip(
-    archive: str | os.PathLike[str], path: str | os.PathLike[str], progress: bool = False
-) -> None:
-    """Unpack a zipped store, or the store in the only folder of a zip.
-
-    Parameters
-    ----------
-    archive
-        The zip. Only plain files below its root are accepted.
-    path
-        Folder to make; it appears whole or not at all.
-    progress
-        Show a bar on a terminal.
-
-    Raises
-    ------
-    InputError
-        No zip, a damaged one, absolute or climbing paths, links, encryption, two entries of one
-        name, or sizes out of all proportion or beyond the free disk.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = _checked(opened, Path(archive))
-            size = sum(entry.file_size for entry in entries.values())
-            target = Path(path).absolute()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _check_room(target, size, archive)
-            with staging(target) as folder, track(size, "unzip", "B", progress) as bar:
-                for name, entry in entries.items():
-                    _extract(opened, entry, folder / name, bar)
-    except _UNREADABLE as error:
-        raise InputError(f"{archive}: no whole zip ({error}); fetch it again") from error
-
-
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    FileExistsError,
-    NotADirectoryError,
-)
-
-
-def _checked(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """The files to write, by their path in the store."""
-    listed = opened.infolist()
-    if len(listed) > MOST_FILES:
-        raise InputError(f"{archive}: {len(listed)} entries; at most {MOST_FILES} are unpacked")
-    entries: dict[PurePosixPath, zipfile.ZipInfo] = {}
-    for entry in listed:
-        name = _safe_name(entry, archive)
-        if entry.is_dir() or name.parts[0] == "__MACOSX":
-            continue
-        if name in entries:
-            raise InputError(f"{archive}: two entries are named {str(name)!r}; zip it again")
-        entries[name] = entry
-    size = sum(entry.file_size for entry in entries.values())
-    bound = max(SMALL, MOST_GROWTH * archive.stat().st_size)
-    if size > bound:
-        raise InputError(
-            f"{archive}: would unpack to {size} bytes, more than {bound}; zip the store as it is"
-        )
-    tops = {name.parts[0] for name in entries}
-    nested = all(len(name.parts) > 1 for name in entries)
-    if len(tops) == 1 and nested:
-        return {PurePosixPath(*name.parts[1:]): entry for name, entry in entries.items()}
-    return entries
-
-
-def _safe_name(entry: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
-    """Path of an entry, relative and pointing down."""
-    raw = entry.orig_filename
-    name = PurePosixPath(raw)
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    problem = None
-    if not name.parts or name.is_absolute() or ".." in name.parts or {"\\", "\0"} & set(raw):
-        problem = "an unsafe path"
-    elif ":" in name.parts[0]:
-        problem = "a path with a drive"
-    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        problem = "a link or a special file"
-    elif entry.flag_bits & 1:
-        problem = "encrypted"
-    if problem:
-        raise InputError(f"{archive}: entry {raw!r} is {problem}; zip plain files only")
-    return name
-
-
-def _extract(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, bar: Bar) -> None:
-    """Write one entry; reading checks its checksum, and never more than its size comes out."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with opened.open(entry) as source, target.open("xb") as file:
-        while content := source.read(BLOCK):
-            written += len(content)
-            file.write(content)
-            bar.advance(len(content))
-    if written != entry.file_size:
-        raise zipfile.BadZipFile(f"{entry.filename} has {written} of {entry.file_size} bytes")
+def _hash_file(path: Path, digest: hashlib._Hash, bar: Bar | None = None) -> None:
+    with path.open("rb") as file:
+        while content := file.read(BLOCK):
+            digest.update(content)
+            if bar is not None:
+                bar.advance(len(content))

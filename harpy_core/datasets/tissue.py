@@ -6,7 +6,12 @@ and photon noise is drawn per block of a fixed grid.
 
 The tissue: glands (an empty lumen inside a ring of tall epithelium), follicles (densely packed
 round cells) and loose stroma of spindles between them. Cells touch. Each belongs to a type, and
-channels come in modules that a type expresses together; levels are log-normal.
+channels come in modules that a type expresses together; levels are log-normal. The first channel is
+a stain of the nuclei, which all cells show.
+
+The microscope: a lamp that is uneven, a lens that blurs, photons that come by chance, and a camera
+with an offset, a gain set for each channel and noise of its own. Its numbers are such that pixels
+spread over 16 bits, and compress, as those of real sections do (`harpy_core.datasets.likeness`).
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from scipy import ndimage
 
 from harpy_core.errors import InputError
 from harpy_core.progress import track
@@ -36,10 +42,24 @@ REACH = 1.3
 
 CELL_TYPES = 6
 MODULES = 4
-BACKGROUND = 40.0
+BACKGROUND = 14.0
 """Mean photons a pixel where there is no cell."""
+BLUR = 1.0
+"""Pixels: standard deviation of the lens's point spread function."""
+MARGIN = 4
+"""Pixels around a block that are made with it, as the lens spreads them into it."""
+OFFSET = 300.0
+"""Counts of the camera without light."""
+READ_NOISE = 25.0
+"""Counts: standard deviation of what the camera adds."""
+EXPOSED = 11_500.0
+"""Counts that the exposure of a channel gives to the cells that express it."""
+EXPRESSED = 2.2
+"""Natural logarithm of how much more a type shows of the modules that it expresses."""
 
 _EPITHELIUM, _FOLLICLE, _STROMA = 0, 1, 2
+_NUCLEI = 0
+"""Channel that every cell shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +73,12 @@ class Tissue:
     seed
         Another seed, another tissue.
     cells_per_megapixel
-        Sites of the lattice; some 60 in 100 hold a cell.
+        Sites of the lattice; two of three hold a cell.
     """
 
     shape: tuple[int, int, int]
     seed: int = 0
-    cells_per_megapixel: float = 2500.0
+    cells_per_megapixel: float = 3300.0
 
     @property
     def pitch(self) -> float:
@@ -85,7 +105,7 @@ class _Cells:
 
 
 def tissue(
-    shape: tuple[int, int, int], seed: int = 0, cells_per_megapixel: float = 2500.0
+    shape: tuple[int, int, int], seed: int = 0, cells_per_megapixel: float = 3300.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make a whole image with its labels.
 
@@ -101,7 +121,7 @@ def tissue(
     Returns
     -------
     image
-        (c, y, x) uint16, photons.
+        (c, y, x) uint16, counts of the camera.
     labels
         (y, x) uint32; ids have gaps, as lattice sites without a cell have none.
     """
@@ -123,7 +143,7 @@ def tissue_tile(
     Returns
     -------
     image
-        (c, y, x) uint16, photons.
+        (c, y, x) uint16, counts of the camera.
     labels
         (y, x) uint32.
 
@@ -265,10 +285,9 @@ def _cells(tissue: Tissue, y0: int, x0: int) -> _Cells:
     """The cells that can reach the block whose first pixel is (y0, x0)."""
     pitch, seed = tissue.pitch, tissue.seed
     margin = (JITTER + REACH + 1) * pitch
+    size = BLOCK + 2 * MARGIN
     spans = [
-        np.arange(
-            max(0, int((a - margin) / pitch)), min(n, math.ceil((a + BLOCK + margin) / pitch))
-        )
+        np.arange(max(0, int((a - margin) / pitch)), min(n, math.ceil((a + size + margin) / pitch)))
         for a, n in zip((y0, x0), tissue.sites, strict=True)
     ]
     row, column = (axis.ravel() for axis in np.meshgrid(*spans, indexing="ij"))
@@ -279,7 +298,7 @@ def _cells(tissue: Tissue, y0: int, x0: int) -> _Cells:
     row, column, y, x = row[here], column[here], y[here], x[here]
     kind, direction = kind[here], direction[here]
 
-    size = np.array([0.62, 0.58, 0.42])[kind] * np.exp(0.15 * _normal(seed, _SIZE, row, column))
+    size = np.array([0.62, 0.58, 0.42])[kind] * np.exp(0.22 * _normal(seed, _SIZE, row, column))
     aspect = 1 + np.array([0.6, 0.2, 1.6])[kind] * _uniform(seed, _ASPECT, row, column)
     # Epithelium points at the lumen, stroma runs around what it surrounds, follicles have no grain.
     stray = np.array([0.3, np.pi, 0.8])[kind] * (2 * _uniform(seed, _ANGLE, row, column) - 1)
@@ -302,14 +321,35 @@ def _expression(
     seed = tissue.seed
     # Each kind of tissue has two types of its own, one more frequent.
     cell_type = 2 * kind + (_uniform(seed, _TYPE, row, column) < 0.3)
-    types, modules = np.meshgrid(np.arange(CELL_TYPES), np.arange(MODULES), indexing="ij")
-    programme = np.where(_uniform(seed, _PROGRAMME, types, modules) < 0.4, 2.2, 0.0)
+    programme = _programme(seed)
     channel = np.arange(tissue.shape[0])
     module = channel % MODULES
     together = _normal(seed, _MODULE_LEVEL, row[:, None], column[:, None], module[None, :])
     alone = _normal(seed, _CHANNEL_LEVEL, row[:, None], column[:, None], channel[None, :])
-    brightness = 4.0 + 0.6 * _normal(seed, _BRIGHTNESS, channel)
-    return np.exp(brightness + programme[cell_type][:, module] + 0.45 * together + 0.25 * alone)
+    logarithm = _brightness(seed, channel) + 0.25 * alone
+    logarithm += np.where(
+        channel == _NUCLEI, EXPRESSED, programme[cell_type][:, module] + 0.45 * together
+    )
+    return np.exp(logarithm)
+
+
+def _programme(seed: int) -> np.ndarray:
+    """Which types express which modules, as logarithms: (types, modules)."""
+    types, modules = np.meshgrid(np.arange(CELL_TYPES), np.arange(MODULES), indexing="ij")
+    expressed = (_uniform(seed, _PROGRAMME, types, modules) < 0.4) | (types == modules)
+    return np.where(expressed, EXPRESSED, 0.0)
+
+
+def _brightness(seed: int, channel: np.ndarray | int) -> np.ndarray:
+    """Logarithm of the photons a pixel of a cell that does not express the channel's module."""
+    return np.asarray(2.9 + 0.25 * _normal(seed, _BRIGHTNESS, channel))
+
+
+def _gain(seed: int, channel: int) -> float:
+    """Counts per photon: people expose each channel so that its bright cells fill the range."""
+    programme = _programme(seed)[:, channel % MODULES].max()
+    more = EXPRESSED if channel == _NUCLEI else programme
+    return float(EXPOSED / np.exp(_brightness(seed, channel) + more))
 
 
 # Pixels -----------------------------------------------------------------------------------------
@@ -343,10 +383,12 @@ def _paint(
 
 def _block(tissue: Tissue, row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
     """Image and labels of one block of the grid, whole even where the tissue ends inside it."""
-    y0, x0 = row * BLOCK, column * BLOCK
+    y0, x0 = row * BLOCK - MARGIN, column * BLOCK - MARGIN
+    size = BLOCK + 2 * MARGIN
+    inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
     cells = _cells(tissue, y0, x0)
-    owner = np.full((BLOCK, BLOCK), -1, np.int32)
-    distance = np.ones((BLOCK, BLOCK), np.float32)
+    owner = np.full((size, size), -1, np.int32)
+    distance = np.ones((size, size), np.float32)
     _paint(owner, distance, cells.y - y0, cells.x - x0, cells.long, cells.short, cells.angle)
     image = np.empty((tissue.shape[0], BLOCK, BLOCK), np.uint16)
     # One more row, at the end, for the pixels whose owner is -1.
@@ -356,10 +398,20 @@ def _block(tissue: Tissue, row: int, column: int) -> tuple[np.ndarray, np.ndarra
         photons *= _profile(channel, distance)
         photons += BACKGROUND
         photons *= _illumination(channel, y0, x0)
-        noise = np.random.default_rng([tissue.seed, channel, row, column])
-        image[channel] = np.minimum(noise.poisson(photons), np.iinfo(np.uint16).max)
-    labels = np.append(cells.label, np.uint32(0))[owner]
+        seen = ndimage.gaussian_filter(photons, BLUR, truncate=MARGIN / BLUR)[inner]
+        chance = np.random.default_rng([tissue.seed, channel, row, column])
+        image[channel] = _counts(seen, _gain(tissue.seed, channel), chance)
+    labels = np.append(cells.label, np.uint32(0))[owner[inner]]
     return image, labels
+
+
+def _counts(photons: np.ndarray, gain: float, chance: np.random.Generator) -> np.ndarray:
+    """What the camera makes of the mean photons of each pixel."""
+    counts = chance.poisson(photons).astype(np.float32)
+    counts *= gain
+    counts += READ_NOISE * chance.standard_normal(photons.shape, np.float32)
+    counts += OFFSET
+    return np.clip(np.rint(counts), 0, np.iinfo(np.uint16).max).astype(np.uint16)
 
 
 def _profile(channel: int, distance: np.ndarray) -> np.ndarray:
@@ -368,13 +420,14 @@ def _profile(channel: int, distance: np.ndarray) -> np.ndarray:
         return np.asarray(1.4 / (1 + (distance / 0.35) ** 4) + 0.1)
     if channel % 3 == 1:
         return np.asarray(1.1 - 0.5 * distance)
-    return np.asarray(0.25 + 1.2 * distance**3)
+    return np.asarray(0.35 + 1.5 * distance**3)
 
 
 def _illumination(channel: int, y0: int, x0: int) -> np.ndarray:
     """A slow wave of the lamp, different in every channel."""
-    y = (y0 + np.arange(BLOCK, dtype=np.float32))[:, None]
-    x = (x0 + np.arange(BLOCK, dtype=np.float32))[None, :]
+    size = BLOCK + 2 * MARGIN
+    y = (y0 + np.arange(size, dtype=np.float32))[:, None]
+    x = (x0 + np.arange(size, dtype=np.float32))[None, :]
     wave = 2 * np.pi / 6000
     light = 1 + 0.12 * np.sin(wave * y + channel) * np.cos(wave * x + 2 * channel)
     return np.asarray(light, dtype=np.float32)
