@@ -56,11 +56,11 @@ class Driver:
         assert self._process.stdout is not None
         self._process.stdout.readline()
 
-    def wait_for_a_commit(self) -> None:
-        """Return when there is a commit record more than now, or when it is done."""
+    def wait_for_commits(self, count: int) -> None:
+        """Return when there are so many commit records more than now, or when it is done."""
         before = len(committed(self._target))
-        while self._process.poll() is None and len(committed(self._target)) <= before:
-            if self._target.exists():
+        while self._process.poll() is None and not self._target.exists():
+            if len(committed(self._target)) >= before + count:
                 return
             time.sleep(0.02)
 
@@ -69,11 +69,13 @@ class Driver:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def finish(self) -> None:
-        """Wait until the store is there."""
+    def finish(self) -> float:
+        """Wait until it is done; the moment at which the store was there."""
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"done\n"
+        moment = time.monotonic()
         assert self._process.wait() == 0
+        return moment
 
 
 def committed(target: Path) -> dict[str, tuple[int, int]]:
@@ -114,17 +116,18 @@ def main() -> None:
         script.write_text(DRIVER)
         calm, target = Path(scratch) / "calm.zarr", Path(scratch) / "crops.zarr"
         driver = Driver(script, store, calm, options.batch_size)
-        driver.wait_for_a_commit()
+        driver.wait_for_commits(1)
         started = time.monotonic()
-        driver.finish()
-        work = time.monotonic() - started
+        work = driver.finish() - started
+        files = len(list((calm / "image" / "c").glob("*/*")))
         seen: dict[str, tuple[int, int]] = {}
         for kill in range(options.kills):
             driver = Driver(script, store, target, options.batch_size)
-            # Most of them while batches are committed, some before the first one.
+            # Most of them while batches are committed, some before the first one. Waiting for
+            # commits and not for time keeps the last kill ahead of the end on a busy machine.
             if kill % 5:
-                driver.wait_for_a_commit()
-            time.sleep(rng.uniform(0, 1.2 * work / options.kills))
+                driver.wait_for_commits(rng.randint(1, max(1, int(0.7 * files / options.kills))))
+            time.sleep(rng.uniform(0, 0.2 * work / options.kills))
             driver.kill()
             if target.exists():
                 raise SystemExit(f"done before kill {kill + 1}: take a larger --size")
@@ -133,13 +136,13 @@ def main() -> None:
             assert not lost, f"done again: {lost}"
             seen |= now
         Driver(script, store, target, options.batch_size).finish()
-        files = {name: (target / name).stat() for name in seen}
-        again = [n for n, s in files.items() if seen[n] != (s.st_ino, s.st_mtime_ns)]
+        stats = {name: (target / name).stat() for name in seen}
+        again = [n for n, s in stats.items() if seen[n] != (s.st_ino, s.st_mtime_ns)]
         assert not again, f"done again: {again}"
         assert tree(target) == tree(calm), "the store is another one"
         table.add("undisturbed, from the first commit on", work, "s")
         table.add("times the driver was killed", options.kills, "")
-        table.add("files of the store", len(list((target / "image" / "c").glob("*/*"))), "")
+        table.add("files of the store", files, "")
         table.add("of them committed before a kill", len(seen), "")
         table.add("committed files done again", len(again), "", "= 0")
     record(options.record, [table])

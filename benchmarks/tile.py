@@ -2,7 +2,7 @@
 
     python benchmarks/tile.py FOLDER --record results/recorded/tile.json
 
-FOLDER takes some 6 GB. Copies are measured twice: of a source on the grid of the chunks, whose
+FOLDER takes some 4 GB. Copies are measured twice: of a source on the grid of the chunks, whose
 chunks come again, and of one beside it, where no two chunks of the result are alike.
 """
 
@@ -27,7 +27,7 @@ from harpy_core.raster.tile import AT_WORK, Tiled, tile_raster
 
 CHUNKS = (10, 2048, 2048)
 TERAPIXEL = (100, 100_000, 100_000)
-COPIED = (10, 12288, 12288)
+COPIED = (10, 8192, 8192)
 BESIDE_THE_GRID = (10, 4000, 4000)
 
 
@@ -152,7 +152,7 @@ def copied(folder: Path, name: str, raster: Raster, repeats: int) -> Table:
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="takes some 6 GB")
+    parser.add_argument("folder", type=Path, help="takes some 4 GB")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()

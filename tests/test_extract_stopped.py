@@ -329,7 +329,7 @@ def test_a_driver_killed_at_random_moments_does_nothing_committed_again(tmp_path
         "--data",
         tmp_path,
         "--kills",
-        "3",
+        "2",
         "--size",
         "4096",
         "--record",
