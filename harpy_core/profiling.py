@@ -61,7 +61,7 @@ class ProcessTreeSummary:
     interval: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Member:
     """One process of the tree, as last seen."""
 
@@ -179,9 +179,10 @@ class ProcessTreeSampler:
         alive = [member for member in self._members.values() if member.alive]
         for member in alive:
             member.read(sample)
-        for member in alive:
-            if not member.alive:
-                self._bury(member)
+        dead = [member for member in alive if not member.alive]
+        # Children first: what they leave to a parent that died with them goes on to its own.
+        for member in reversed(dead):
+            self._bury(member, dead)
         alive = [member for member in alive if member.alive]
         now = time.monotonic()
         # Once the tree is gone there is nothing to weigh; its CPU time still counts.
@@ -215,13 +216,17 @@ class ProcessTreeSampler:
                 continue
             self._members[process] = _Member(process, parent, first_sample=sample)
 
-    def _bury(self, dead: _Member) -> None:
-        """Hand the CPU time of a dead process to its parent, or keep it where that is dead too."""
-        for member in self._members.values():
-            if member.alive and member.process.pid == dead.parent:
-                member.lost_cpu += dead.cpu
+    def _bury(self, member: _Member, dead: list[_Member]) -> None:
+        """Hand the CPU time of a dead process to its parent, or keep it where nobody counts it.
+
+        The parent may be among those that died since the last sample. Its own parent has then
+        been told by the kernel of both.
+        """
+        for other in self._members.values():
+            if other.process.pid == member.parent and (other.alive or other in dead):
+                other.lost_cpu += member.cpu
                 return
-        self._orphan_cpu += dead.cpu
+        self._orphan_cpu += member.cpu
 
     def _sample_pss(self, alive: list[_Member]) -> None:
         start = time.monotonic()

@@ -85,6 +85,22 @@ time.sleep(1.5)
     assert cpu_seconds(sampled(code)) == pytest.approx(0.5, abs=0.15)
 
 
+def test_a_parent_and_child_that_die_between_two_samples_are_counted_once() -> None:
+    code = """
+import os
+if os.fork() == 0:
+    if os.fork() == 0:
+        burn(1.3)
+        os._exit(0)
+    os.wait()
+    os._exit(0)
+os.wait()
+time.sleep(1.5)
+"""
+    # The sample after 1 s sees the grandchild at work, the next one neither of the two.
+    assert cpu_seconds(sampled(code, interval=1.0)) == pytest.approx(1.3, abs=0.25)
+
+
 def test_orphans_stay_in_the_tree() -> None:
     code = """
 import os
