@@ -28,6 +28,7 @@ from harpy_core.errors import InputError
 from harpy_core.manifest import digest_of, replace_folder, sync_folder, write_json
 from harpy_core.raster import codecs, shards
 from harpy_core.raster.reading import delivered
+from harpy_core.writing import write_flushed
 
 STORE = "store"
 _COMMITS = "commits"
@@ -248,10 +249,7 @@ class WorkFolder:
         size = sum(map(len, parts))
         with _room_for(path.parent, size):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb", buffering=0) as handle:
-                for part in parts:
-                    handle.write(part)
-                os.fsync(handle.fileno())
+            write_flushed(temporary, parts)
             os.replace(temporary, path)
             sync_folder(path.parent)
         checksum = 0

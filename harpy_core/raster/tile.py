@@ -42,9 +42,11 @@ from harpy_core.raster.linking import (
     repeat_file,
 )
 from harpy_core.raster.opening import Raster
+from harpy_core.raster.reading import reader_of
 from harpy_core.raster.repeating import Region, Repeated
 from harpy_core.raster.scratch import scratch
 from harpy_core.schedule import in_order, threads_of
+from harpy_core.writing import write_flushed
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +226,7 @@ def tile_raster(
     threads = AT_WORK * (threads or threads_of(None))
     target = Path(path)
     with sole_writer(target):
-        image = _image_part(raster, shape, chunks, codec, shard)
+        image = _image_part(raster, shape, chunks, codec, shard, threads)
         if method == "link":
             _check_linkable(image)
         labels = _labels_part(raster.labels, shape, chunks, codec, shard, threads)
@@ -310,6 +312,7 @@ def _image_part(
     chunks: Sequence[int] | None,
     codec: Codec | None,
     shard: Sequence[int] | None,
+    threads: int,
 ) -> _Part:
     source = raster.image
     whole = (shape[0], *source.shape[1:-2], *shape[1:])
@@ -319,7 +322,7 @@ def _image_part(
         return _of_source(source, whole, "images", linked)
     codec = codec or "lz4"
     dtype = _native(source)
-    pixels = Repeated(_readable(source), whole)
+    pixels = Repeated(_readable(source, threads), whole)
     return _encoded_part(pixels, "images", dtype, size, _files(size, chunks, shard, whole), codec)
 
 
@@ -340,7 +343,7 @@ def _labels_part(
         linked = link_encoding(source, size, whole)
         if linked is not None:
             return _of_source(source, whole, "labels", linked)
-    pixels = _readable(source)
+    pixels = _readable(source, threads)
     step = 0 if repeats == 1 else _largest(pixels, tuple(source.chunks), threads)
     dtype = _label_type(_native(source), step, repeats)
     unit = _files(size, wanted, None if shard is None else shard[1:], whole)
@@ -386,10 +389,29 @@ def _native(array: Any) -> np.dtype:
     return np.dtype(array.dtype).newbyteorder("=")
 
 
-def _readable(array: Any) -> Any:
+def _readable(array: Any, threads: int) -> Any:
     """The array itself, or its values where they are few."""
-    size = math.prod(array.shape) * np.dtype(array.dtype).itemsize
-    return np.asarray(array[...]) if size <= IN_MEMORY else array
+    if math.prod(array.shape) * np.dtype(array.dtype).itemsize > IN_MEMORY:
+        return array
+    values = np.empty(array.shape, _native(array))
+    reader = reader_of(array, array.ndim)
+
+    def read(region: Region) -> None:
+        asked = tuple((axis.start, axis.stop) for axis in region)
+        layout = reader.layout(asked)
+        decoded = scratch("tile", math.prod(layout), reader.dtype).reshape(layout)
+        reader.read(asked, decoded)
+        values[region] = decoded[tuple(slice(b - a) for a, b in asked)]
+
+    for _ in in_order(read, _regions(array.shape, array.chunks), threads=threads):
+        pass
+    return values
+
+
+def _regions(shape: Index, size: Index) -> Iterator[Region]:
+    """The chunks of an array."""
+    for corner in product(*(range(0, n, s) for n, s in zip(shape, size, strict=True))):
+        yield tuple(slice(a, min(a + s, n)) for a, s, n in zip(corner, size, shape, strict=True))
 
 
 def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
@@ -431,13 +453,8 @@ def _largest(pixels: Any, chunks: Index, threads: int) -> int:
         values = pixels[region]
         return int(values.min()), int(values.max())
 
-    starts = (range(0, n, b) for n, b in zip(pixels.shape, chunks, strict=True))
-    regions = (
-        tuple(slice(a, a + b) for a, b in zip(corner, chunks, strict=True))
-        for corner in product(*starts)
-    )
     largest = 0
-    for low, high in in_order(extremes, regions, threads=threads):
+    for low, high in in_order(extremes, _regions(pixels.shape, chunks), threads=threads):
         if low < 0:
             raise InputError(f"tile: labels hold {low}: make them 0 (background) or positive")
         largest = max(largest, high)
@@ -570,11 +587,7 @@ class _Writer:
         temporary = _temporary(self.work)
         with _room_for(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as handle:
-                for piece in pieces:
-                    handle.write(piece or b"")
-                handle.flush()
-                os.fsync(handle.fileno())
+            write_flushed(temporary, [piece for piece in pieces if piece])
             os.replace(temporary, path)
 
 
