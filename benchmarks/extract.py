@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ import harpy_core as hc
 from harpy_core import cluster
 from harpy_core.raster import codecs
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.writing import write_flushed
 
 DIAMETER, BATCH_SIZE, THREADS = 50, 500, 2
 FLOORS = ("decode the image", "encode the crops", "write them")
@@ -68,9 +68,7 @@ def write_all(contents: list[bytes], folder: Path) -> None:
     """Write a file for every chunk and wait until it is on the disk."""
 
     def write(item: tuple[int, bytes]) -> None:
-        with (folder / str(item[0])).open("wb", buffering=0) as handle:
-            handle.write(item[1])
-            os.fsync(handle.fileno())
+        write_flushed(folder / str(item[0]), [item[1]])
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, enumerate(contents)))

@@ -24,6 +24,7 @@ from common import Table, ratio, record, seconds
 from harpy_core.datasets import REGISTRY, fetch, tissue
 from harpy_core.raster import Raster, codecs, open_raster
 from harpy_core.raster.tile import AT_WORK, Tiled, tile_raster
+from harpy_core.writing import write_flushed
 
 CHUNKS = (10, 2048, 2048)
 TERAPIXEL = (100, 100_000, 100_000)
@@ -104,10 +105,7 @@ def write_all(folder: Path, chunks: list[tuple[np.ndarray, codecs.Content]], thr
     def write(number: int) -> None:
         pixels, content = chunks[number]
         encoded = codecs.encode("zstd" if content == "labels" else "lz4", pixels, content)
-        with (folder / str(number)).open("wb") as file:
-            file.write(encoded)
-            file.flush()
-            os.fsync(file.fileno())
+        write_flushed(folder / str(number), [encoded])
 
     folder.mkdir()
     with ThreadPoolExecutor(threads) as pool:
