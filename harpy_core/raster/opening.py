@@ -268,17 +268,26 @@ def _called(image: Element) -> str:
 def _with_channels(
     uri: str, image: Any, labels: Any, names: list[str], wanted: Sequence[str] | None
 ) -> Raster:
-    if wanted is None:
+    kept = chosen_channels(uri, names, wanted)
+    if len(kept) == len(names):
         return Raster(image, labels, names)
-    for name in wanted:
+    return Raster(ChannelView(image, tuple(kept)), labels, [names[i] for i in kept])
+
+
+def chosen_channels(uri: str, names: Sequence[str], wanted: Sequence[str] | None) -> list[int]:
+    """Numbers of the channels that are wanted, in the order of the file; all without.
+
+    Raises
+    ------
+    InputError
+        A name that is not among them.
+    """
+    for name in wanted or ():
         if name not in names:
             raise InputError(
                 f"{uri}: channel {name!r} is not there; choose from {', '.join(names)}"
             )
-    kept = [i for i, name in enumerate(names) if name in set(wanted)]
-    if len(kept) == len(names):
-        return Raster(image, labels, names)
-    return Raster(ChannelView(image, tuple(kept)), labels, [names[i] for i in kept])
+    return [i for i, name in enumerate(names) if wanted is None or name in set(wanted)]
 
 
 def _kept(array: Any, cache: str | os.PathLike[str] | None) -> Any:
@@ -403,14 +412,9 @@ def _check_level(level: int, shapes: Sequence[tuple[int, ...]], where: str) -> N
 def _with_axes(array: zarr.Array, axes: tuple[str, ...], where: str, kind: str) -> Any:
     """The array with the axes that its kind has; others are left out where they are one pixel."""
     known = _ALL[kind]
-    optional = tuple(axis for axis in known if axis != "z")
     kept = [i for i, name in enumerate(axes) if name in known or array.shape[i] > 1]
     names = tuple(axes[i] for i in kept)
-    if names not in (known, optional):
-        raise InputError(
-            f"{where}: axes are {', '.join(axes)}; "
-            f"rewrite it as {', '.join(optional)} or {', '.join(known)}"
-        )
+    _check_axes(kind, names, axes, where)
     if len(kept) == array.ndim:
         return array
     if any(n != 1 for i, n in enumerate(array.chunks) if i not in kept):
@@ -419,6 +423,14 @@ def _with_axes(array: zarr.Array, axes: tuple[str, ...], where: str, kind: str) 
             f"{', '.join(name for name in axes if name not in names)}; rewrite it without that axis"
         )
     return AxesView(array, tuple(kept))
+
+
+def _check_axes(kind: str, names: tuple[str, ...], axes: tuple[str, ...], where: str) -> None:
+    """Refuse an array whose axes, those of one pixel left out, are not those of its kind."""
+    whole = ", ".join(_ALL[kind])
+    flat = ", ".join(axis for axis in _ALL[kind] if axis != "z")
+    if ", ".join(names) not in (whole, flat):
+        raise InputError(f"{where}: axes are {', '.join(axes)}; rewrite it as {flat} or {whole}")
 
 
 def _channel_names(node: zarr.Group) -> list[str] | None:
@@ -468,13 +480,7 @@ def _open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
     array = TiffArray(path, series, kind == "images")
     if level and (kind == "images" or len(array.levels) > 1):
         array = TiffArray(path, series, kind == "images", level)
-    known = _ALL[kind]
-    optional = tuple(axis for axis in known if axis != "z")
-    if array.axes not in (known, optional):
-        raise InputError(
-            f"{path}: axes are {', '.join(array.axes)}; "
-            f"rewrite it as {', '.join(optional)} or {', '.join(known)}"
-        )
+    _check_axes(kind, array.axes, array.axes, path)
     return Element(series or path, array, array.channels, None, array.levels)
 
 

@@ -19,6 +19,7 @@ from harpy_core.raster.opening import (
     Element,
     axes_of,
     check_elements,
+    chosen_channels,
     find_elements,
     names_in,
 )
@@ -71,22 +72,13 @@ def survey(
         pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
         found.lines += _side_by_side(_facts(pixels, "images"), _facts(segmentation, "labels"))
         names = check_elements(uri, pixels, segmentation)
-        _refuse_unknown(uri, names, channels)
-        used = names if channels is None else [n for n in names if n in set(channels)]
+        used = [names[i] for i in chosen_channels(uri, names, channels)]
         of = "" if len(used) == len(names) else f" of {len(names)}"
         found.lines.append(_row("channels") + f"{len(used)}{of}: {_list(used)}")
         found.lines.append(_row("instances") + f"{_instances(segmentation.array)}")
     except InputError as error:
         found.problem = str(error)
     return found
-
-
-def _refuse_unknown(uri: str, names: Sequence[str], wanted: Sequence[str] | None) -> None:
-    for name in wanted or ():
-        if name not in names:
-            raise InputError(
-                f"{uri}: channel {name!r} is not there; choose from {', '.join(names)}"
-            )
 
 
 def _contents(
