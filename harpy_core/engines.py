@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from harpy_core.errors import InputError
-from harpy_core.kernels import checked, gpu_trouble
+from harpy_core.kernels import checked, gpu_room, gpu_trouble
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -41,6 +41,21 @@ def resolved(name: str, client: Client | None = None) -> str:
         name = engine
     _logger.info("engine: %s", name)
     return name
+
+
+def free_on_gpus(name: str, client: Client) -> dict[str, int]:
+    """Bytes free on the GPU of each worker, by its address; empty where none is used.
+
+    Parameters
+    ----------
+    name
+        The engine that was asked for.
+    client
+        The workers.
+    """
+    if name not in ("auto", "cupy") or _troubles(client):
+        return {}
+    return dict(client.run(gpu_room))
 
 
 def _troubles(client: Client | None) -> list[str]:

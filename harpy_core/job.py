@@ -98,6 +98,7 @@ def workers(
     outlook.refuse_unfit(plan, where, snakemake.threads, folder)
     engine = snakemake.params.engine
     with cluster.connect(where, threads=snakemake.threads, engine=engine) as client:
+        outlook.refuse_small_gpus(plan, engine, client)
         yield client
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harpy_core.config import (
     DATASETS,
@@ -33,6 +33,9 @@ from harpy_core.errors import InputError
 from harpy_core.manifest import read_manifest
 from harpy_core.plan import Plan, stage_plan
 from harpy_core.raster.info import RasterInfo
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 THREADS_PER_WORKER = 4
 """Where the config names no number: as `harpy_core.cluster` has it, which is slow to import."""
@@ -182,6 +185,38 @@ def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> No
             f"{amount(plan.bytes_stored)} there, {amount(free)} are free: "
             "free some, or run in a folder on another disk"
         )
+
+
+def refuse_small_gpus(plan: Plan, engine: str, client: Client) -> None:
+    """Refuse a stage whose tasks do not fit the GPUs of their workers, where they run on some.
+
+    Parameters
+    ----------
+    plan
+        The stage's.
+    engine
+        That was asked for.
+    client
+        The workers.
+
+    Raises
+    ------
+    InputError
+        In one line: what is needed, what there is, and the setting to change.
+    """
+    from harpy_core import engines
+
+    if not plan.device_bytes_per_task:
+        return
+    threads = client.nthreads()
+    for worker, free in engines.free_on_gpus(engine, client).items():
+        needed = threads[worker] * plan.device_bytes_per_task
+        if needed > free:
+            raise InputError(
+                f"worker {worker}: {plan.stage} holds {amount(needed)} on its GPU with "
+                f"{threads[worker]} threads, {amount(free)} are free there: lower "
+                "cluster.threads_per_worker, or choose the engine numba"
+            )
 
 
 def machine_memory() -> int:

@@ -18,12 +18,14 @@ import anndata  # noqa: F401
 import dask.array  # noqa: F401
 import numpy as np
 import pytest
+from distributed import Client as DaskClient
 
 import harpy_core as hc
 from harpy_core import cluster, engines
 from harpy_core.config import Cluster
 from harpy_core.instances import find_instances
 from harpy_core.kernels import compiled, engine, gpu, gpu_trouble, gpus
+from harpy_core.outlook import refuse_small_gpus
 from harpy_core.plan import plan_aggregate
 
 if TYPE_CHECKING:
@@ -245,6 +247,20 @@ def test_a_plan_tells_of_the_cards_memory() -> None:
         plan_aggregate(np.zeros((c, 512, 512), "u2"), np.zeros((512, 512), "u4")) for c in (1, 50)
     )
     assert 512 * 512 * 6 < small.device_bytes_per_task == large.device_bytes_per_task
+
+
+def test_tasks_that_do_not_fit_the_card_are_refused_before_they_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_aggregate(np.zeros((2, 512, 512), "u2"), np.zeros((512, 512), "u4"))
+    monkeypatch.setattr(gpu, "trouble", lambda: None)
+    with DaskClient(processes=False, n_workers=1, threads_per_worker=3) as client:
+        monkeypatch.setattr(gpu, "room", lambda: 3 * plan.device_bytes_per_task)
+        refuse_small_gpus(plan, "auto", client)
+        monkeypatch.setattr(gpu, "room", lambda: 3 * plan.device_bytes_per_task - 1)
+        with pytest.raises(hc.InputError, match=r"aggregate holds .* MB on its GPU with 3 threads"):
+            refuse_small_gpus(plan, "cupy", client)
+        refuse_small_gpus(plan, "numba", client)
 
 
 def test_an_engine_has_the_functions_of_the_others() -> None:

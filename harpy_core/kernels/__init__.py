@@ -54,3 +54,10 @@ def gpus() -> list[str]:
     from harpy_core.kernels import gpu
 
     return gpu.visible()
+
+
+def gpu_room() -> int:
+    """Bytes that are free on this process's GPU, where `gpu_trouble` is None."""
+    from harpy_core.kernels import gpu
+
+    return gpu.room()

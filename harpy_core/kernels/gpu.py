@@ -105,6 +105,13 @@ def visible() -> list[str]:
     return [name.strip() for name in named][:count] if all(named) else [*map(str, range(count))]
 
 
+def room() -> int:
+    """Bytes that are free on this process's GPU."""
+    import cupy
+
+    return int(cupy.cuda.runtime.memGetInfo()[0])
+
+
 class Card(Protocol):
     """A GPU as one thread uses it: everything is done in the order in which it is asked for."""
 
