@@ -93,14 +93,20 @@ def median_seconds(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds(work) for _ in range(repeats))
 
 
-def in_turn(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Wall times of several works, one after the other in every round, so that they share noise."""
-    for work in works.values():
-        work()
+def in_turn(
+    works: dict[str, Callable[[], Any]], repeats: int, before: Callable[[], Any] = lambda: None
+) -> dict[str, list[float]]:
+    """Wall times of several works, one after the other in every round, so that they share noise.
+
+    `before` is called before each, and its time is not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
+    for number in range(repeats + 1):
         for name, work in works.items():
-            times[name].append(seconds(work))
+            before()
+            taken = seconds(work)
+            if number:
+                times[name].append(taken)
     return times
 
 

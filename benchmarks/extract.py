@@ -86,7 +86,6 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
 
         def run(found: Any = None, **options: Any) -> None:
             settings = {"diameter": DIAMETER, "batch_size": BATCH_SIZE, **options}
-            shutil.rmtree(target, ignore_errors=True)
             hc.extract_instances(
                 group["lz4"], group["labels"], target, client=client, instances=found, **settings
             )
@@ -109,7 +108,7 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
         works = dict(zip(FLOORS, floors, strict=True))
         works |= {"extract, instances known": partial(run, instances)}
         works |= {name: partial(run, **options) for name, options in WAYS.items()}
-        times = in_turn(works, repeats)
+        times = in_turn(works, repeats, partial(shutil.rmtree, target, ignore_errors=True))
     for name, values in times.items():
         table.add(name, statistics.median(values), "s")
     sums = [sum(values) for values in zip(*(times[name] for name in FLOORS), strict=True)]
@@ -127,7 +126,6 @@ def against_peer(store: Path, folder: Path, python: str, repeats: int) -> Table:
     report = folder / "report.json"
 
     def run(client: Any) -> None:
-        shutil.rmtree(ours, ignore_errors=True)
         hc.extract_instances(
             group["lz4"],
             group["labels"],
@@ -146,7 +144,8 @@ def against_peer(store: Path, folder: Path, python: str, repeats: int) -> Table:
 
     peer = [run_peer() for _ in range(min(repeats, 3))]
     with cluster.local(THREADS, 1, "4GB") as client:
-        times = in_turn({"ours": partial(run, client)}, repeats)["ours"]
+        emptied = partial(shutil.rmtree, ours, ignore_errors=True)
+        times = in_turn({"ours": partial(run, client)}, repeats, emptied)["ours"]
     here, there = statistics.median(times), statistics.median(peer)
     table.add("harpy_core, labels to crops", here, "s")
     table.add(f"Harpy {json.loads(report.read_text())['version']}", there, "s")

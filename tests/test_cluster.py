@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-def thread_settings() -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in cluster.ONE_THREAD_EACH}
+def settings_of_process() -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in cluster.WORKER_ENVIRONMENT}
 
 
 def test_a_local_cluster_has_the_workers_asked_for_and_leaves_nothing(
@@ -34,8 +34,9 @@ def test_a_local_cluster_has_the_workers_asked_for_and_leaves_nothing(
             assert schedule.threads_of(client) == 4
             workers = client.scheduler_info()["workers"].values()
             assert {worker["memory_limit"] for worker in workers} == {10**9}
-            for found in client.run(thread_settings).values():
-                assert set(found.values()) == {"1"}
+            for found in client.run(settings_of_process).values():
+                assert found == cluster.WORKER_ENVIRONMENT
+                assert found["OMP_NUM_THREADS"] == "1"
             with cluster.connect(
                 Cluster(kind="address", address=client.scheduler.address), threads=1
             ) as other:
