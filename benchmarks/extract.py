@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -74,6 +75,12 @@ def write_all(contents: list[bytes], folder: Path) -> None:
         list(pool.map(write, enumerate(contents)))
 
 
+def emptied(target: Path) -> None:
+    """Remove a result, and wait until the disk has nothing to do."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.sync()
+
+
 def against_floors(store: Path, folder: Path, repeats: int) -> Table:
     """The job on two workers of one thread, and the three floors."""
     table = Table(
@@ -108,7 +115,7 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
         works = dict(zip(FLOORS, floors, strict=True))
         works |= {"extract, instances known": partial(run, instances)}
         works |= {name: partial(run, **options) for name, options in WAYS.items()}
-        times = in_turn(works, repeats, partial(shutil.rmtree, target, ignore_errors=True))
+        times = in_turn(works, repeats, partial(emptied, target))
     for name, values in times.items():
         table.add(name, statistics.median(values), "s")
     sums = [sum(values) for values in zip(*(times[name] for name in FLOORS), strict=True)]
@@ -136,7 +143,7 @@ def against_peer(store: Path, folder: Path, python: str, repeats: int) -> Table:
         )
 
     def run_peer() -> float:
-        shutil.rmtree(theirs, ignore_errors=True)
+        emptied(theirs)
         script = Path(__file__).with_name("peer_extract.py")
         arguments = [python, script, store, DIAMETER, BATCH_SIZE, report, theirs]
         subprocess.run([str(a) for a in arguments], check=True)
@@ -144,8 +151,7 @@ def against_peer(store: Path, folder: Path, python: str, repeats: int) -> Table:
 
     peer = [run_peer() for _ in range(min(repeats, 3))]
     with cluster.local(THREADS, 1, "4GB") as client:
-        emptied = partial(shutil.rmtree, ours, ignore_errors=True)
-        times = in_turn({"ours": partial(run, client)}, repeats, emptied)["ours"]
+        times = in_turn({"ours": partial(run, client)}, repeats, partial(emptied, ours))["ours"]
     here, there = statistics.median(times), statistics.median(peer)
     table.add("harpy_core, labels to crops", here, "s")
     table.add(f"Harpy {json.loads(report.read_text())['version']}", there, "s")
