@@ -1,7 +1,8 @@
-"""Real servers on this machine: files over HTTP and HTTPS, and an S3."""
+"""Real servers on this machine: files over HTTP and HTTPS, an S3, and a Google Cloud Storage."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections import Counter
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import requests
 import trustme
+from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
 KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
@@ -157,3 +160,21 @@ def s3_served() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+@contextmanager
+def google_served(folder: Path, bucket: str) -> Iterator[str]:
+    """A local Google Cloud Storage with the files of a folder in a bucket; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket):
+        address = f"http://127.0.0.1:{port}"
+        for file in (path for path in folder.rglob("*") if path.is_file()):
+            answer = requests.post(
+                f"{address}/upload/storage/v1/b/{bucket}/o",
+                params={"uploadType": "media", "name": file.relative_to(folder).as_posix()},
+                data=file.read_bytes(),
+            )
+            answer.raise_for_status()
+        yield address

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from servers import Bucket, FileServer, files_served, s3_served
+from servers import Bucket, FileServer, files_served, google_served, s3_served
 from test_opening import assert_is_whole, cells, ome_zarr, pixels
 
 import harpy_core as hc
@@ -74,6 +74,15 @@ def bucket(stores: Path) -> Iterator[Bucket]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def google(stores: Path) -> Iterator[dict[str, Any]]:
+    """What `open_raster` needs to find a Google Cloud Storage with the stores in a bucket."""
+    with google_served(stores, "open-bucket") as endpoint, pytest.MonkeyPatch.context() as patch:
+        # gcsfs asks for the kind of a bucket over gRPC, which the emulator does not speak.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        yield {"endpoint_url": endpoint}
+
+
 NAMED = {
     "v0.4.zarr": {},
     "v0.5.zarr": {},
@@ -102,6 +111,37 @@ def test_a_store_in_a_bucket_is_read_anonymously(
     )
     assert_is_right(raster)
     assert any(tmp_path.iterdir()) == cached
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_store_at_google_is_read_anonymously(
+    name: str, cached: bool, google: dict[str, Any], tmp_path: Path
+) -> None:
+    raster = open_raster(
+        f"gs://open-bucket/{name}",
+        **NAMED[name],
+        storage_options=google,
+        cache=tmp_path if cached else None,
+    )
+    assert_is_right(raster)
+    assert any(tmp_path.iterdir()) == cached
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("gs://open-bucket/none.zarr", "no Zarr group there; give the address of"),
+        ("gs://open-bucket/none.zarr.zip", "nothing there"),
+        ("gs://elsewhere/v0.5.zarr", "no Zarr group there; give the address of"),
+    ],
+)
+def test_what_is_not_at_google_is_told_in_one_line(
+    address: str, told: str, google: dict[str, Any]
+) -> None:
+    with pytest.raises(hc.InputError, match=f"{address}: {told}") as error:
+        open_raster(address, storage_options=google)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -157,7 +157,7 @@ class RemoteStore(FsspecStore):
         except InputError as error:
             return error
         except FileNotFoundError as error:
-            if "bucket" in str(error).lower():
+            if "bucket does not exist" in str(error):
                 return InputError(f"{self.address}: there is no such bucket; correct the address")
         except Exception as error:
             return self.told("", error)
