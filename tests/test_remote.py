@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from http.server import HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,13 @@ def bucket(stores: Path) -> Iterator[Bucket]:
 @pytest.fixture(scope="module")
 def google(stores: Path) -> Iterator[dict[str, Any]]:
     """What `open_raster` needs to find a Google Cloud Storage with the stores in a bucket."""
-    with google_served(stores, "open-bucket") as endpoint, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
+        # With five, the sixth of the connections that come together waits a second.
+        patch.setattr(HTTPServer, "request_queue_size", 64)
         # gcsfs asks for the kind of a bucket over gRPC, which the emulator does not speak.
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        yield {"endpoint_url": endpoint}
+        with google_served(stores, "open-bucket") as endpoint:
+            yield {"endpoint_url": endpoint}
 
 
 NAMED = {
