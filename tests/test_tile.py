@@ -23,7 +23,15 @@ from harpy_core.datasets import REGISTRY
 from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.errors import InputError
 from harpy_core.manifest import sole_writer, tree_digest
-from harpy_core.raster import Raster, describe, linking, open_raster, spatialdata_store, tile
+from harpy_core.raster import (
+    Raster,
+    describe,
+    linking,
+    open_raster,
+    repeating,
+    spatialdata_store,
+    tile,
+)
 from harpy_core.raster.tile import repeated_names, tile_raster
 
 CHANNELS = ["nucleus", "membrane"]
@@ -116,7 +124,7 @@ def test_copy_from_a_source_too_large_for_memory_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     raster = store(tmp_path / "source.zarr")
-    monkeypatch.setattr(tile, "IN_MEMORY", 3000)
+    monkeypatch.setattr(repeating, "IN_MEMORY", 3000)
     monkeypatch.setattr(tile, "HELD", held)
     for number, chunks in enumerate([(1, 5, 7), (3, 20, 31)]):
         path = tmp_path / f"tiled_{number}.zarr"
@@ -431,7 +439,7 @@ def test_a_failure_leaves_the_old_result_and_the_next_run_goes_on(
 ) -> None:
     raster = store(tmp_path / "source.zarr")
     tile_raster(raster, tmp_path / "tiled.zarr", (2, 32, 48), method="copy")
-    commit, calls = tile._Writer._commit, []
+    commit, calls = tile._Block._commit, []
 
     def fail_late(*arguments: Any) -> None:
         calls.append(1)
@@ -440,7 +448,7 @@ def test_a_failure_leaves_the_old_result_and_the_next_run_goes_on(
         commit(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tile._Writer, "_commit", fail_late)
+        patch.setattr(tile._Block, "_commit", fail_late)
         with pytest.raises(OSError, match="No space"):
             tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), (2, 20, 20), "copy")
     check(tmp_path / "tiled.zarr", raster, (2, 32, 48))
@@ -481,7 +489,7 @@ import sys
 from harpy_core.raster import open_raster, tile
 left = int(sys.argv[3])
 tile.AT_WORK = 1
-commit, repeat = tile._Writer._commit, tile.repeat_file
+commit, repeat = tile._Block._commit, tile.repeat_file
 def dying(work):
     def step(*arguments):
         global left
@@ -491,7 +499,7 @@ def dying(work):
             sys.stdin.read()
         return work(*arguments)
     return step
-tile._Writer._commit, tile.repeat_file = dying(commit), dying(repeat)
+tile._Block._commit, tile.repeat_file = dying(commit), dying(repeat)
 raster = open_raster(sys.argv[1], "image", "labels")
 tile.tile_raster(raster, sys.argv[2], (4, 64, 100), (2, 16, 16), sys.argv[4], threads=1)
 """
