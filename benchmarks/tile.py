@@ -12,7 +12,7 @@ import argparse
 import os
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -88,24 +88,37 @@ def chunks_of(raster: Raster) -> Iterator[tuple[np.ndarray, codecs.Content]]:
             yield np.ascontiguousarray(array[place]), content
 
 
-def encode_all(chunks: list[tuple[np.ndarray, codecs.Content]], threads: int) -> None:
-    """Encode chunks that are in memory, and do nothing with them."""
+def encode(chunk: tuple[np.ndarray, codecs.Content]) -> bytes:
+    """A chunk as its file holds it."""
+    pixels, content = chunk
+    return codecs.encode("zstd" if content == "labels" else "lz4", pixels, content)
 
-    def encode(chunk: tuple[np.ndarray, codecs.Content]) -> int:
-        pixels, content = chunk
-        return len(codecs.encode("zstd" if content == "labels" else "lz4", pixels, content))
 
+def encode_all(chunks: list[tuple[np.ndarray, codecs.Content]], threads: int) -> list[int]:
+    """Encode chunks that are in memory, and keep nothing of them; bytes of each."""
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(encode, chunks))
+        return list(pool.map(lambda chunk: len(encode(chunk)), chunks))
 
 
-def write_all(folder: Path, chunks: list[tuple[np.ndarray, codecs.Content]], threads: int) -> None:
+def write_all(folder: Path, sizes: list[int], threads: int) -> None:
+    """Write files of some sizes, flushed to disk."""
+    content = np.random.default_rng(0).bytes(max(sizes))
+
+    def write(number: int) -> None:
+        write_flushed(folder / str(number), [memoryview(content)[: sizes[number]]])
+
+    folder.mkdir()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(len(sizes))))
+
+
+def encode_and_write_all(
+    folder: Path, chunks: list[tuple[np.ndarray, codecs.Content]], threads: int
+) -> None:
     """Encode chunks that are in memory, and put each into a file, flushed to disk."""
 
     def write(number: int) -> None:
-        pixels, content = chunks[number]
-        encoded = codecs.encode("zstd" if content == "labels" else "lz4", pixels, content)
-        write_flushed(folder / str(number), [encoded])
+        write_flushed(folder / str(number), [encode(chunks[number])])
 
     folder.mkdir()
     with ThreadPoolExecutor(threads) as pool:
@@ -122,25 +135,29 @@ def copied(folder: Path, name: str, raster: Raster, repeats: int) -> Table:
     shutil.rmtree(target, ignore_errors=True)
     tiled = copy()
     chunks = list(chunks_of(open_raster(target, "image", "labels")))
-    encode = partial(encode_all, chunks, threads)
-    encode()
     files = folder / "files"
-    write = partial(write_all, files, chunks, AT_WORK * threads)
-    times: dict[str, list[float]] = {"encode": [], "write": [], "copy": []}
+    sizes = encode_all(chunks, threads)
+    works: dict[str, Callable[[], object]] = {
+        "encode": partial(encode_all, chunks, threads),
+        "write": partial(write_all, files, sizes, AT_WORK * threads),
+        "both": partial(encode_and_write_all, files, chunks, AT_WORK * threads),
+        "copy": copy,
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        times["encode"].append(seconds(encode))
-        shutil.rmtree(target)
-        times["write"].append(seconds(write))
-        shutil.rmtree(files)
-        times["copy"].append(seconds(copy))
+        for name, work in works.items():
+            for left in (target, files):
+                shutil.rmtree(left, ignore_errors=True)
+            times[name].append(seconds(work))
     size = sum(pixels.nbytes for pixels, _ in chunks) / 1e9
-    encoding, copying = (statistics.median(times[work]) for work in ("encode", "copy"))
-    table.add("encode alone", encoding, "s")
-    table.add("encode and write, flushed", statistics.median(times["write"]), "s")
+    copying = statistics.median(times["copy"])
+    table.add("encode alone", statistics.median(times["encode"]), "s")
+    table.add("write alone, flushed", statistics.median(times["write"]), "s")
+    table.add("encode and write, flushed", statistics.median(times["both"]), "s")
     table.add("copy", copying, "s")
     table.add("copy, of pixels", size / copying, "GB/s")
     table.add("speed of copy / encode alone", ratio(times, "encode", "copy"), "x", ">= 0.8 x")
-    table.add("speed of copy / encode and write", ratio(times, "write", "copy"), "x")
+    table.add("speed of copy / encode and write", ratio(times, "both", "copy"), "x")
     table.add("chunk files encoded", tiled.encoded, "")
     table.add("chunk files copied", tiled.copied, "")
     shutil.rmtree(target)

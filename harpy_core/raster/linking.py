@@ -9,16 +9,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import math
+import mmap
 import os
-import shutil
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numcodecs
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.storage import LocalStore
+
+from harpy_core.writing import write_flushed
 
 Index = tuple[int, ...]
 Method = Literal["link", "copy"]
@@ -63,33 +65,33 @@ def repeat_file(existing: Path, new: Path, method: Method, temporary: Path) -> W
         source = existing.open("rb")
     except FileNotFoundError:
         return "absent"
-    with source, temporary.open("wb") as target:
-        way: Way = "cloned" if method == "link" and _cloned(source, target) else "copied"
-        if way == "copied":
-            _copy(source, target)
-        os.fsync(target.fileno())
+    with source:
+        way: Way = "copied"
+        if method == "link" and _cloned(source, temporary):
+            way = "cloned"
+        else:
+            write_flushed(temporary, [_mapped(source)])
     os.replace(temporary, new)
     return way
 
 
-def _cloned(source: Any, target: Any) -> bool:
-    try:
-        fcntl.ioctl(target.fileno(), _CLONE, source.fileno())
-    except OSError:
-        return False
+def _cloned(source: BinaryIO, path: Path) -> bool:
+    with path.open("wb") as target:
+        try:
+            fcntl.ioctl(target.fileno(), _CLONE, source.fileno())
+        except OSError:
+            return False
+        os.fsync(target.fileno())
     return True
 
 
-def _copy(source: Any, target: Any) -> None:
-    """Copy inside the kernel where it can; Python's own copies go through a small buffer."""
-    left = os.fstat(source.fileno()).st_size
-    try:
-        while left:
-            left -= os.copy_file_range(source.fileno(), target.fileno(), left) or left
-    except OSError:
-        source.seek(0)
-        target.truncate(0)
-        shutil.copyfileobj(source, target, 1 << 20)
+def _mapped(file: BinaryIO) -> mmap.mmap | bytes:
+    """The content of a file; what is empty cannot be mapped."""
+    if not os.fstat(file.fileno()).st_size:
+        return b""
+    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    content.madvise(mmap.MADV_SEQUENTIAL)
+    return content
 
 
 def chunk_file(array: zarr.Array, index: Index) -> Path:
