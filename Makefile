@@ -47,12 +47,12 @@ pytest: setup
 	$(BIN)/python -m pytest
 
 test-torch: $(TORCH_VENV)/.ready
-	$(TORCH_VENV)/bin/python -m pytest tests/test_loading.py tests/test_training.py
+	$(TORCH_VENV)/bin/python -m pytest tests/training/test_loading.py tests/training/test_training.py
 
 test-gpu: $(CUDA_VENV)/.ready
 	$(CUDA_VENV)/bin/python -m pytest -m gpu
 	if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 \
-		$(CUDA_VENV)/bin/python -m pytest -m gpu tests/test_kernels.py; fi
+		$(CUDA_VENV)/bin/python -m pytest -m gpu tests/kernels/test_kernels.py; fi
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm

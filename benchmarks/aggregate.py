@@ -38,11 +38,11 @@ from common import (
 )
 
 import harpy_core as hc
-from harpy_core import cluster
 from harpy_core.kernels import engine
 from harpy_core.raster import Raster
-from harpy_core.raster.tile import tile_raster
-from harpy_core.runs import encode_runs
+from harpy_core.running import cluster
+from harpy_core.tiles.runs import encode_runs
+from harpy_core.tiling.tile import tile_raster
 
 NINE = tuple(hc.STATISTICS)
 PEER_SIX = ("sum", "mean", "count", "var", "kurtosis", "skew")

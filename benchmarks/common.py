@@ -21,10 +21,10 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 import harpy_core
-from harpy_core.benchmark import cpu_model
+from harpy_core.benchmark.sweep import cpu_model
 from harpy_core.datasets.tissue import Tissue, tissue_tile
-from harpy_core.progress import track
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.running.progress import track
 
 SHAPE = (20, 8192, 8192)
 CHUNKS = (10, 2048, 2048)

@@ -32,10 +32,10 @@ import zarr
 from common import DENSE, SHAPE, Table, decode_all, in_turn, record, tissue_store
 
 import harpy_core as hc
-from harpy_core import cluster
-from harpy_core.raster import codecs
 from harpy_core.raster.chunks import ChunkFiles
-from harpy_core.writing import write_flushed
+from harpy_core.running import cluster
+from harpy_core.storage import codecs
+from harpy_core.storage.writing import write_flushed
 
 DIAMETER, BATCH_SIZE, THREADS = 50, 500, 2
 FLOORS = ("decode the image", "encode the crops", "write them")

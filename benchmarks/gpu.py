@@ -39,12 +39,12 @@ from common import (
 )
 
 import harpy_core as hc
-from harpy_core import cluster
-from harpy_core.instances import find_instances
+from harpy_core.instances.finding import find_instances
 from harpy_core.kernels import compiled, gpu, gpu_trouble
 from harpy_core.raster import Raster
-from harpy_core.raster.tile import tile_raster
-from harpy_core.runs import RunTable, encode_runs
+from harpy_core.running import cluster
+from harpy_core.tiles.runs import RunTable, encode_runs
+from harpy_core.tiling.tile import tile_raster
 
 NINE = tuple(hc.STATISTICS)
 LARGE = (100, 20_000, 20_000)

@@ -26,7 +26,7 @@ DRIVER = """
 import sys
 import zarr
 import harpy_core as hc
-from harpy_core import cluster
+from harpy_core.running import cluster
 
 if __name__ == "__main__":
     group = zarr.open_group(sys.argv[1], mode="r")

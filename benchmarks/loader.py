@@ -26,7 +26,7 @@ from common import DENSE, SHAPE, Table, decode_all, in_turn, ratio, record, tiss
 from torch.utils.data import DataLoader
 
 import harpy_core as hc
-from harpy_core.crops import Crops
+from harpy_core.extract.crops import Crops
 from harpy_core.training.dataset import CropDataset
 
 DIAMETER = 50

@@ -22,9 +22,10 @@ import numpy as np
 from common import Table, ratio, record, seconds
 
 from harpy_core.datasets import REGISTRY, fetch, tissue
-from harpy_core.raster import Raster, codecs, open_raster
-from harpy_core.raster.tile import AT_WORK, Tiled, tile_raster
-from harpy_core.writing import write_flushed
+from harpy_core.raster import Raster, open_raster
+from harpy_core.storage import codecs
+from harpy_core.storage.writing import write_flushed
+from harpy_core.tiling.tile import AT_WORK, Tiled, tile_raster
 
 CHUNKS = (10, 2048, 2048)
 TERAPIXEL = (100, 100_000, 100_000)

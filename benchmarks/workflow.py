@@ -23,8 +23,8 @@ import yaml
 from common import Table, record
 
 import harpy_core as hc
-from harpy_core.crops import Crops
-from harpy_core.profiling import ProcessTreeSampler
+from harpy_core.benchmark.profiling import ProcessTreeSampler
+from harpy_core.extract.crops import Crops
 from harpy_core.raster import RasterInfo, open_described
 
 RESULT = {"aggregate": "table", "extract": "crops"}

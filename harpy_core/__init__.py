@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harpy_core.aggregate import aggregate_stats
-    from harpy_core.crops import open_crops
+    from harpy_core.aggregate.aggregation import aggregate_stats
     from harpy_core.errors import InputError
-    from harpy_core.extract import extract_instances
-    from harpy_core.instances import find_instances
-    from harpy_core.plan import plan_aggregate, plan_extract
+    from harpy_core.extract.crops import open_crops
+    from harpy_core.extract.extraction import extract_instances
+    from harpy_core.instances.finding import find_instances
+    from harpy_core.planning.plan import plan_aggregate, plan_extract
     from harpy_core.raster import open_raster
-    from harpy_core.statistics import STATISTICS
+    from harpy_core.statistics.declared import STATISTICS
     from harpy_core.training.batches import CropBatches
     from harpy_core.training.dataset import CropDataset as CropDataset
     from harpy_core.training.normalisation import crop_percentiles
@@ -27,15 +27,15 @@ _HOME = {
     "CropBatches": "training.batches",
     "CropDataset": "training.dataset",
     "InputError": "errors",
-    "STATISTICS": "statistics",
-    "aggregate_stats": "aggregate",
+    "STATISTICS": "statistics.declared",
+    "aggregate_stats": "aggregate.aggregation",
     "crop_percentiles": "training.normalisation",
-    "extract_instances": "extract",
-    "find_instances": "instances",
-    "open_crops": "crops",
+    "extract_instances": "extract.extraction",
+    "find_instances": "instances.finding",
+    "open_crops": "extract.crops",
     "open_raster": "raster",
-    "plan_aggregate": "plan",
-    "plan_extract": "plan",
+    "plan_aggregate": "planning.plan",
+    "plan_extract": "planning.plan",
 }
 
 __all__ = [

@@ -22,7 +22,7 @@ def source_digest(*modules: str) -> str:
     Parameters
     ----------
     modules
-        Full names, such as ``"harpy_core.aggregate"``.
+        Full names, such as ``"harpy_core.aggregate.aggregation"``.
     """
     total = hashlib.sha256()
     for module in sorted(imported_modules(*modules)):

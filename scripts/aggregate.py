@@ -1,15 +1,15 @@
 """Rule aggregate: statistics of every channel in every instance."""
 
-from harpy_core.job import running, workers
+from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
     """Read the image once and write the table."""
     with running(snakemake) as logger:
-        from harpy_core.instances import Instances
-        from harpy_core.manifest import tree_digest, write_manifest
+        from harpy_core.aggregate.store import aggregate_to_store
+        from harpy_core.instances.finding import Instances
         from harpy_core.raster import RasterInfo, open_described
-        from harpy_core.table import aggregate_to_store
+        from harpy_core.storage.manifest import tree_digest, write_manifest
 
         info = RasterInfo.from_json(snakemake.input.raster)
         raster = open_described(info)

@@ -1,12 +1,12 @@
 """Rule benchmark_cell: one measured run of a stage in a fresh process."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Start the run, sample its processes and write its row."""
     with running(snakemake):
-        from harpy_core.benchmark import RunSpec, measure
+        from harpy_core.benchmark.sweep import RunSpec, measure
 
         cell = snakemake.wildcards
         spec = RunSpec(

@@ -1,14 +1,14 @@
 """Rule check: what is found in every case's source; only printed."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Print what was found, then what cannot be used."""
     with running(snakemake):
-        from harpy_core.config import load
+        from harpy_core.config.models import load
         from harpy_core.errors import InputError
-        from harpy_core.inspection import inspect
+        from harpy_core.planning.inspection import inspect
 
         config = load(snakemake.params.config, snakemake.params.file)
         text, problems = inspect(config)

@@ -1,14 +1,14 @@
 """Rule download: a registered dataset as a SpatialData store."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Fetch or make the dataset and declare it whole."""
     with running(snakemake):
         from harpy_core import datasets
-        from harpy_core.config import Origin
-        from harpy_core.manifest import tree_digest, write_manifest
+        from harpy_core.config.models import Origin
+        from harpy_core.storage.manifest import tree_digest, write_manifest
 
         name, store = snakemake.wildcards.dataset, snakemake.output.store
         given = snakemake.config.get("datasets", {}).get(name)

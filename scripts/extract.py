@@ -2,18 +2,18 @@
 
 from dataclasses import asdict
 
-from harpy_core.job import running, workers
+from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
     """Read the image once and write the crops; what an earlier, killed job did is kept."""
     with running(snakemake) as logger:
-        from harpy_core.cropping.settings import CropSettings
-        from harpy_core.extract import extract_instances, stored_ratio
-        from harpy_core.instances import Instances
-        from harpy_core.labels import read_labels
-        from harpy_core.manifest import write_manifest
+        from harpy_core.extract.extraction import extract_instances, stored_ratio
+        from harpy_core.extract.settings import CropSettings
+        from harpy_core.instances.finding import Instances
         from harpy_core.raster import RasterInfo, open_described
+        from harpy_core.storage.manifest import write_manifest
+        from harpy_core.tiles.labels import read_labels
 
         section = snakemake.params.extract
         settings = CropSettings.of(section)

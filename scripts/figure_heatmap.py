@@ -1,6 +1,6 @@
 """Rule figure_heatmap: the table as a heat map."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):

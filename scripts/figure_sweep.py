@@ -1,6 +1,6 @@
 """Rule figure_sweep: memory, time and CPU of a stage over the number of workers."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):

@@ -1,6 +1,6 @@
 """Rule figure_tissue: the tissue, with the outlines of its instances."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):

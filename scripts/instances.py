@@ -1,14 +1,14 @@
 """Rule instances: id, area, centroid and bounding box of every instance."""
 
-from harpy_core.job import running, workers
+from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
     """Read the labels once and write what they hold."""
     with running(snakemake) as logger:
-        from harpy_core.instances import find_instances
-        from harpy_core.manifest import tree_digest, write_manifest
+        from harpy_core.instances.finding import find_instances
         from harpy_core.raster import RasterInfo, open_described
+        from harpy_core.storage.manifest import tree_digest, write_manifest
 
         info = RasterInfo.from_json(snakemake.input.raster)
         labels = open_described(info).labels

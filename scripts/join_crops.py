@@ -1,12 +1,12 @@
 """Rule join_crops: what declares the crops of several fields of view whole."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Check that the fields' crops belong together and list them."""
     with running(snakemake) as logger:
-        from harpy_core.fields import list_crops
+        from harpy_core.aggregate.fields import list_crops
 
         fields = dict(zip(snakemake.params.fields, snakemake.input.manifests, strict=True))
         crops = list_crops(fields, snakemake.output.manifest)

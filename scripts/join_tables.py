@@ -1,13 +1,13 @@
 """Rule join_tables: the tables of several fields of view as one."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Read the tables a block at a time and write the whole."""
     with running(snakemake) as logger:
-        from harpy_core.fields import join_tables
-        from harpy_core.manifest import read_manifest, tree_digest, write_manifest
+        from harpy_core.aggregate.fields import join_tables
+        from harpy_core.storage.manifest import read_manifest, tree_digest, write_manifest
 
         fields, output = snakemake.params.fields, snakemake.output
         instances = join_tables(

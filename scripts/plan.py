@@ -1,13 +1,13 @@
 """Rule plan: what every case will read, write and hold; only printed."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Print one line for each case and stage."""
     with running(snakemake):
-        from harpy_core import outlook
-        from harpy_core.config import load
+        from harpy_core.config.models import load
+        from harpy_core.planning import forecast as outlook
 
         config = load(snakemake.params.config, snakemake.params.file)
         print(outlook.table(config), flush=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):

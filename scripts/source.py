@@ -1,12 +1,12 @@
 """Rule source: what there is to know of a case's image and labels."""
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Read the source's metadata and write its description."""
     with running(snakemake) as logger:
-        from harpy_core import outlook
+        from harpy_core.planning import forecast as outlook
 
         info = outlook.describe_source(snakemake.params.source)
         logger.info("image %s %s, labels %s", info.image_shape, info.image_dtype, info.labels_shape)

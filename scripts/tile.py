@@ -2,15 +2,15 @@
 
 import sys
 
-from harpy_core.job import running
+from harpy_core.workflow.script import running
 
 
 def main(snakemake):
     """Write the tiled store, declare it whole and describe it."""
     with running(snakemake) as logger:
-        from harpy_core.manifest import digest_of, write_manifest
         from harpy_core.raster import RasterInfo, describe, open_described
-        from harpy_core.raster.tile import tile_raster
+        from harpy_core.storage.manifest import digest_of, write_manifest
+        from harpy_core.tiling.tile import tile_raster
 
         source = RasterInfo.from_json(snakemake.input.raster)
         target, output = snakemake.params.tile, snakemake.output

@@ -34,7 +34,7 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """Two workers in processes of their own, started once."""
-    from harpy_core import cluster
+    from harpy_core.running import cluster
 
     with cluster.local(workers=2, threads_per_worker=1, memory_limit="2GB") as started:
         yield started

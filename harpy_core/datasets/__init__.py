@@ -6,9 +6,9 @@ import importlib
 import os
 from dataclasses import dataclass
 
-from harpy_core.config import ELEMENTS, Origin
+from harpy_core.config.models import ELEMENTS, Origin
 from harpy_core.errors import InputError
-from harpy_core.manifest import staging
+from harpy_core.storage.manifest import staging
 
 _PUBLISHED = "https://objectstor.vib.be/spatial-hackathon-public/sparrow/public_datasets"
 

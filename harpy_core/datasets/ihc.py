@@ -19,7 +19,7 @@ from skimage.measure import regionprops_table
 from skimage.morphology import disk, remove_small_objects
 from skimage.segmentation import relabel_sequential, watershed
 
-from harpy_core.raster import spatialdata_store
+from harpy_core.storage import spatialdata_store
 
 CHANNELS = ("hematoxylin", "eosin", "dab")
 PEDESTAL = 8192

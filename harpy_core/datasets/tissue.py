@@ -27,9 +27,9 @@ import numpy as np
 from scipy import ndimage
 
 from harpy_core.errors import InputError
-from harpy_core.progress import track
-from harpy_core.raster import spatialdata_store
-from harpy_core.schedule import in_order
+from harpy_core.running.progress import track
+from harpy_core.running.schedule import in_order
+from harpy_core.storage import spatialdata_store
 
 BLOCK = 512
 """Pixels: what is made at once, and the grid of the noise."""

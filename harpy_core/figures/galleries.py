@@ -16,7 +16,7 @@ from harpy_core.errors import InputError
 from harpy_core.figures import style
 
 if TYPE_CHECKING:
-    from harpy_core.crops import Crops
+    from harpy_core.extract.crops import Crops
 
 _CHANNELS = 8
 _COLUMNS = 12

@@ -75,7 +75,7 @@ def published(case: str, stage: str) -> pd.DataFrame:
     InputError
         Nothing was published under that name.
     """
-    table = pd.read_csv(str(files("harpy_core").joinpath("published.csv")))
+    table = pd.read_csv(str(files("harpy_core.figures").joinpath("published.csv")))
     rows = table[(table["case"] == case) & (table["stage"] == _PUBLISHED_STAGE.get(stage, stage))]
     if rows.empty:
         names = ", ".join(sorted(set(table["case"])))
@@ -97,7 +97,7 @@ def sweep_panels(
     Parameters
     ----------
     sweep_csv
-        The table that `harpy_core.benchmark.collect` wrote.
+        The table that `harpy_core.benchmark.sweep.collect` wrote.
     stage
         ``"aggregate"`` or ``"extract"``.
     out_png

@@ -23,7 +23,7 @@ from harpy_core.kernels import layout
 from harpy_core.kernels.compiled import by_slot, geometry, number
 from harpy_core.kernels.layout import LONGEST_RUN, family_of
 from harpy_core.kernels.reference import cut
-from harpy_core.raster.scratch import allocate_with, filling, scratch
+from harpy_core.tiles.scratch import allocate_with, filling, scratch
 
 __all__ = ["NAME", "encode", "gather", "geometry", "powers", "reduce", "trouble"]
 

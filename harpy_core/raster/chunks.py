@@ -39,8 +39,8 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from harpy_core.errors import InputError
-from harpy_core.raster import shards
-from harpy_core.raster.tiff import TiffArray
+from harpy_core.raster.formats.tiff import TiffArray
+from harpy_core.storage import shards
 
 Decoder = Callable[[Any, np.ndarray], None]
 

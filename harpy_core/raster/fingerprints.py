@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
-from harpy_core.manifest import digest_of
+from harpy_core.raster.formats.tiff import TiffArray
 from harpy_core.raster.reading import AxesView, ChannelView, is_dask
-from harpy_core.raster.tiff import TiffArray
+from harpy_core.storage.manifest import digest_of
 
 
 def fingerprint(*arrays: Any, times: bool = True) -> str:
@@ -52,7 +52,7 @@ def _facts(array: Any, times: bool) -> list[Any]:
     elif isinstance(store, ZipStore):
         facts += [array.path, *_stat(Path(store.path), times)]
     elif isinstance(store, FsspecStore):
-        from harpy_core.raster.remote import RemoteStore
+        from harpy_core.raster.formats.remote import RemoteStore
 
         facts += [str(array.store_path)]
         facts += store.version(array.path) if isinstance(store, RemoteStore) else []

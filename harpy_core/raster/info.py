@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harpy_core.errors import InputError
-from harpy_core.manifest import write_json
+from harpy_core.storage.manifest import write_json
+
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Names of the files of a Zarr store that hold no pixels."""
+
+PROTOCOLS = ("s3", "gs", "gcs", "https", "http", "abfs", "az")
+"""What an address may begin with."""
 
 
 @dataclass(frozen=True, slots=True)

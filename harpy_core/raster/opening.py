@@ -16,13 +16,13 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
-from harpy_core.manifest import read_manifest
 from harpy_core.raster.fingerprints import fingerprint
+from harpy_core.raster.formats.stores import is_address, open_group, open_node
+from harpy_core.raster.formats.tiff import TiffArray, is_tiff
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.placement import Placement, difference, placement
 from harpy_core.raster.reading import AxesView, ChannelView, check_arrays
-from harpy_core.raster.stores import is_address, open_group, open_node
-from harpy_core.raster.tiff import TiffArray, is_tiff
+from harpy_core.storage.manifest import read_manifest
 
 __all__ = ["Raster", "describe", "fingerprint", "open_described", "open_raster"]
 
@@ -296,7 +296,7 @@ def _kept(array: Any, cache: str | os.PathLike[str] | None) -> Any:
         return array
     if isinstance(array, AxesView):
         return AxesView(_kept(array.array, cache), array.kept)
-    from harpy_core.raster.remote import RemoteStore, keep_array_in
+    from harpy_core.raster.formats.remote import RemoteStore, keep_array_in
 
     if isinstance(array, zarr.Array) and isinstance(array.store_path.store, RemoteStore):
         store = keep_array_in(array.store_path.store, array.path, cache)

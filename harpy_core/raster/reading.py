@@ -13,10 +13,10 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
-from harpy_core.grid import Edges, Region, regular_edges
 from harpy_core.raster.chunks import ChunkFiles, covering
-from harpy_core.raster.scratch import scratch
-from harpy_core.raster.tiff import TiffArray, whole_key
+from harpy_core.raster.formats.tiff import TiffArray, whole_key
+from harpy_core.tiles.grid import Edges, Region, regular_edges
+from harpy_core.tiles.scratch import scratch
 
 
 class Reader(Protocol):

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from harpy_core.crops import Crops
 from harpy_core.errors import InputError
-from harpy_core.labels import checked_labels
+from harpy_core.extract.crops import Crops
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.tiles.labels import checked_labels
 from harpy_core.training.epochs import Even, block_order, check_even, per_part, row_generator, share
 from harpy_core.training.normalisation import (
     AS_STORED,

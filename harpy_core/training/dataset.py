@@ -15,8 +15,8 @@ try:
 except ImportError as error:
     raise ImportError(f"CropDataset needs PyTorch ({error}): pip install torch") from error
 
-from harpy_core.crops import Crops, open_crops
 from harpy_core.errors import InputError
+from harpy_core.extract.crops import Crops, open_crops
 from harpy_core.training.batches import CropBatches, Layout
 from harpy_core.training.lending import Lender
 

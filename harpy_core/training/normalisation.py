@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harpy_core.crops import Crops
 from harpy_core.errors import InputError
+from harpy_core.extract.crops import Crops
 from harpy_core.raster.chunks import ChunkFiles
 from harpy_core.training import gathering
 

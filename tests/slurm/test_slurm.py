@@ -18,11 +18,11 @@ import yaml
 import zarr
 from distributed.scheduler import NoWorkerError
 
-from harpy_core import cluster
-from harpy_core.aggregate import aggregate_stats
-from harpy_core.config import Cluster
+from harpy_core.aggregate.aggregation import aggregate_stats
+from harpy_core.config.models import Cluster
 from harpy_core.errors import InputError
-from harpy_core.manifest import read_manifest
+from harpy_core.running import cluster
+from harpy_core.storage.manifest import read_manifest
 
 OBSTACLE = one_node.obstacle()
 pytestmark = [

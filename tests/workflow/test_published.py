@@ -32,8 +32,8 @@ from spatialdata._io.format import SpatialDataContainerFormatV01, SpatialDataCon
 from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel
 
 from harpy_core.datasets import REGISTRY
-from harpy_core.manifest import read_manifest
 from harpy_core.raster import RasterInfo, open_described
+from harpy_core.storage.manifest import read_manifest
 
 TARGETS = (
     "results/gigapixel/table.manifest.json",

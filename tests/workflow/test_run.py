@@ -19,7 +19,7 @@ import tifffile
 import zarr
 from calls import command, small_config, snakemake, write_config
 
-from harpy_core.manifest import read_manifest, tree_digest
+from harpy_core.storage.manifest import read_manifest, tree_digest
 
 Changed = Callable[[Callable[[dict[str, Any]], Any]], set[str]]
 STORES = ("results/ihc/table.manifest.json", "results/ihc/crops.manifest.json")

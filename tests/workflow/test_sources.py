@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from calls import command, rules_of, snakemake, write_config
 from servers import Bucket, files_served, s3_served
-from test_opening import cells, ome_zarr, pixels, plain, tiffs
+from stores import cells, ome_zarr, pixels, plain, tiffs
 
-from harpy_core import open_crops, preflight
-from harpy_core.config import load
+from harpy_core import open_crops
+from harpy_core.config.models import load
 from harpy_core.errors import InputError
-from harpy_core.manifest import read_manifest
+from harpy_core.planning import preflight
+from harpy_core.storage.manifest import read_manifest
 
 TABLE = "results/slide/table.manifest.json"
 

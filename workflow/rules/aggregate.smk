@@ -25,6 +25,6 @@ rule aggregate:
     params:
         engine=engine_of,
         aggregate=aggregate_params,
-        code=provenance.source_digest("harpy_core.table"),
+        code=provenance.source_digest("harpy_core.aggregate.store"),
     script:
         "../../scripts/aggregate.py"

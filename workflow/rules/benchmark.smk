@@ -26,9 +26,7 @@ rule benchmark_cell:
         gpu=measuring_gpus,
     params:
         sweep=measured_settings,
-        code=lambda wildcards: provenance.source_digest(
-            f"harpy_core.{wildcards.stage}", "harpy_core.measured"
-        ),
+        code=provenance.source_digest("harpy_core.benchmark.process"),
     script:
         "../../scripts/benchmark_cell.py"
 
@@ -53,6 +51,6 @@ rule sweep:
     resources:
         mem_mb=1000,
     params:
-        code=provenance.source_digest("harpy_core.benchmark"),
+        code=provenance.source_digest("harpy_core.benchmark.sweep"),
     script:
         "../../scripts/sweep.py"

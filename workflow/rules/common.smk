@@ -14,9 +14,18 @@ sys.path.insert(0, str(ROOT))
 PYTHON_PATH = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
 
-from harpy_core import preflight, provenance
-from harpy_core.config import DATASETS, Aggregate, Extract, load, parse_bytes, units
-from harpy_core.cropping.settings import CropSettings
+from harpy_core import provenance
+
+from harpy_core.planning import preflight
+from harpy_core.config.models import (
+    DATASETS,
+    Aggregate,
+    Extract,
+    load,
+    parse_bytes,
+    units,
+)
+from harpy_core.extract.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 
@@ -131,7 +140,7 @@ def planned_memory(stage):
     """Memory of a stage's job in MB, known from shapes alone (a resource function)."""
 
     def mem_mb(wildcards, input, threads):
-        from harpy_core.plan import stage_plan
+        from harpy_core.planning.plan import stage_plan
         from harpy_core.raster.info import RasterInfo
 
         info = RasterInfo.from_json(input.raster)

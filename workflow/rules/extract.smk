@@ -26,6 +26,6 @@ rule extract:
     params:
         engine=engine_of,
         extract=extract_params,
-        code=provenance.source_digest("harpy_core.extract"),
+        code=provenance.source_digest("harpy_core.extract.extraction"),
     script:
         "../../scripts/extract.py"

@@ -23,7 +23,7 @@ rule join_tables:
         mem_mb=4000,
     params:
         fields=lambda wildcards: list(FIELDS[wildcards.case]),
-        code=provenance.source_digest("harpy_core.fields"),
+        code=provenance.source_digest("harpy_core.aggregate.fields"),
     script:
         "../../scripts/join_tables.py"
 
@@ -45,6 +45,6 @@ rule join_crops:
         mem_mb=1000,
     params:
         fields=lambda wildcards: list(FIELDS[wildcards.case]),
-        code=provenance.source_digest("harpy_core.fields"),
+        code=provenance.source_digest("harpy_core.aggregate.fields"),
     script:
         "../../scripts/join_crops.py"

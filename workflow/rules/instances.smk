@@ -22,6 +22,6 @@ rule instances:
         gpu=stage_gpus,
     params:
         engine=engine_of,
-        code=provenance.source_digest("harpy_core.instances"),
+        code=provenance.source_digest("harpy_core.instances.finding"),
     script:
         "../../scripts/instances.py"

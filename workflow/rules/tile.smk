@@ -42,6 +42,6 @@ rule tile:
         mem_mb=8000,
     params:
         tile=lambda wildcards: plain(case_of(wildcards).tile),
-        code=provenance.source_digest("harpy_core.raster.tile"),
+        code=provenance.source_digest("harpy_core.tiling.tile"),
     script:
         "../../scripts/tile.py"

@@ -1,0 +1,1 @@
+"""Statistics of every channel in every instance."""

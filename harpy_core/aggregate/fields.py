@@ -1,0 +1,205 @@
+"""Several fields of view as one: their tables joined, their crops listed.
+
+The pixels of the crops stay in a store for each field, as they were committed: joining them would
+write them a second time, and a loader reads several stores as easily as one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from harpy_core.aggregate.store import create_layer, quiet_consolidation
+from harpy_core.errors import InputError
+from harpy_core.storage.manifest import digest_of, read_manifest, staging, write_manifest
+
+
+def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]) -> int:
+    """Write the tables of several fields of view as one table.
+
+    Its `obs` has a column ``field``, and rows in the order of the fields and, within one, of the
+    field's own table; an id is unique within its field, and the name of a row is ``field-id``.
+    What is held in memory is the columns of `obs` and one block of a layer.
+
+    Parameters
+    ----------
+    tables
+        Stores that `harpy_core.aggregate.store.aggregate_to_store` wrote, by the name of the field.
+    path
+        Folder of the store; what stands there is replaced.
+
+    Returns
+    -------
+    Number of instances.
+
+    Raises
+    ------
+    InputError
+        Fields with other channels, statistics or axes than the first one has.
+    """
+    groups = {field: zarr.open_group(place, mode="r") for field, place in tables.items()}
+    parts = {field: _without_values(group) for field, group in groups.items()}
+    first, *others = parts
+    names = list(parts[first].var_names)
+    for field in others:
+        _refuse_unlike("channels", first, names, field, list(parts[field].var_names))
+        _refuse_unlike("layers", first, _layers(groups[first]), field, _layers(groups[field]))
+        axes = [parts[f].obsm["spatial"].shape[1] for f in (first, field)]
+        if axes[0] != axes[1]:
+            raise InputError(
+                f"field {field!r} has {axes[1]} axes and field {first!r} {axes[0]}: put flat "
+                "images and volumes into cases of their own"
+            )
+    table = _joined(parts)
+    with staging(path) as folder:
+        import anndata
+
+        plain = anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
+        with plain, quiet_consolidation():
+            table.write_zarr(folder)
+        group = zarr.open_group(folder, mode="a", use_consolidated=False)
+        for name in (*(f"layers/{layer}" for layer in _layers(groups[first])), "X"):
+            sources = [_values(groups[field], name) for field in tables]
+            orders = [_order(names, list(parts[field].var_names)) for field in tables]
+            target = create_layer(group, name, table.shape, sources[0].chunks[1])
+            _copy(sources, orders, target)
+        with quiet_consolidation():
+            zarr.consolidate_metadata(folder)
+    return len(table)
+
+
+def list_crops(
+    manifests: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]
+) -> int:
+    """Write what declares the crops of several fields of view whole, and where each store is.
+
+    Parameters
+    ----------
+    manifests
+        Of the crops of each field, by its name.
+    path
+        Of the manifest to write; the stores' places are told from its folder.
+
+    Returns
+    -------
+    Number of crops.
+
+    Raises
+    ------
+    InputError
+        Fields with other channels than the first one has.
+    """
+    found = {field: read_manifest(place) for field, place in manifests.items()}
+    first, *others = found
+    for field in others:
+        channels = [found[name]["channels"] for name in (first, field)]
+        if channels[0] != channels[1]:
+            _refuse_unlike("channels", first, channels[0], field, channels[1], in_order=True)
+    stores = {
+        field: {
+            "store": os.path.relpath(_store_beside(place), Path(path).parent),
+            "digest": found[field]["digest"],
+            "instances": found[field]["instances"],
+        }
+        for field, place in manifests.items()
+    }
+    crops = sum(manifest["instances"] for manifest in found.values())
+    own = ("kind", "digest", "instances")
+    settings = {name: value for name, value in found[first].items() if name not in own}
+    digest = digest_of([[field, store["digest"]] for field, store in stores.items()])
+    write_manifest(path, kind="crops", digest=digest, instances=crops, fields=stores, **settings)
+    return crops
+
+
+def _store_beside(manifest: str | os.PathLike[str]) -> Path:
+    place = Path(manifest)
+    return place.with_name(place.name.replace(".manifest.json", ".zarr"))
+
+
+def _without_values(group: zarr.Group) -> Any:
+    """The table of a store, without X and layers."""
+    from anndata import AnnData
+    from anndata.io import read_elem
+
+    return AnnData(**{name: read_elem(group[name]) for name in ("obs", "var", "obsm", "uns")})
+
+
+def _layers(group: zarr.Group) -> list[str]:
+    layers = group["layers"]
+    return sorted(layers.array_keys()) if isinstance(layers, zarr.Group) else []
+
+
+def _values(group: zarr.Group, name: str) -> zarr.Array:
+    return zarr.open_array(group.store_path / name, mode="r")
+
+
+def _refuse_unlike(
+    what: str,
+    first: str,
+    expected: Sequence[str],
+    field: str,
+    found: Sequence[str],
+    in_order: bool = False,
+) -> None:
+    if set(expected) != set(found) or (in_order and list(expected) != list(found)):
+        raise InputError(
+            f"field {field!r} has the {what} {', '.join(found)} and field {first!r} "
+            f"{', '.join(expected)}: choose what all fields have, in source.channels of each"
+        )
+
+
+def _order(names: Sequence[str], own: Sequence[str]) -> np.ndarray | None:
+    """Where each name stands among a field's own; None where they are the same."""
+    if list(names) == list(own):
+        return None
+    places = {name: place for place, name in enumerate(own)}
+    return np.array([places[name] for name in names])
+
+
+def _joined(parts: Mapping[str, Any]) -> Any:
+    """Everything of the joined table but its values."""
+    import pandas as pd
+    from anndata import AnnData
+
+    obs = pd.concat([part.obs for part in parts.values()])
+    fields = list(parts)
+    names = np.repeat(fields, [len(part) for part in parts.values()])
+    obs["field"] = pd.Categorical(names, categories=fields)
+    obs["region"] = obs["region"].astype(str).astype("category")
+    obs.index = pd.Index([f"{f}-{i}" for f, i in zip(names, obs.index, strict=True)], dtype=object)
+    provenance = {field: dict(part.uns["harpy_core"]) for field, part in parts.items()}
+    return AnnData(
+        obs=obs,
+        var=next(iter(parts.values())).var,
+        obsm={"spatial": np.concatenate([part.obsm["spatial"] for part in parts.values()])},
+        uns={
+            "harpy_core": {"fields": provenance},
+            "spatialdata_attrs": {
+                "region": fields,
+                "region_key": "field",
+                "instance_key": "instance_id",
+            },
+        },
+    )
+
+
+def _copy(
+    sources: Sequence[zarr.Array], orders: Sequence[np.ndarray | None], target: zarr.Array
+) -> None:
+    """Fill an array from others below each other, a row of its chunks at a time."""
+    starts = np.cumsum([0, *(source.shape[0] for source in sources)])
+    rows = target.chunks[0]
+    for first in range(0, target.shape[0], rows):
+        last = min(first + rows, target.shape[0])
+        block = np.empty((last - first, target.shape[1]), target.dtype)
+        for source, order, start in zip(sources, orders, starts, strict=False):
+            begin, end = max(first, start), min(last, start + source.shape[0])
+            if begin < end:
+                part = np.asarray(source[begin - start : end - start])
+                block[begin - first : end - first] = part if order is None else part[:, order]
+        target[first:last] = block

@@ -1,0 +1,133 @@
+"""The table of statistics on disk: an AnnData store, written a slab of channels at a time."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from harpy_core.aggregate.aggregation import Aggregation
+from harpy_core.errors import InputError
+from harpy_core.instances.finding import Instances
+from harpy_core.raster.reading import is_dask
+from harpy_core.running.progress import track
+from harpy_core.storage.manifest import staging
+from harpy_core.tiles.grid import SLAB_BYTES, slabs_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+ROWS = 2**16
+"""Instances in a chunk of a layer."""
+
+
+def aggregate_to_store(
+    image: Any,
+    labels: Any,
+    path: str | os.PathLike[str],
+    instances: Instances,
+    stats: Sequence[str] | str = ("mean", "count"),
+    channels: Sequence[str] | None = None,
+    engine: str = "auto",
+    client: Client | None = None,
+    progress: bool = False,
+    *,
+    ignore_nan: bool = False,
+    strict: bool = False,
+    region: str = "labels",
+    slab_bytes: int = SLAB_BYTES,
+) -> None:
+    """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
+
+    What is held in memory is one slab, however many instances and channels there are; each chunk
+    of the image is still decoded once. The store appears when it is complete, annotated for
+    SpatialData.
+
+    Parameters
+    ----------
+    image, labels, stats, channels, engine, client, progress, ignore_nan, strict
+        As in `aggregate_stats`.
+    path
+        Folder of the store; what stands there is replaced.
+    instances
+        What `find_instances` found in `labels`.
+    region
+        Name of the labels that the instances belong to.
+    slab_bytes
+        Memory for the statistics of a slab; a slab has at least one chunk of channels.
+
+    Raises
+    ------
+    InputError
+        As `aggregate_stats`, or instances that are not those of the labels.
+    """
+    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict, client)
+    edges = job.channel_edges
+    in_channel = len(instances) * job.bytes_per_value
+    slabs = [edges] if is_dask(job.image) else slabs_of(edges, in_channel, slab_bytes)
+    with staging(path) as folder:
+        group = _begin_table(folder, job, instances, region)
+        shape = (len(instances), len(job.names))
+        width = max(slab[-1] - slab[0] for slab in slabs)
+        arrays = {
+            name: create_layer(group, f"layers/{name}", shape, width) for name in job.statistics
+        }
+        arrays["X"] = create_layer(group, "X", shape, width)
+        first = next(iter(job.statistics))
+        with track(job.pixels, "aggregate", enabled=progress) as bar:
+            for slab in slabs:
+                found, layers = job.measure(slab, client, bar, None)
+                if not np.array_equal(found.id, instances.id):
+                    raise InputError(
+                        f"instances: {len(instances)} given, {len(found)} in the labels; "
+                        "find the instances of these labels again"
+                    )
+                for name, values in (*layers.items(), ("X", layers[first])):
+                    arrays[name][:, slab[0] : slab[-1]] = values
+        with quiet_consolidation():
+            zarr.consolidate_metadata(folder)
+
+
+def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: str) -> zarr.Group:
+    """Write everything of a table but its values."""
+    import anndata
+    import pandas as pd
+
+    table = job.table(instances, {})
+    table.obs["region"] = pd.Categorical([region] * len(instances), categories=[region])
+    table.uns["spatialdata_attrs"] = {
+        "region": region,
+        "region_key": "region",
+        "instance_key": "instance_id",
+    }
+    plain = anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
+    with plain, quiet_consolidation():
+        table.write_zarr(folder)
+    return zarr.open_group(folder, mode="a", use_consolidated=False)
+
+
+@contextmanager
+def quiet_consolidation() -> Iterator[None]:
+    """Zarr warns that other readers may not know consolidated metadata; anndata relies on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        yield
+
+
+def create_layer(group: zarr.Group, name: str, shape: tuple[int, int], width: int) -> zarr.Array:
+    """An array as anndata's format declares a dense matrix."""
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=(min(max(shape[0], 1), ROWS), max(width, 1)),
+        dtype=np.float64,
+        fill_value=np.nan,
+        attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+        overwrite=True,
+    )

@@ -1,0 +1,1 @@
+"""Measured runs of both jobs, and what measures them."""

@@ -1,0 +1,152 @@
+"""The measured process of the sweep: one stage on a fresh local cluster, and its own wall time.
+
+Started by `harpy_core.benchmark.sweep.measure`, which samples it from outside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import harpy_core
+from harpy_core.benchmark.sweep import INPUT_ERROR_STATUS, RunSpec, StageReport
+from harpy_core.errors import InputError
+from harpy_core.extract.settings import CropSettings
+from harpy_core.planning.plan import stage_plan
+from harpy_core.raster import Raster, RasterInfo, open_described
+from harpy_core.running import cluster
+from harpy_core.storage.manifest import write_json
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def end_with_parent() -> None:
+    """End this process's whole group once its input closes: its parent is gone."""
+
+    def wait_for_end() -> None:
+        # The bare system call: a reader of sys.stdin would hold its lock at interpreter exit.
+        while os.read(0, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+
+
+def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
+    """Run the stage on a fresh local cluster; what it makes goes into `scratch`."""
+    run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](spec, scratch)
+    info = RasterInfo.from_json(spec.raster_json)
+    raster = open_described(info)
+    gpus = cluster.gpus_of(spec.engine)
+    with cluster.local(
+        spec.workers, spec.threads_per_worker, spec.memory_limit, gpus=gpus
+    ) as client:
+        prepare = partial(warm_up, spec, info.image_dtype, info.labels_dtype)
+        prepare()
+        client.run(prepare)
+        started = time.monotonic()
+        count = run(raster, client)
+        ended = time.monotonic()
+    plan = stage_plan(
+        spec.stage,
+        info,
+        stats=spec.stats,
+        crops=CropSettings(**spec.crops),
+        instances=count,
+    )
+    return StageReport(
+        started=started,
+        ended=ended,
+        pixels=len(info.channels) * math.prod(info.image_shape[1:]),
+        tasks=plan.tasks,
+        software=f"harpy_core {harpy_core.__version__}",
+        python=platform.python_version(),
+    )
+
+
+def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
+    """Import and compile what the stage needs in this process, on a few pixels.
+
+    Both belong to the start of the cluster, which the measured time leaves out: a worker does them
+    once in its life, however large the image.
+    """
+    labels = np.zeros((8, 8), labels_dtype)
+    labels[2:5, 2:5] = 1
+    pixels = np.zeros((1, 8, 8), image_dtype)
+    raster = Raster(pixels, labels, ["0"])
+    with tempfile.TemporaryDirectory() as scratch:
+        tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1}, instances=None)
+        run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](tiny, Path(scratch))
+        run(raster, None)
+
+
+def _aggregator(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None], int]:
+    """The stage aggregate, its modules imported; called, it returns the number of instances."""
+    from harpy_core.aggregate.aggregation import aggregate_stats
+
+    def run(raster: Raster, client: Client | None) -> int:
+        table = aggregate_stats(
+            raster.image,
+            raster.labels,
+            stats=spec.stats,
+            channels=raster.channels,
+            engine=spec.engine,
+            client=client,
+        )
+        return int(table.n_obs)
+
+    return run
+
+
+def _extractor(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None], int]:
+    """The stage extract, its modules imported; called, it returns the number of instances."""
+    from harpy_core.extract.extraction import extract_instances
+    from harpy_core.instances.finding import Instances
+
+    instances = None if spec.instances is None else Instances.read(spec.instances)
+
+    def run(raster: Raster, client: Client | None) -> int:
+        crops = extract_instances(
+            raster.image,
+            raster.labels,
+            scratch / "crops.zarr",
+            **spec.crops,
+            channels=raster.channels,
+            engine=spec.engine,
+            client=client,
+            resume=False,
+            instances=instances,
+        )
+        return len(crops)
+
+    return run
+
+
+def main(spec_path: str, report_path: str) -> int:
+    """Entry of the measured process; the last line it prints tells why it failed."""
+    end_with_parent()
+    try:
+        report = run_stage(RunSpec.from_json(spec_path), Path(spec_path).parent)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return INPUT_ERROR_STATUS
+    write_json(report_path, dataclasses.asdict(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The config: its models, its one-line errors, and the documents made from them."""

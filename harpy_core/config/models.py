@@ -1,0 +1,712 @@
+"""The config: its models, and the one-line error that a mistake in it gets.
+
+The models are the config's only definition: the JSON schema, the commented default and the table
+of keys are made from them (`python -m harpy_core.config.documents`). Imported
+while the workflow is parsed, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from harpy_core.errors import InputError
+
+Dataset = Literal[
+    "ihc",
+    "tissue",
+    "tissue-gigapixel",
+    "tissue-terapixel",
+    "macsima-tonsil",
+    "merscope-liver",
+]
+Published = Literal["macsima-tonsil", "merscope-liver"]
+StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
+Stage = Literal["aggregate", "extract"]
+Codec = Literal["lz4", "zstd", "none"]
+Engine = Literal["numba", "numpy", "cupy", "harpy"]
+StageEngine = Literal["auto", "numba", "numpy", "cupy"]
+
+DATASETS: tuple[str, ...] = get_args(Dataset)
+ELEMENTS = {
+    "macsima-tonsil": ("image_tiled", "labels_cells_harpy"),
+    "merscope-liver": ("clahe", "segmentation_mask_full"),
+}
+"""Names of the image and the labels in the published stores."""
+STATISTICS: tuple[str, ...] = get_args(StatisticName)
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B")
+_FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY_FACTORS = {"ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "i": 1}
+
+_SECRETS = {"key", "secret", "password", "token"}
+_NO_SECRETS = ("anon", "google_default", "cloud")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as ``48GB`` (1e9) or ``512MiB`` (2**20).
+
+    Raises
+    ------
+    InputError
+        The text is not a size above zero.
+    """
+    match = _BYTES.fullmatch(text.strip())
+    size = 0
+    if match is not None:
+        size = int(float(match[1]) * {**_FACTORS, **_BINARY_FACTORS}[match[2]])
+    if size < 1:
+        raise InputError(f"{text!r}: a size is a number and a unit, such as 48GB or 512MiB")
+    return size
+
+
+def _checked_size(text: str) -> str:
+    parse_bytes(text)
+    return text
+
+
+def _unlike(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise PydanticCustomError("repeated", "{value} is named twice", {"value": repr(value)})
+    return values
+
+
+def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    for name in sorted(_SECRETS & set(options)):
+        if options[name] not in _NO_SECRETS:
+            raise PydanticCustomError(
+                "secret",
+                "{name} is a secret, and the config is copied to logs and results: keep it in the "
+                "environment or a profile, and give anon: false or profile",
+                {"name": name},
+            )
+    return options
+
+
+def key(
+    description: str,
+    rule: str,
+    *,
+    default: Any = ...,
+    default_factory: Callable[[], Any] | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field: what it means, and the rule its value follows (shown where one does not)."""
+    if default_factory is not None:
+        bounds["default_factory"] = default_factory
+    else:
+        bounds["default"] = default
+    return Field(description=description, json_schema_extra={"rule": rule}, **bounds)
+
+
+Size = Annotated[str, AfterValidator(_checked_size)]
+Positive = Annotated[int, Field(ge=1)]
+ChunkShape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
+CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+Unlike = AfterValidator(_unlike)
+
+_SIZE_RULE = "a size is a number and a unit, such as 48GB or 512MiB"
+_TARGET_RULE = "a target size is a whole number of at least 1"
+_NAME_RULE = "a name is text"
+
+
+class Section(BaseModel):
+    """A mapping of the config: unknown keys are refused, types are not guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Source(Section):
+    """Where an image and its labels are."""
+
+    uri: str = key(
+        "SpatialData or OME-Zarr store, zipped or not, at a path or at an s3://, gs:// or https:// "
+        f"address; OME-TIFF; or a registered name: {', '.join(DATASETS)}. Paths are relative to "
+        "the working directory.",
+        "a source is a path, an address or a registered name",
+        min_length=1,
+    )
+    image: str | None = key(
+        "Name of the image element (or group) in the store, or name or number of a TIFF's series; "
+        "not needed where there is only one.",
+        _NAME_RULE,
+        default=None,
+    )
+    labels: str | None = key(
+        "Name of the labels element in the store, or the path or address of a label TIFF or Zarr "
+        "array; not needed where the store has only one.",
+        _NAME_RULE,
+        default=None,
+    )
+    level: Annotated[int, Field(ge=0)] = key(
+        "Resolution of a multiscale image and of its labels; 0 is the finest.",
+        "a level is a whole number of at least 0",
+        default=0,
+    )
+    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
+        "Names of the channels to use, in order; null for all of them.",
+        "channels are a list of names, each once, or null",
+        default=None,
+    )
+    cache: str | None = key(
+        "For an address: folder that keeps the chunks that were fetched, for the next stage and "
+        "the next run; null keeps nothing.",
+        "a cache is the path of a folder, or null",
+        default=None,
+        min_length=1,
+    )
+    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] | None = key(
+        "For an address: what fsspec takes for its protocol, such as {endpoint_url: "
+        "https://minio.lab:9000} or {profile: lab} for s3; without a name it is read anonymously "
+        "({anon: false}: with the credentials of the environment).",
+        "storage_options are a mapping, or null",
+        default=None,
+    )
+
+
+class Tile(Section):
+    """Repeat the source along c, y and x, every repeat's labels unique."""
+
+    c: Positive = key("Channels of the tiled image.", _TARGET_RULE)
+    y: Positive = key("Rows of the tiled image, in pixels.", _TARGET_RULE)
+    x: Positive = key("Columns of the tiled image, in pixels.", _TARGET_RULE)
+    chunks: ChunkShape = key(
+        "Chunk shape of the tiled image, as [c, y, x].",
+        "chunks are three whole numbers of at least 1: [c, y, x]",
+        default_factory=lambda: [10, 2048, 2048],
+    )
+    method: Literal["link", "copy"] = key(
+        "How chunk files that hold the same come about: copy makes a file for each; link gives one "
+        "file several names, which takes no space (across file systems it is copied, and told so).",
+        "methods are link and copy",
+        default="copy",
+    )
+    codec: Codec | None = key(
+        "Compression of the chunks: lz4, zstd or none; null: the source's files are taken as they "
+        "are where they fit, others are written with lz4 (the image) and zstd (the labels).",
+        "codecs are lz4, zstd, none and null",
+        default=None,
+    )
+    shard: ChunkShape | None = key(
+        "Shape of a file as [c, y, x], in multiples of the chunks; null: each chunk is a file.",
+        "a shard is three multiples of the chunk shape, [c, y, x], or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _shard_is_made_of_chunks(self) -> Tile:
+        shard = self.shard or self.chunks
+        if any(s % c for s, c in zip(shard, self.chunks, strict=True)):
+            raise PydanticCustomError(
+                "together",
+                "shard {shard} is no multiple of chunks {chunks}",
+                {"shard": str(shard), "chunks": str(self.chunks)},
+            )
+        return self
+
+
+class Aggregate(Section):
+    """Statistics of every channel in every instance."""
+
+    stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
+        f"Statistics of each channel in each instance: any of {', '.join(STATISTICS)}.",
+        f"statistics are {', '.join(STATISTICS)}, each at most once",
+        default_factory=lambda: ["mean", "count"],
+    )
+    ignore_nan: bool = key(
+        "Leave NaN pixels of a float image out; otherwise they make the statistics of their own "
+        "instance and channel NaN.",
+        "use true or false",
+        default=False,
+    )
+
+
+class Extract(Section):
+    """One centred crop of every instance, all channels."""
+
+    diameter: Positive = key(
+        "Side of the window around an instance's centroid, in pixels.",
+        "a window must be at least 1 pixel",
+        default=50,
+    )
+    batch_size: Positive = key(
+        "Instances in one chunk of the crops.",
+        "a batch must be at least 1 instance",
+        default=500,
+    )
+    remove_background: bool = key(
+        "Set to 0 the pixels of a window that lie outside its instance.",
+        "use true or false",
+        default=True,
+    )
+    extract_mask: bool = key(
+        "Write each instance's mask beside its crop.",
+        "use true or false",
+        default=False,
+    )
+    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
+        "Names of the channels to crop, in the image's order; null for all that the source uses.",
+        "channels are a list of names, each once, or null",
+        default=None,
+    )
+    index: Annotated[list[Positive], Field(min_length=1)] | str | None = key(
+        "Instances to crop: their labels, or the path of a text file with one label a line; null "
+        "for all.",
+        "labels of instances, as a list of whole numbers or the path of a text file, or null",
+        default=None,
+    )
+    dtype: Literal["float16", "float32"] | None = key(
+        "Type of the stored pixels; null: the image's. A float type needs a scale.",
+        "types are float16, float32 and null",
+        default=None,
+    )
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = key(
+        "What pixels are multiplied by before they are stored as dtype, such as 0.0000152590 "
+        "(1/65535).",
+        "a scale is a number above 0; it goes with a dtype",
+        default=None,
+    )
+    codec: Codec = key(
+        "Compression of the crops: lz4 is fast, zstd smaller, for archives; none is plain bytes.",
+        "codecs are lz4, zstd and none",
+        default="lz4",
+    )
+    shard_size: Positive | None = key(
+        "Instances in one file, a multiple of batch_size; null: each chunk is a file of its own.",
+        "a whole number of at least 1, a multiple of batch_size, or null",
+        default=None,
+    )
+    shuffle: Annotated[int, Field(ge=0)] | None = key(
+        "Store the instances in random order, drawn from this seed, so that training can read "
+        "them as they stand; null: neighbours together.",
+        "a seed is a whole number of at least 0, or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _sizes_and_types_go_together(self) -> Extract:
+        if self.shard_size is not None and self.shard_size % self.batch_size:
+            raise PydanticCustomError(
+                "together",
+                "shard_size {shard} is no multiple of batch_size {batch}",
+                {"shard": self.shard_size, "batch": self.batch_size},
+            )
+        if (self.dtype is None) != (self.scale is None):
+            raise PydanticCustomError("together", "give dtype and scale together, or neither")
+        return self
+
+
+Workers = Annotated[list[Positive], Field(min_length=1), Unlike]
+
+
+class StageWorkers(Section):
+    """Numbers of worker processes to measure each stage with."""
+
+    aggregate: Workers = key(
+        "Numbers of worker processes to measure aggregate with.",
+        "workers are a list of different whole numbers of at least 1",
+        default_factory=lambda: [1, 2, 4, 8, 16],
+    )
+    extract: Workers = key(
+        "Numbers of worker processes to measure extract with.",
+        "workers are a list of different whole numbers of at least 1",
+        default_factory=lambda: [1, 2, 4, 8, 16],
+    )
+
+
+def _for_each_stage(workers: Any) -> Any:
+    """One list stands for all stages."""
+    if isinstance(workers, list):
+        return dict.fromkeys(get_args(Stage), workers)
+    return workers
+
+
+class Benchmark(Section):
+    """Measured runs: every stage x engine x number of workers, repeated."""
+
+    stages: Annotated[list[Stage], Field(min_length=1), Unlike] = key(
+        "Stages to measure: aggregate (the mean, as in the published benchmark) and extract (with "
+        "the case's own extract settings).",
+        "stages are aggregate and extract, each at most once",
+        default_factory=lambda: ["aggregate", "extract"],
+    )
+    engines: Annotated[list[Engine], Field(min_length=1), Unlike] = key(
+        "Kernels to measure: numba, numpy, cupy, or harpy (the peer, see peer_python).",
+        "engines are numba, numpy, cupy and harpy, each at most once",
+        default_factory=lambda: ["numba"],
+    )
+    workers: Annotated[
+        StageWorkers,
+        BeforeValidator(_for_each_stage, json_schema_input_type=Workers | StageWorkers),
+    ] = key(
+        "Numbers of worker processes to measure with: a list, or a list for each stage, as "
+        "{aggregate: [1, 16], extract: [1, 32]}.",
+        "workers are a list of different whole numbers of at least 1",
+        default_factory=StageWorkers,
+    )
+    threads_per_worker: Positive = key(
+        "Threads of one worker.", "a worker has at least 1 thread", default=4
+    )
+    memory_limit: Size = key("Memory of one worker.", _SIZE_RULE, default="48GB")
+    repeats: Positive = key(
+        "Runs of each combination.", "a combination is run at least 1 time", default=3
+    )
+    peer_python: str | None = key(
+        "Python interpreter of the environment made from envs/peer.yaml; needed for the engine "
+        "harpy only.",
+        "the path of a Python interpreter",
+        default=None,
+    )
+
+
+class Case(Section):
+    """A source, and what is done with it; a section left out is not done."""
+
+    source: Source | None = key(
+        "The image and its labels.", "a case needs a source with a uri", default=None
+    )
+    fields: Annotated[dict[CaseName, Source], Field(min_length=1)] | None = key(
+        "Instead of source: several fields of view by name, each with the keys of a source. They "
+        "are measured one by one, and their tables are joined into one that names the field.",
+        "fields are a mapping of a name (letters, digits, - and _) to a source; at least one",
+        default=None,
+    )
+    tile: Tile | None = key(
+        "Repeat the source to a target size; left out: the source as it is.",
+        "tile is a mapping, or null",
+        default=None,
+    )
+    aggregate: Aggregate | None = key(
+        "Statistics of every channel in every instance; left out: not done.",
+        "aggregate is a mapping ({} for the defaults), or null",
+        default=None,
+    )
+    extract: Extract | None = key(
+        "One centred crop of every instance; left out: not done.",
+        "extract is a mapping ({} for the defaults), or null",
+        default=None,
+    )
+    engine: StageEngine = key(
+        "Kernels of all its stages: cupy is an NVIDIA GPU for each worker, numba the processor; "
+        "auto: cupy where every worker has a GPU that works, else numba.",
+        "engines are auto, numba, numpy and cupy",
+        default="auto",
+    )
+    benchmark: Benchmark | None = key(
+        "Measure both stages over a range of workers; left out: not done.",
+        "benchmark is a mapping ({} for the defaults), or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source_or_fields(self) -> Case:
+        if self.source is None and self.fields is None:
+            raise PydanticCustomError("source", "a case needs a source with a uri")
+        if self.source is not None and self.fields is not None:
+            raise PydanticCustomError("together", "give source or fields, not both")
+        if self.fields is not None and (self.tile or self.benchmark):
+            raise PydanticCustomError(
+                "together", "tile and benchmark take one image: give source instead of fields"
+            )
+        return self
+
+
+class Unit(Case):
+    """What is measured on its own: a case, or one field of view of it."""
+
+    source: Source
+
+
+class Origin(Section):
+    """Where a published dataset comes from instead of its published address: one of three."""
+
+    mirror: str | None = key(
+        "Base address, http or https, of a copy of the published files, in the same folders.",
+        "a mirror is an http:// or https:// address",
+        default=None,
+        pattern=r"^https?://",
+    )
+    archive: str | None = key(
+        "Path of the archive (.zip) on this machine; it is checked and unpacked, and stays.",
+        "an archive is the path of a zip",
+        default=None,
+        min_length=1,
+    )
+    store: str | None = key(
+        "Path or address of the unpacked store; it is used where it is.",
+        "a store is the path of a SpatialData store",
+        default=None,
+        min_length=1,
+    )
+    sha256: str | None = key(
+        "SHA-256 of the mirror's or local archive; null: it is the published one.",
+        "a SHA-256 is 64 hexadecimal digits",
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+    )
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Origin:
+        given = [place for place in (self.mirror, self.archive, self.store) if place is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("together", "give one of mirror, archive and store")
+        if self.store is not None and self.sha256 is not None:
+            raise PydanticCustomError("together", "a store is not checked: leave sha256 out")
+        return self
+
+
+class Cluster(Section):
+    """Processes of this machine, jobs of SLURM, or a running Dask scheduler."""
+
+    kind: Literal["local", "slurm", "address"] = key(
+        "local: processes of this machine; slurm: workers submitted to SLURM; address: a running "
+        "Dask scheduler.",
+        "kinds are local, slurm and address",
+        default="local",
+    )
+    address: str | None = key(
+        "Address of the Dask scheduler, such as tcp://10.0.0.1:8786; only for kind address.",
+        "an address such as tcp://10.0.0.1:8786",
+        default=None,
+    )
+    workers: Positive | None = key(
+        "Worker processes, each with a GPU of its own where the engine is cupy (those beyond the "
+        "number of GPUs share them); null: one for each four cores given (local), one with a GPU.",
+        "a whole number of at least 1, or null",
+        default=None,
+    )
+    threads_per_worker: Positive | None = key(
+        "Threads of one worker; null: chosen from the cores given.",
+        "a whole number of at least 1, or null",
+        default=None,
+    )
+    memory_limit: Size | None = key(
+        "Memory of one worker; null: an equal share of the machine's.", _SIZE_RULE, default=None
+    )
+    queue: str | None = key("SLURM partition of the workers.", _NAME_RULE, default=None)
+    account: str | None = key("SLURM account of the workers.", _NAME_RULE, default=None)
+    walltime: str | None = key(
+        "SLURM time limit of the workers, such as 02:00:00.",
+        "a time such as 02:00:00",
+        default=None,
+        pattern=r"^(\d+-)?\d{1,3}:\d{2}(:\d{2})?$",
+    )
+
+    @model_validator(mode="after")
+    def _address_goes_with_its_kind(self) -> Cluster:
+        if (self.kind == "address") != (self.address is not None):
+            raise PydanticCustomError(
+                "address", "give an address with the kind address, and only with it"
+            )
+        return self
+
+
+class Config(Section):
+    """The whole config: cases, and where their workers run."""
+
+    cases: Annotated[dict[CaseName, Case], Field(min_length=1)] = key(
+        "What to do, case by case; the results of a case are in results/<name>/.",
+        "cases are a mapping of a name (letters, digits, - and _) to what is done; at least one",
+    )
+    datasets: dict[Published, Origin] = key(
+        "Where published datasets come from, by name, if not from their published address; the "
+        f"names are {', '.join(get_args(Published))}.",
+        f"datasets are a mapping of {' or '.join(get_args(Published))} to where it comes from",
+        default_factory=dict,
+    )
+    cluster: Cluster = key(
+        "Where the workers of aggregate and extract run.",
+        "cluster is a mapping",
+        default_factory=Cluster,
+    )
+
+
+def units(config: Config) -> dict[str, Unit]:
+    """What is measured on its own, by its folder below the results.
+
+    A case with one source is a unit; of a case with fields of view each field is one.
+    """
+    found = {}
+    for name, case in config.cases.items():
+        settings = {key: getattr(case, key) for key in Case.model_fields}
+        places = {name: case.source} if case.source else {}
+        fields = case.fields or {}
+        places |= {f"{name}/fields/{field}": source for field, source in fields.items()}
+        for place, source in places.items():
+            placed = _placed(source, config.datasets)
+            found[place] = Unit(**{**settings, "source": placed, "fields": None})
+    return found
+
+
+def _placed(source: Source, origins: Mapping[Published, Origin]) -> Source:
+    """A source, the name of a dataset replaced by the store that the config has in its place."""
+    origin = next((origins[name] for name in origins if name == source.uri), None)
+    if origin is None or origin.store is None:
+        return source
+    image, labels = ELEMENTS[source.uri]
+    elements = {"image": source.image or image, "labels": source.labels or labels}
+    return source.model_copy(update={"uri": origin.store, **elements})
+
+
+def key_of(unit: str) -> tuple[str, ...]:
+    """Where the config has the source of a unit."""
+    case, _, field = unit.partition("/fields/")
+    return ("cases", case, "fields", field) if field else ("cases", case, "source")
+
+
+def load(mapping: Mapping[str, Any], file: str) -> Config:
+    """Check a config as it was read from YAML.
+
+    Parameters
+    ----------
+    mapping
+        The config's content.
+    file
+        The file it came from, for the error.
+
+    Raises
+    ------
+    InputError
+        The first mistake, in one line: file, key, value and remedy.
+    """
+    try:
+        return Config.model_validate(dict(mapping))
+    except ValidationError as error:
+        raise InputError(_one_line(error.errors(), mapping, file)) from None
+
+
+def mistake(file: str, path: Iterable[str | int], value: Any, remedy: str) -> InputError:
+    """The error of one key, in one line: file, key, value and remedy."""
+    return InputError(f"{file}: {dotted(path)} = {shown(value)}: {remedy}")
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """A key's path as it is written: ``cases.liver.benchmark.workers[1]``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def shown(value: Any) -> str:
+    """A value as YAML would have it, in one short line."""
+    named = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return named[value]
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def suggestion(word: Any, choices: Iterable[str]) -> str:
+    """`` (did you mean …?)`` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
+    # A mistyped key is often why another one is missing: tell of it first.
+    error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
+    path = _written(error["loc"], mapping)
+    section, rule = _definition(path)
+    if error["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        near = suggestion(path[-1], known)
+        remedy = f"there is no such key{near or '; there are ' + ', '.join(known)}"
+    elif error["type"] == "missing":
+        return f"{file}: {dotted(path)} is missing: {rule}"
+    elif error["type"] == "source":
+        return f"{file}: {dotted((*path, 'source'))} is missing: {error['msg']}"
+    elif error["type"] == "secret":
+        return f"{file}: {dotted(path)}: {error['msg']}"
+    elif error["type"] in ("repeated", "address", "together"):
+        remedy = error["msg"]
+    elif error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
+        remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
+    elif error["loc"][-1:] == ("[key]",):
+        what = "case" if path[-2:-1] == ("cases",) else "field"
+        remedy = f"a {what}'s name is made of letters, digits, - and _"
+    else:
+        choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+        remedy = f"{rule}{suggestion(error['input'], choices)}"
+    return str(mistake(file, path, _value_at(mapping, path), remedy))
+
+
+def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, ...]:
+    """An error's place as the user wrote it, without the names pydantic gives to alternatives."""
+    path: list[str | int] = []
+    value = mapping
+    for part in location:
+        if part == "[key]" or (isinstance(part, str) and not isinstance(value, Mapping)):
+            continue
+        path.append(part)
+        value = _value_at(value, (part,))
+    return tuple(path)
+
+
+def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:
+    """What the user wrote at a path, as far as the path leads."""
+    value = mapping
+    for part in path:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return value
+    return value
+
+
+_BY_NAME: dict[str, tuple[type[Section], str]] = {
+    "cases": (Case, "a case is a mapping with a source"),
+    "fields": (Source, "a field is a mapping with a uri"),
+    "datasets": (Origin, "give one of mirror, archive and store"),
+}
+"""The keys that hold sections by name, and the rule of such a section."""
+
+
+def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
+    """The section that holds a key, and the rule of the nearest field that has one."""
+    section: type[Section] = Config
+    model: type[Section] | None = Config
+    rule = "the config is a mapping"
+    parts = list(path)
+    while parts and model is not None:
+        section = model
+        name = str(parts.pop(0))
+        field = model.model_fields.get(name)
+        if field is None:
+            break
+        rule = rule_of(field)
+        model = section_of(field.annotation)
+        if name in _BY_NAME and parts:
+            parts.pop(0)
+            model, rule = _BY_NAME[name]
+    return section, rule
+
+
+def rule_of(field: FieldInfo) -> str:
+    """The rule a field's value follows."""
+    extra = field.json_schema_extra
+    return str(extra["rule"]) if isinstance(extra, dict) else ""
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section a field holds, if it holds one."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None

@@ -1,0 +1,1 @@
+"""One crop of every instance, written to a store and read back."""

@@ -1,0 +1,88 @@
+"""How much smaller crops become on disk, from a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harpy_core.extract.store import Layout
+from harpy_core.extract.windows import windows_of
+from harpy_core.instances.finding import Instances
+from harpy_core.raster.reading import is_dask
+from harpy_core.storage import codecs
+
+SAMPLES = 4
+_CROPS = 16
+_CHANNELS = 5
+
+
+def stored_ratio(
+    image: Any, labels: Any, instances: Instances, layout: Layout, remove_background: bool
+) -> float:
+    """Encoded bytes of a raw byte of crops, from some crops of some groups of channels.
+
+    Parameters
+    ----------
+    image, labels
+        As in `harpy_core.extract_instances`; Dask arrays, which would have to be computed, are
+        taken as incompressible.
+    instances
+        Those that are cropped.
+    layout
+        Of the store.
+    remove_background
+        Whether what lies outside an instance is 0.
+    """
+    raw = encoded = 0
+    lazy = is_dask(image) or is_dask(labels)
+    for sample in range(0 if lazy or len(instances) == 0 else SAMPLES):
+        # Spread over the image, and each sample in another group of channels.
+        row = (2 * sample + 1) * len(instances) // (2 * SAMPLES)
+        first = sample * layout.channels // SAMPLES // layout.group * layout.group
+        channels = slice(first, min(first + min(layout.group, _CHANNELS), layout.channels))
+        near = _around(instances, row)
+        crops = _crops(image, labels, near, channels, layout, remove_background)
+        stored = layout.stored("image", crops)
+        raw += stored.nbytes
+        encoded += len(codecs.encode(layout.codec, stored, layout.content("image")))
+    return encoded / raw if raw else 1.0
+
+
+def _around(instances: Instances, row: int) -> Instances:
+    """One of the instances and those nearest to it: few chunks hold them all."""
+    distance = np.abs(instances.centroid[:, 1:] - instances.centroid[row, 1:]).max(axis=1)
+    return instances.rows(np.argsort(distance, kind="stable")[:_CROPS])
+
+
+def _crops(
+    image: Any,
+    labels: Any,
+    near: Instances,
+    channels: slice,
+    layout: Layout,
+    remove_background: bool,
+) -> np.ndarray:
+    """Some channels of some windows, (n, c, z, y, x)."""
+    plane = (labels.shape[-2], labels.shape[-1])
+    windows = windows_of(near, layout.diameter, plane, remove_background)
+    low, high = windows.low.min(axis=0), windows.high.max(axis=0)
+    part = (*(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)),)
+    depth = (slice(None),) * (labels.ndim - 2)
+    pixels = np.asarray(image[(channels, *depth, *part)])
+    where = np.asarray(labels[(*depth, *part)])
+    shape = (len(near), len(pixels), layout.depth, layout.diameter, layout.diameter)
+    crops = np.zeros(shape, layout.gathered("image"))
+    for row, (crop, instance, corner) in enumerate(
+        zip(crops, near.id, windows.corner, strict=True)
+    ):
+        a, b = windows.low[row], windows.high[row]
+        if np.any(b <= a):
+            continue
+        y, x = (slice(*span) for span in zip(a - low, b - low, strict=True))
+        found = pixels[..., y, x]
+        if remove_background:
+            found = np.where(where[..., y, x] == instance, found, 0)
+        y, x = (slice(*span) for span in zip(a - corner, b - corner, strict=True))
+        crop[..., y, x] = found.reshape(crop[..., y, x].shape)
+    return crops

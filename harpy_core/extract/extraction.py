@@ -1,0 +1,332 @@
+"""One crop of every instance, from one pass over the image, committed batch by batch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harpy_core import __version__
+from harpy_core.aggregate.aggregation import channel_names
+from harpy_core.config.models import Codec
+from harpy_core.errors import InputError
+from harpy_core.extract import estimate
+from harpy_core.extract.crops import Crops, open_crops
+from harpy_core.extract.settings import CropSettings
+from harpy_core.extract.store import Layout, WorkFolder
+from harpy_core.extract.tasks import (
+    Cut,
+    JoinTask,
+    LazyStripTask,
+    StripTask,
+    cut_strip,
+    join_fragments,
+)
+from harpy_core.extract.windows import CropPlan, Strip, Windows, plan_crops, windows_of
+from harpy_core.instances.finding import Instances, find_instances
+from harpy_core.provenance import source_digest
+from harpy_core.raster.opening import fingerprint
+from harpy_core.raster.reading import check_arrays, is_dask, reader_of, unwrapped
+from harpy_core.running import engines, schedule
+from harpy_core.running.progress import track
+from harpy_core.running.tasks import Task, alike, image_edges, lazy_image_tasks
+from harpy_core.storage.manifest import digest_of, sole_writer
+from harpy_core.tiles.grid import split_channels
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LARGEST_CHUNK = 2**31 - 1 - 2**10
+"""Bytes: what Blosc takes less its header."""
+
+
+def extract_instances(
+    image: Any,
+    labels: Any,
+    path: str | os.PathLike[str],
+    *,
+    diameter: int = 50,
+    batch_size: int = 500,
+    remove_background: bool = True,
+    extract_mask: bool = False,
+    channels: Sequence[str] | None = None,
+    index: Sequence[int] | np.ndarray | None = None,
+    dtype: str | None = None,
+    scale: float | None = None,
+    codec: Codec = "lz4",
+    shard_size: int | None = None,
+    shuffle: int | None = None,
+    engine: str = "auto",
+    client: Client | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: bool = False,
+    instances: Instances | None = None,
+    strict: bool = False,
+) -> Crops:
+    """Write one centred crop of every instance, all channels, to a Zarr store.
+
+    The window starts at the centroid (mean of the pixel indices, rounded half to even) less
+    ``diameter // 2`` and is `diameter` long in y and x; z is kept whole. What lies outside the
+    image is 0. Each chunk of the image is decoded once. A run that died goes on where it stopped.
+
+    Parameters
+    ----------
+    image
+        (c, y, x) or (c, z, y, x): a NumPy, Dask, Zarr or xarray array.
+    labels
+        (y, x) or (z, y, x), non-negative integers; 0 is background.
+    path
+        Folder of the store, which appears when it is complete. Until then the work is in a hidden
+        folder beside it, named after the inputs and parameters.
+    diameter
+        Side of a window, in pixels.
+    batch_size
+        Crops in a chunk of the store.
+    remove_background
+        Set what lies outside the instance to 0.
+    extract_mask
+        Also write ``mask``, 1 where a pixel belongs to the instance.
+    channels
+        A name for each channel.
+    index
+        Labels of the instances to crop; None crops all of them.
+    dtype
+        ``float16`` or ``float32`` to store pixels multiplied by `scale` (in float64, rounded
+        once); None stores them as they are, in the image's type.
+    scale
+        What pixels are multiplied by; goes with `dtype`.
+    codec
+        ``lz4`` is fast, ``zstd`` smaller, ``none`` leaves chunks as they are.
+    shard_size
+        Crops in one file, a multiple of `batch_size`; None makes each chunk a file.
+    shuffle
+        Seed of a random order of the instances, for training that reads a store as it stands.
+        All crops then go through temporary files of about the store's size beside it. None keeps
+        neighbours together, which needs few of them.
+    engine
+        ``numpy``, ``numba``, ``cupy`` (an NVIDIA GPU for each worker), or ``auto``: ``cupy`` where
+        every worker has a GPU that works, else ``numba``.
+    client
+        A Dask client to run on; None uses the cores of this process.
+    resume
+        Go on from the batches that an earlier, interrupted run committed.
+    overwrite
+        Replace a store that stands at `path`.
+    progress
+        Show a progress bar.
+    instances
+        What `find_instances` found in `labels`, or some of it; saves a pass over the labels.
+    strict
+        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
+        fill value, as Zarr has it.
+
+    Returns
+    -------
+    Crops
+        The finished store: ``image`` (i, c, z, y, x), ``instance_id`` (i,),
+        ``centroid`` (i, 3) as (z, y, x), ``mask`` (i, 1, z, y, x) where asked for.
+
+    Raises
+    ------
+    InputError
+        Impossible sizes, arrays that do not match, labels that are not there, a path that is
+        taken, a disk that is full or too small.
+    """
+    target = Path(path)
+    image, labels = alike(unwrapped(image), unwrapped(labels))
+    check_arrays(image, labels)
+    engine = engines.resolved(engine, client)
+    settings = CropSettings(
+        diameter=diameter,
+        batch_size=batch_size,
+        remove_background=remove_background,
+        extract_mask=extract_mask,
+        dtype=dtype,
+        scale=scale,
+        codec=codec,
+        shard_size=shard_size,
+        shuffle=shuffle,
+    )
+    settings.check(np.dtype(image.dtype))
+    names = channel_names(channels, image.shape[0])
+    if target.exists() and not overwrite:
+        raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
+    with sole_writer(target):
+        if instances is None:
+            instances = find_instances(
+                labels, engine=engine, client=client, progress=progress, strict=strict
+            )
+        if index is not None:
+            instances = instances.chosen(index)
+        parameters = asdict(settings)
+        source = fingerprint(image, labels)
+        _, spatial = image_edges(image)
+        layout = layout_of(image, settings, instances)
+        windows = windows_of(
+            instances, diameter, (spatial[1][-1], spatial[2][-1]), remove_background
+        )
+        plan = plan_crops(
+            windows, spatial, layout.chunk, layout.batch, tall=not is_dask(image), shuffle=shuffle
+        )
+        who = hashlib.sha256(instances.id.tobytes()).hexdigest()
+        code = source_digest(__name__)
+        key = digest_of([source, parameters, who, code])[:16]
+        work = WorkFolder(target.with_name(f".{target.name}.work-{key}"), layout)
+        if not resume:
+            shutil.rmtree(work.path, ignore_errors=True)
+        work.begin()
+        done = frozenset(work.committed())
+        job = _Job(image, labels, instances, windows, plan, work, done, strict)
+        job.run(
+            partial(cut_strip, engine=engine, remove_background=remove_background),
+            client,
+            progress,
+        )
+        order = plan.order
+        work.finish(
+            target,
+            {"instance_id": instances.id[order], "centroid": instances.centroid[order]},
+            {
+                "channels": names,
+                "diameter": diameter,
+                "remove_background": remove_background,
+                "scale": scale,
+                "source": fingerprint(image, labels, times=False),
+                "parameters": parameters,
+                "engine": engine,
+                "versions": {"harpy_core": __version__},
+            },
+        )
+    return open_crops(target)
+
+
+def stored_ratio(image: Any, labels: Any, instances: Instances, settings: CropSettings) -> float:
+    """How many bytes on disk a byte of crops will take, from a sample of them.
+
+    Parameters
+    ----------
+    image, labels
+        As in `extract_instances`.
+    instances
+        Those that will be cropped.
+    settings
+        How they will be cut and kept.
+    """
+    image, labels = unwrapped(image), unwrapped(labels)
+    layout = layout_of(image, settings, instances)
+    return estimate.stored_ratio(image, labels, instances, layout, settings.remove_background)
+
+
+def layout_of(image: Any, settings: CropSettings, instances: Instances) -> Layout:
+    """Shape of the crops that settings make of an image.
+
+    Raises
+    ------
+    InputError
+        A chunk would be larger than codecs can take.
+    """
+    edges, spatial = image_edges(image)
+    pixels = str(np.dtype(image.dtype).newbyteorder("="))
+    layout = Layout(
+        instances=len(instances),
+        channels=image.shape[0],
+        depth=spatial[0][-1],
+        diameter=settings.diameter,
+        chunk=settings.batch_size,
+        group=_regular(edges),
+        batch=settings.batch,
+        pixels=pixels,
+        dtype=settings.dtype or pixels,
+        scale=settings.scale,
+        codec=settings.codec,
+        full=not settings.remove_background or _coverage(instances, settings.diameter) > 0.5,
+        mask=settings.extract_mask,
+    )
+    crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
+    if crop * layout.chunk > LARGEST_CHUNK:
+        raise InputError(
+            f"batch_size = {layout.chunk}: a chunk would have {crop * layout.chunk:,} bytes, and "
+            f"codecs take at most {LARGEST_CHUNK:,}: give at most {LARGEST_CHUNK // crop}"
+        )
+    return layout
+
+
+def _coverage(instances: Instances, diameter: int) -> float:
+    """About what part of the windows' pixels belongs to the instances."""
+    depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
+    inside = np.minimum(instances.count / depth, diameter**2)
+    return float(inside.mean()) / diameter**2 if len(instances) else 0.0
+
+
+def _regular(edges: tuple[int, ...]) -> int:
+    """Channels in a chunk of the store: as in the image, or all where its chunks are irregular."""
+    sizes = [b - a for a, b in pairwise(edges)] or [1]
+    return sizes[0] if set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] else sum(sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Everything one extraction works on."""
+
+    image: Any
+    labels: Any
+    instances: Instances
+    windows: Windows
+    plan: CropPlan
+    work: WorkFolder
+    done: frozenset[str]
+    strict: bool
+
+    def run(self, cut: Any, client: Client | None, progress: bool) -> None:
+        """Cut all strips, then finish the batches that need several."""
+        tasks = self._strip_tasks(schedule.threads_of(client))
+        with track(sum(t.pixels for t in tasks), "extract", enabled=progress) as bar:
+            for task, _ in schedule.results(cut, tasks, client):
+                bar.advance(task.pixels)
+        joins = self._joins()
+        with track(len(joins), "join", unit="batch", enabled=progress) as bar:
+            for _ in schedule.in_order(join_fragments, joins, client):
+                bar.advance(1)
+
+    def _strip_tasks(self, threads: int) -> list[StripTask] | list[LazyStripTask]:
+        strips = self.plan.strips
+        if is_dask(self.image):
+            tiles = {t.region[1:]: t for t in lazy_image_tasks(self.image, self.labels)}
+            return [LazyStripTask(tiles[s.tiles[0][1:]], self._cut(s)) for s in strips]
+        pixels = reader_of(self.image, 4, self.strict)
+        reader = reader_of(self.labels, 3, self.strict)
+        groups = split_channels(pixels.edges[0], len(strips), threads)
+        if self.work.layout.group > 1 and self.work.layout.group == pixels.shape[0]:
+            groups = [pixels.edges[0]]
+        return [
+            StripTask([Task(r, group, reader, pixels) for r in strip.tiles], self._cut(strip))
+            for strip in strips
+            for group in groups
+        ]
+
+    def _cut(self, strip: Strip) -> Cut:
+        mine = np.concatenate([strip.inside, *(part.instances for part in strip.parts)])
+        return Cut(strip, self.instances.id[mine], self.windows.corner[mine], self.work, self.done)
+
+    def _joins(self) -> list[JoinTask]:
+        """The batches that no strip fills alone."""
+        pieces = self.plan.pieces
+        files = np.stack([pieces.strip, pieces.part, pieces.number, pieces.count], axis=1)
+        batches = range(self.plan.filled, self.plan.batches)
+        bounds = np.searchsorted(pieces.batch, [*batches, self.plan.batches]).tolist()
+        joins = []
+        for batch, (a, b) in zip(batches, pairwise(bounds), strict=True):
+            spans = zip(pieces.first[a:b].tolist(), pieces.last[a:b].tolist(), strict=True)
+            slots = [pieces.slot[first:last] for first, last in spans]
+            found = [((s, p), (n, c)) for s, p, n, c in files[a:b].tolist()]
+            joins.append(JoinTask(batch, found, slots, self.work, self.done))
+        return joins

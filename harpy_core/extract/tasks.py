@@ -1,0 +1,387 @@
+"""The tasks of extraction: cut the windows of one strip, and join what several strips left."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from harpy_core.extract.cutting import Copies, copies_of_runs, copies_of_windows
+from harpy_core.extract.store import (
+    Content,
+    Layout,
+    Source,
+    WorkFolder,
+    batch_name,
+    fragments_name,
+)
+from harpy_core.extract.windows import Strip
+from harpy_core.kernels import engine as kernels_of
+from harpy_core.running.tasks import LazyTask, Task
+from harpy_core.tiles.runs import encode_runs
+from harpy_core.tiles.scratch import scratch
+
+COMMITS_IN_FLIGHT = 2
+"""Units of a task that are encoded and not on disk yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a strip's task needs to know of its windows.
+
+    Attributes
+    ----------
+    strip
+        Which strip.
+    ids : (windows,) uint64
+        Label of each window: first those of the strip's own batches in their order, then those of
+        its parts.
+    corner : (windows, 2) int64
+        First y and x of each window.
+    work
+        Where units are committed.
+    done
+        Units that are committed already.
+    """
+
+    strip: Strip
+    ids: np.ndarray
+    corner: np.ndarray
+    work: WorkFolder
+    done: frozenset[str]
+
+    def units(self) -> list[Unit]:
+        """What it commits for each chunk of channels, in the order of the windows."""
+        first, last = self.strip.batches
+        size = self.work.layout.batch
+        found = [Unit(i * size, (i + 1) * size, first + i, None) for i in range(last - first)]
+        done = len(self.strip.inside)
+        for number, part in enumerate(self.strip.parts):
+            after = done + len(part.instances)
+            found.append(Unit(done, after, number, part.bounds))
+            done = after
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Windows that are committed together: a batch, or a part of a strip's fragments.
+
+    Attributes
+    ----------
+    first, last
+        Its windows among the strip's.
+    number
+        Of the batch, or of the part.
+    bounds
+        Of a part, where those of another batch begin; None for a batch.
+    """
+
+    first: int
+    last: int
+    number: int
+    bounds: np.ndarray | None
+
+    def name(self, array: str, strip: int, chunk: int) -> str:
+        """Of its commit record."""
+        if self.bounds is None:
+            return batch_name(array, self.number, chunk)
+        return fragments_name(array, (strip, self.number), chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class StripTask:
+    """Some channels of a strip: its tiles from top to bottom, and the windows they fill."""
+
+    tiles: list[Task]
+    cut: Cut
+
+    @property
+    def pixels(self) -> int:
+        """Image pixels of all its tiles and channels."""
+        return sum(tile.pixels for tile in self.tiles)
+
+    def detached(self) -> StripTask:
+        """The task with no more pixels than it needs."""
+        return StripTask([tile.detached() for tile in self.tiles], self.cut)
+
+
+@dataclass(frozen=True, slots=True)
+class LazyStripTask:
+    """A strip of Dask arrays, which is one tile, and the windows it fills."""
+
+    tile: LazyTask
+    cut: Cut
+
+    @property
+    def pixels(self) -> int:
+        """Image pixels of the tile and all channels."""
+        return self.tile.pixels
+
+    @property
+    def labels(self) -> Any:
+        """The label block."""
+        return self.tile.labels
+
+    @property
+    def image(self) -> list[Any]:
+        """The image blocks."""
+        return self.tile.image
+
+    def without_blocks(self) -> LazyStripTask:
+        """The task alone."""
+        return LazyStripTask(self.tile.without_blocks(), self.cut)
+
+    def on_blocks(self, labels: Any, blocks: list[Any]) -> StripTask:
+        """The task that reads its pixels from computed blocks."""
+        return StripTask([self.tile.on_blocks(labels, blocks)], self.cut)
+
+
+class _Spares(threading.local):
+    """Buffers that a thread keeps: fresh ones cost a page fault for every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, size: int) -> np.ndarray:
+        """At least so many bytes, of any content."""
+        self._free.sort(key=len)
+        for place, buffer in enumerate(self._free):
+            if len(buffer) >= size:
+                return self._free.pop(place)
+        # One too small is given up for it, so that there are never more than were in use at once.
+        if self._free:
+            self._free.pop()
+        return np.empty(size, np.uint8)
+
+    def give(self, buffer: np.ndarray) -> None:
+        """Keep a buffer for later."""
+        self._free.append(buffer)
+
+
+_spares = _Spares()
+
+
+class _Commits:
+    """Writes units in a thread of its own, so that waiting for the disk delays no work."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        self._work = work
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _Commits:
+        return self
+
+    def add(self, content: Content) -> None:
+        """Commit a unit after those before it; waits where the disk is behind."""
+        if len(self._waiting) >= COMMITS_IN_FLIGHT:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._work.commit, content))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._waiting:
+                future.result()
+
+
+class _Targets:
+    """Buffers of the units of a strip that are open.
+
+    A unit is given a buffer when a tile first touches it, and is committed and its buffer used
+    again once the last tile it needs has passed.
+    """
+
+    def __init__(self, cut: Cut, array: str, chunk: int, commits: _Commits) -> None:
+        layout = cut.work.layout
+        self._cut, self._array, self._chunk, self._commits = cut, array, chunk, commits
+        self._window = (layout.arrays()[array][1], layout.depth, *2 * (layout.diameter,))
+        self._dtype = layout.gathered(array)
+        self._open: dict[int, np.ndarray] = {}
+
+    def buffer(self, place: int, unit: Unit) -> np.ndarray:
+        """(n, c, z, y, x) pixels of a unit's windows, zero where nothing was copied yet."""
+        size = (unit.last - unit.first) * math.prod(self._window) * self._dtype.itemsize
+        if place not in self._open:
+            self._open[place] = _spares.take(size)
+            self._open[place][:size] = 0
+        return self._open[place][:size].view(self._dtype).reshape(-1, *self._window)
+
+    def commit(self, place: int, unit: Unit) -> None:
+        """Write a unit that no further tile contributes to."""
+        work, strip = self._cut.work, self._cut.strip
+        crops = work.layout.stored(self._array, self.buffer(place, unit))
+        if unit.bounds is None:
+            content = work.batch(self._array, unit.number, self._chunk, crops)
+        else:
+            source = strip.number, unit.number
+            content = work.fragments(self._array, source, self._chunk, crops, unit.bounds)
+        _spares.give(self._open.pop(place))
+        self._commits.add(content)
+
+
+def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
+    """Fill and commit the windows of one strip; labels are encoded once for all channels."""
+    cut = task.cut
+    layout = cut.work.layout
+    kernels = kernels_of(engine)
+    units = cut.units()
+    groups = groups_of(task.tiles[0].channels, layout)
+    pending = {group: _pending(cut, units, group) for group in groups}
+    if not any(pending.values()):
+        return
+    of_instances = [_instance_copies(tile, cut, kernels) for tile in task.tiles]
+    of_windows = (
+        of_instances if remove_background else [_window_copies(tile, cut) for tile in task.tiles]
+    )
+    with _Commits(cut.work) as commits:
+        for group, places in pending.items():
+            array, chunk, _ = group
+            copies = of_instances if array == "mask" else of_windows
+            targets = _Targets(cut, array, chunk, commits)
+            _fill(
+                task, group, [(place, units[place]) for place in places], copies, targets, kernels
+            )
+
+
+def _fill(
+    task: StripTask,
+    group: Group,
+    units: list[tuple[int, Unit]],
+    copies: list[Copies],
+    targets: _Targets,
+    kernels: Any,
+) -> None:
+    """Copy the pixels of some channels tile by tile, and commit each unit after its last tile."""
+    layout = task.cut.work.layout
+    array, _, edges = group
+    shares = [
+        [(place, unit, part) for place, unit in units if (part := _of_unit(some, unit)).size]
+        for some in copies
+    ]
+    last = {place: number for number, some in enumerate(shares) for place, _, _ in some}
+    for number, (tile, some) in enumerate(zip(task.tiles, shares, strict=True)):
+        for channel, planes in _planes(tile, array, edges) if some else ():
+            for place, unit, part in some:
+                target = targets.buffer(place, unit)
+                window = (part.window - unit.first) * target.shape[1] + channel
+                where = window * layout.window + part.inside
+                flat = target.reshape(-1)
+                kernels.gather(planes, part.source, where, part.length, layout.window, flat)
+        for place, unit, _ in some:
+            if last[place] == number:
+                targets.commit(place, unit)
+    for place, unit in units:
+        if place not in last:
+            targets.commit(place, unit)
+
+
+Group = tuple[str, int, tuple[int, ...]]
+"""An array, the number of a chunk of its channels, and edges of the channels to read for it."""
+
+
+def groups_of(channels: tuple[int, ...], layout: Layout) -> list[Group]:
+    """The chunks along c that a task writes; the mask goes with the first channels."""
+    groups: list[Group] = []
+    for first in range(channels[0], channels[-1], layout.group):
+        edges = tuple(e for e in channels if first <= e <= first + layout.group)
+        groups.append(("image", first // layout.group, edges))
+    if layout.mask and channels[0] == 0:
+        groups.append(("mask", 0, (0, 1)))
+    return groups
+
+
+def _pending(cut: Cut, units: list[Unit], group: Group) -> list[int]:
+    """The units that are not committed yet."""
+    array, chunk, _ = group
+    names = [unit.name(array, cut.strip.number, chunk) for unit in units]
+    return [place for place, name in enumerate(names) if name not in cut.done]
+
+
+def _planes(tile: Task, array: str, channels: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+    """Pixels to copy, with the first channel of the chunk they go to: the mask is cut from ones."""
+    if array == "mask":
+        z, y, x = tile.plane_shape()
+        ones = scratch("ones", z * y * x, np.dtype(np.uint8))
+        ones[...] = 1
+        yield 0, ones[np.newaxis]
+        return
+    for part, planes in replace(tile, channels=channels).read_planes():
+        yield part.start - channels[0], planes
+
+
+def _instance_copies(tile: Task, cut: Cut, kernels: Any) -> Copies:
+    runs = encode_runs(tile.read_labels(), kernels, tile.plane_shape())
+    order = np.argsort(cut.ids)
+    place = np.searchsorted(cut.ids[order], runs.ids)
+    place[place == len(order)] = 0
+    windows = order[place]
+    windows[cut.ids[windows] != runs.ids] = -1
+    return copies_of_runs(runs, windows, cut.corner, cut.work.layout.diameter, tile.origin)
+
+
+def _window_copies(tile: Task, cut: Cut) -> Copies:
+    _, height, width = tile.plane_shape()
+    return copies_of_windows(
+        np.arange(len(cut.ids)),
+        cut.corner,
+        cut.work.layout.diameter,
+        tile.region,
+        width,
+        height * width,
+    )
+
+
+def _of_unit(copies: Copies, unit: Unit) -> Copies:
+    return copies.among(unit.first, unit.last)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTask:
+    """A batch finished from the fragments that strips left.
+
+    Attributes
+    ----------
+    batch
+        Its number.
+    pieces
+        For each piece: whose fragments, which of the file's pieces and of how many.
+    slots
+        For each piece, which of the batch's crops it holds a part of.
+    work, done
+        As in `Cut`.
+    """
+
+    batch: int
+    pieces: list[tuple[Source, tuple[int, int]]]
+    slots: list[np.ndarray]
+    work: WorkFolder
+    done: frozenset[str]
+
+
+def join_fragments(task: JoinTask) -> None:
+    """Assemble and commit one batch, chunk of channels by chunk of channels."""
+    layout, work = task.work.layout, task.work
+    with _Commits(work) as commits:
+        for array, (channels, group, dtype) in layout.arrays().items():
+            window = (group, layout.depth, layout.diameter, layout.diameter)
+            bits = np.dtype(f"u{dtype.itemsize}")
+            crop = math.prod(window)
+            for chunk in range(-(-channels // group)):
+                if batch_name(array, task.batch, chunk) in task.done:
+                    continue
+                crops = scratch("joined", layout.batch * crop, bits).reshape(-1, *window)
+                crops[...] = 0
+                for (source, piece), slots in zip(task.pieces, task.slots, strict=True):
+                    found = scratch("fragments", len(slots) * crop, bits).reshape(-1, *window)
+                    work.read_fragments(array, source, chunk, piece, found)
+                    # Every pixel comes from one strip and is zero bits in the others.
+                    crops[slots] |= found
+                commits.add(work.batch(array, task.batch, chunk, crops.view(dtype)))

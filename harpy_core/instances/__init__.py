@@ -1,0 +1,1 @@
+"""The label pass: which instances there are, and where."""

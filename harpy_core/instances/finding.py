@@ -1,0 +1,213 @@
+"""The label pass: which instances there are, and where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from harpy_core.errors import InputError
+from harpy_core.kernels import engine as kernels_of
+from harpy_core.kernels.compiled import rehash, rows_of
+from harpy_core.raster.reading import check_arrays, is_dask, unwrapped
+from harpy_core.running import engines, schedule
+from harpy_core.running.progress import track
+from harpy_core.running.tasks import Task, label_tasks, lazy_label_tasks
+from harpy_core.storage.manifest import staging
+from harpy_core.tiles.labels import checked_labels
+from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """The instances of a segmentation, ordered by id.
+
+    Attributes
+    ----------
+    id : (n,) uint64
+        Label values.
+    count : (n,) int64
+        Pixels.
+    centroid : (n, 3) float64
+        Mean z, y and x of the pixels' indices.
+    bbox : (n, 6) int64
+        Smallest z, y and x, then the largest plus one.
+    """
+
+    id: np.ndarray
+    count: np.ndarray
+    centroid: np.ndarray
+    bbox: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def chosen(self, index: Sequence[int] | np.ndarray) -> Instances:
+        """Some of the instances, ordered by id.
+
+        Parameters
+        ----------
+        index
+            Labels, each once or more often.
+
+        Raises
+        ------
+        InputError
+            A label that is not there.
+        """
+        wanted = np.unique(checked_labels(index, "index"))
+        place = np.searchsorted(self.id, wanted)
+        place[place == len(self)] = 0
+        missing = wanted[self.id[place] != wanted] if len(self) else wanted
+        if len(missing):
+            raise InputError(
+                f"index: {len(missing):,} of {len(wanted):,} labels are not in the segmentation, "
+                f"the first is {missing[0]}; leave them out"
+            )
+        return self.rows(place)
+
+    def rows(self, rows: np.ndarray) -> Instances:
+        """Those at some places, in that order."""
+        return Instances(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write a Zarr group of four arrays, whole or not at all."""
+        with staging(path) as folder:
+            group = zarr.open_group(folder, mode="w")
+            for name in self.__slots__:
+                values = getattr(self, name)
+                group.create_array(name, data=values, chunks=tuple(max(n, 1) for n in values.shape))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Instances:
+        """Read what `write` wrote."""
+        group = zarr.open_group(path, mode="r")
+        arrays = (zarr.open_array(group.store_path / name, mode="r") for name in cls.__slots__)
+        return cls(*(np.asarray(array[...]) for array in arrays))
+
+
+class InstanceIndex:
+    """Rows for instances in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self._keys, self._rows = rehash(np.empty(0, np.uint64), 0, 1024)
+        self._ids = np.empty(512, np.uint64)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(rows,) uint64 label of each row."""
+        return self._ids[: self._count]
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Row of each label; labels met for the first time get the next ones.
+
+        Parameters
+        ----------
+        ids
+            uint64, each at most once.
+        """
+        needed = self._count + len(ids)
+        if needed > len(self._ids):
+            self._ids = np.concatenate([self.ids, np.empty(max(needed, self._count), np.uint64)])
+        if 2 * needed > len(self._keys):
+            size = 1 << int(4 * needed - 1).bit_length()
+            self._keys, self._rows = rehash(self._ids, self._count, size)
+        rows, self._count = rows_of(ids, self._keys, self._rows, self._ids, self._count)
+        return rows
+
+
+class GeometryTable:
+    """Geometries of tiles, merged by row."""
+
+    def __init__(self) -> None:
+        self.totals = np.zeros((0, 4), np.int64)
+        self.box = np.zeros((0, 6), np.int64)
+
+    def add(self, rows: np.ndarray, geometry: Geometry) -> None:
+        """Merge the instances of a tile, each of which has one row."""
+        if len(rows) and rows.max() >= len(self.totals):
+            self._grow(max(2 * len(self.totals), int(rows.max()) + 1))
+        self.totals[rows] += geometry.totals
+        self.box[rows, :3] = np.minimum(self.box[rows, :3], geometry.box[:, :3])
+        self.box[rows, 3:] = np.maximum(self.box[rows, 3:], geometry.box[:, 3:])
+
+    def _grow(self, size: int) -> None:
+        more = size - len(self.totals)
+        self.totals = np.concatenate([self.totals, np.zeros((more, 4), np.int64)])
+        fresh = np.zeros((more, 6), np.int64)
+        fresh[:, :3] = np.iinfo(np.int64).max
+        self.box = np.concatenate([self.box, fresh])
+
+    def instances(self, ids: np.ndarray, rows: np.ndarray) -> Instances:
+        """Instances of some rows, in their order."""
+        totals = self.totals[rows]
+        count = totals[:, 0]
+        return Instances(ids[rows], count, totals[:, 1:] / count[:, None], self.box[rows])
+
+
+def _locate(task: Task, engine: str) -> tuple[np.ndarray, Geometry] | None:
+    kernels = kernels_of(engine)
+    runs = encode_runs(task.read_labels(), kernels)
+    if runs.slots == 0:
+        return None
+    return runs.ids, measure_geometry(runs, kernels, task.origin)
+
+
+def find_instances(
+    labels: Any,
+    *,
+    engine: str = "auto",
+    client: Client | None = None,
+    progress: bool = False,
+    strict: bool = False,
+) -> Instances:
+    """Find every instance, in one pass over the labels.
+
+    Parameters
+    ----------
+    labels
+        (y, x) or (z, y, x) integers: a NumPy, Dask, Zarr or xarray array; 0 is background.
+    engine
+        ``numpy``, ``numba``, ``cupy`` or ``auto``, as in `harpy_core.aggregate_stats`.
+    client
+        A Dask client to run on; None uses the cores of this process.
+    progress
+        Show a progress bar.
+    strict
+        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
+        fill value, as Zarr has it.
+
+    Returns
+    -------
+    Instances
+        Ordered by id.
+
+    Raises
+    ------
+    InputError
+        Labels that are negative or no integers.
+    """
+    labels = unwrapped(labels)
+    check_arrays(None, labels)
+    tasks = lazy_label_tasks(labels) if is_dask(labels) else label_tasks(labels, strict)
+    locate = partial(_locate, engine=engines.resolved(engine, client))
+    index, table = InstanceIndex(), GeometryTable()
+    with track(int(np.prod(labels.shape)), "instances", enabled=progress) as bar:
+        for task, part in schedule.results(locate, tasks, client):
+            if part is not None:
+                ids, geometry = part
+                table.add(index.rows(ids), geometry)
+            bar.advance(task.pixels)
+    return table.instances(index.ids, np.argsort(index.ids))

@@ -1,0 +1,70 @@
+"""What is found in the source of every case, for people to look at before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harpy_core.config.models import DATASETS, Config, Source, units
+from harpy_core.datasets import REGISTRY, Dataset
+
+
+def inspect(config: Config, data: Path = Path("data")) -> tuple[str, list[str]]:
+    """Look into every source of a config.
+
+    Parameters
+    ----------
+    config
+        The cases.
+    data
+        Folder of the registered datasets that are there.
+
+    Returns
+    -------
+    text
+        What was found, source by source.
+    problems
+        One line for each source that cannot be used.
+    """
+    blocks, problems = [], []
+    for name, unit in units(config).items():
+        lines, problem = _look_into(unit.source, data)
+        blocks.append("\n".join([f"{name}: {unit.source.uri}", *(f"  {line}" for line in lines)]))
+        if problem is not None:
+            problems.append(f"{name}: {problem}")
+    return "\n\n".join(blocks), problems
+
+
+def _look_into(source: Source, data: Path) -> tuple[list[str], str | None]:
+    from harpy_core.planning.survey import survey
+
+    uri, image, labels = source.uri, source.image, source.labels
+    if source.uri in DATASETS:
+        known = REGISTRY[source.uri]
+        store = data / f"{source.uri}.zarr"
+        if not store.is_dir():
+            return list(_known(known)), None
+        uri, image, labels = str(store), image or known.image, labels or known.labels
+    found = survey(
+        uri,
+        image,
+        labels,
+        source.channels,
+        level=source.level,
+        storage_options=source.storage_options,
+    )
+    lines = found.lines + ([f"cannot be used: {found.problem}"] if found.problem else [])
+    return lines, found.problem
+
+
+def _known(dataset: Dataset) -> Iterator[str]:
+    """What there is to say of a registered dataset that is not there."""
+    origin = "downloaded" if dataset.sha256 else "made"
+    yield f"{'dataset':<11} {dataset.description}"
+    yield f"{'there':<11} not yet; it is {origin} when it is needed"
+    yield f"{'':<11} image and labels, as they are known to be"
+    yield f"{'element':<11} {dataset.image}, {dataset.labels}"
+    yield f"{'shape':<11} {' x '.join(f'{n:,}' for n in dataset.shape)}"
+    yield f"{'dtype':<11} {dataset.dtype}, {dataset.labels_dtype}"
+    yield f"{'chunks':<11} {' x '.join(f'{n:,}' for n in dataset.chunks)}"
+    yield f"{'instances':<11} about {dataset.instances:,}"

@@ -1,0 +1,1 @@
+"""Tasks, where they run, and how far they are."""

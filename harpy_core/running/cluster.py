@@ -1,0 +1,260 @@
+"""Where tasks run: a local Dask cluster, workers submitted to SLURM, or a scheduler by address."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dask
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+from harpy_core import kernels
+from harpy_core.errors import InputError
+
+if TYPE_CHECKING:
+    from dask_jobqueue import SLURMCluster
+
+    from harpy_core.config.models import Cluster
+
+THREADS_PER_WORKER = 4
+"""Kernels and codecs run without the GIL, so a few threads share one process and its buffers."""
+
+WORKER_LOGS = "logs/workers"
+"""Where SLURM writes what its workers say, unless dask-jobqueue is told of another folder."""
+
+_LOOK_SECONDS = 5
+"""Between two questions to SLURM."""
+
+_ALONE = "30 minutes"
+"""After how long without any worker a stage fails: ended jobs are not submitted again."""
+
+_POOLS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "BLOSC_NTHREADS",
+)
+WORKER_ENVIRONMENT = {
+    # Libraries with threads of their own would start as many again for each of ours.
+    **dict.fromkeys(_POOLS, "1"),
+    # A codec allocates every chunk it encodes. glibc would map each one anew, and Dask have it
+    # give back every 64 kB that are free: new pages each time, a tenth of extraction's time.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**27),
+}
+"""What the processes of workers are started with."""
+
+
+class GpuEach(WorkerPlugin):
+    """Shows each worker one GPU, before the worker looks for any.
+
+    Parameters
+    ----------
+    gpus
+        Numbers or names of the GPUs, as in CUDA_VISIBLE_DEVICES; workers beyond them share.
+    """
+
+    name = "gpu-each"
+
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self._gpus = tuple(gpus)
+
+    def setup(self, worker: Worker) -> None:
+        """Called in a worker when it starts, and when it starts again."""
+        os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
+
+
+def gpus_of(engine: str) -> list[str]:
+    """The GPUs of this machine that an engine's workers are to have.
+
+    Raises
+    ------
+    InputError
+        The engine needs one, and there is none.
+    """
+    return kernels.gpus() if kernels.engine(engine).NAME == "cupy" else []
+
+
+@contextmanager
+def local(
+    workers: int,
+    threads_per_worker: int,
+    memory_limit: str | int | None = None,
+    gpus: Sequence[str] = (),
+) -> Iterator[Client]:
+    """A cluster of processes on this machine.
+
+    Parameters
+    ----------
+    workers, threads_per_worker
+        Processes, and tasks at a time in each.
+    memory_limit
+        Of one worker, as text ("4GB") or bytes; an equal share of the machine's without.
+    gpus
+        One for each worker in turn, as in CUDA_VISIBLE_DEVICES.
+    """
+    scratch = tempfile.mkdtemp(prefix="harpy-core-dask-")
+    settings = {
+        "distributed.nanny.pre-spawn-environ": {
+            **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
+            **WORKER_ENVIRONMENT,
+        },
+    }
+    try:
+        with (
+            dask.config.set(settings),
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads_per_worker,
+                memory_limit=memory_limit or "auto",
+                local_directory=scratch,
+                # Any free port: a second cluster on the machine would warn of a taken one.
+                dashboard_address=":0",
+                scheduler_kwargs={"dashboard": False},
+                silence_logs="ERROR",
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            if gpus:
+                client.register_plugin(GpuEach(gpus))
+            yield client
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def connect(
+    cluster: Cluster, threads: int, memory_limit: str | int | None = None, engine: str = "auto"
+) -> Iterator[Client]:
+    """The cluster that a config asks for.
+
+    Parameters
+    ----------
+    cluster
+        The config's section.
+    threads
+        Cores that the job was given on this machine.
+    memory_limit
+        Of one worker, where the config names none.
+    engine
+        What will run on it: a worker with a GPU has all cores, or its share, to decode for it.
+
+    Raises
+    ------
+    InputError
+        The engine needs a GPU and there is none, no scheduler answers at the address, or SLURM
+        gives no worker.
+    """
+    limit = cluster.memory_limit or memory_limit
+    if cluster.kind == "local":
+        gpus = gpus_of(engine)
+        share = max(threads // (cluster.workers or 1), 1) if gpus else THREADS_PER_WORKER
+        per_worker = cluster.threads_per_worker or min(threads, share)
+        workers = cluster.workers or (1 if gpus else max(threads // per_worker, 1))
+        with local(workers, per_worker, limit, gpus) as client:
+            yield client
+    elif cluster.kind == "address":
+        with _by_address(str(cluster.address)) as client:
+            yield client
+    else:
+        with _slurm(cluster, limit, engine) as client:
+            yield client
+
+
+@contextmanager
+def _by_address(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cluster.address = {address!r}: no Dask scheduler answers there; start one with "
+            "`dask scheduler`, or correct the address"
+        ) from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _slurm(cluster: Cluster, limit: str | int | None, engine: str) -> Iterator[Client]:
+    """Workers as jobs of their own, one node's share each."""
+    from dask_jobqueue import SLURMCluster
+
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "cluster.kind = slurm: there is no sbatch on this machine; start from a node that "
+            "submits jobs, or use the kind local"
+        )
+    threads = cluster.threads_per_worker or THREADS_PER_WORKER
+    directives = dask.config.get("jobqueue.slurm.job-extra-directives", None) or []
+    if engine == "cupy":
+        directives = [*directives, "--gres=gpu:1"]
+    alone = "distributed.scheduler.no-workers-timeout"
+    with (
+        dask.config.set({alone: dask.config.get(alone) or _ALONE}),
+        SLURMCluster(
+            cores=threads,
+            processes=1,
+            memory=str(limit or f"{2 * threads}GB"),
+            walltime=cluster.walltime or "01:00:00",
+            queue=cluster.queue,
+            account=cluster.account,
+            job_extra_directives=directives,
+            job_script_prologue=[f"export {k}={v}" for k, v in WORKER_ENVIRONMENT.items()],
+            # The worker's node knows its own, which need not be this machine's.
+            local_directory='"${TMPDIR:-/tmp}"',
+            log_directory=dask.config.get("jobqueue.slurm.log-directory", None) or WORKER_LOGS,
+            # As with a local cluster: no page that a second stage on the machine would fight for.
+            scheduler_options={
+                "dashboard_address": ":0",
+                "dashboard": False,
+                **dask.config.get("jobqueue.slurm.scheduler-options", {}),
+            },
+        ) as jobs,
+        Client(jobs) as client,
+    ):
+        _refuse_unfit(jobs.job_script())
+        jobs.scale(cluster.workers or 2)
+        _wait_for_a_worker(client, jobs)
+        yield client
+
+
+def _refuse_unfit(script: str) -> None:
+    """Ask SLURM whether it would take a job: dask-jobqueue submits later, and waits for ever."""
+    ended = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
+    if ended.returncode != 0:
+        told = " ".join(ended.stderr.replace("sbatch: error:", "").split())
+        raise InputError(
+            f"cluster.kind = slurm: SLURM refuses the workers ({told}); correct the cluster's "
+            "queue, account, memory_limit, threads_per_worker or walltime"
+        )
+
+
+def _wait_for_a_worker(client: Client, jobs: SLURMCluster) -> None:
+    """Wait for as long as SLURM has a job of ours: queues may take days."""
+    while True:
+        # Asked first, or a worker could come and its job end between the two questions.
+        there = not jobs.workers or _in_queue(jobs)
+        if client.scheduler_info()["workers"]:
+            return
+        if not there:
+            raise InputError(
+                "cluster.kind = slurm: every worker ended before it came to work; sacct, or the "
+                f"files of {WORKER_LOGS}, tell why (often too small a memory_limit)"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _in_queue(jobs: SLURMCluster) -> bool:
+    """Whether a worker's job waits or runs; taken for granted while squeue does not answer."""
+    ours = {str(job.job_id) for job in jobs.workers.values()}
+    ended = subprocess.run(
+        ["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True
+    )
+    return ended.returncode != 0 or not ours.isdisjoint(ended.stdout.split())

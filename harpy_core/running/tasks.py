@@ -1,0 +1,239 @@
+"""The tiles of an image, and the tasks a job makes of them.
+
+A tile is one spatial chunk of the image, or a few neighbouring ones where they are tiny; a task is
+one tile with some or all of its channels. Which pixels a task reads depends on shapes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from harpy_core.raster.reading import (
+    ArrayReader,
+    Reader,
+    delivered,
+    is_dask,
+    lifted,
+    reader_of,
+)
+from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
+from harpy_core.tiles.scratch import scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some channels of one tile, and where to read them.
+
+    Attributes
+    ----------
+    region
+        Its pixels, along z, y and x.
+    channels
+        Edges of the groups of channels to read one after the other; empty for a job on labels.
+    labels, image
+        Where to read them; the image is None for a job on labels alone.
+    """
+
+    region: Region
+    channels: tuple[int, ...]
+    labels: Reader
+    image: Reader | None
+
+    @property
+    def pixels(self) -> int:
+        """Image pixels of all its channels, or label pixels without an image."""
+        return _pixels(self.region, self.channels)
+
+    @property
+    def origin(self) -> tuple[int, int, int]:
+        """(z, y, x) of the tile's first pixel."""
+        z, y, x = (a for a, _ in self.region)
+        return z, y, x
+
+    def detached(self) -> Task:
+        """The same task with no more pixels than it needs, to be sent to another process."""
+        image = self.image
+        if image is not None:
+            image = image.detach(((self.channels[0], self.channels[-1]), *self.region))
+        return replace(self, labels=self.labels.detach(self.region), image=image)
+
+    def read_labels(self) -> np.ndarray:
+        """The tile's labels, (z, y, x), in a buffer that the thread reuses."""
+        shape = self.labels.layout(self.region)
+        buffer = scratch("labels", math.prod(shape), self.labels.dtype).reshape(shape)
+        self.labels.read(self.region, buffer)
+        # Contiguous at the image's edge too, or the kernels would be compiled once more for it.
+        return np.ascontiguousarray(buffer[tuple(slice(0, b - a) for a, b in self.region)])
+
+    def plane_shape(self) -> tuple[int, int, int]:
+        """Shape of the (z, y, x) buffers in which the image's channels arrive."""
+        if self.image is None:
+            raise ValueError("a task on labels alone has no planes")
+        group = (self.channels[0], self.channels[1])
+        z, y, x = self.image.layout((group, *self.region))[1:]
+        return z, y, x
+
+    def read_planes(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Group by group: which channels, and their pixels as (c, plane) in a reused buffer."""
+        if self.image is None:
+            raise ValueError("a task on labels alone has no planes")
+        for first, last in pairwise(self.channels):
+            region = ((first, last), *self.region)
+            shape = self.image.layout(region)
+            buffer = scratch("image", math.prod(shape), self.image.dtype).reshape(shape)
+            self.image.read(region, buffer)
+            yield slice(first, last), buffer[: last - first].reshape(last - first, -1)
+
+
+def _pixels(region: Region, channels: tuple[int, ...]) -> int:
+    planes = channels[-1] - channels[0] if channels else 1
+    return planes * math.prod(b - a for a, b in region)
+
+
+def label_tasks(labels: Any, strict: bool = False) -> list[Task]:
+    """Tasks on labels alone, tiled by their own chunks."""
+    reader = reader_of(labels, 3, strict)
+    return [Task(region, (), reader, None) for region in regions_of(coarsened(reader.edges))]
+
+
+def image_tasks(
+    image: Any,
+    labels: Any,
+    threads: int,
+    channels: tuple[int, ...] | None = None,
+    strict: bool = False,
+) -> list[Task]:
+    """Tasks on an image and its labels, tiled by the image's chunks.
+
+    Parameters
+    ----------
+    threads
+        Tasks that can run at the same time.
+    channels
+        Some of the edges of the image's chunks along c; all channels without.
+    strict
+        Make missing chunks of Zarr arrays errors.
+    """
+    pixels, reader = reader_of(image, 4, strict), reader_of(labels, 3, strict)
+    regions = regions_of(coarsened(pixels.edges[1:]))
+    groups = split_channels(channels or pixels.edges[0], len(regions), threads)
+    return [Task(region, group, reader, pixels) for region in regions for group in groups]
+
+
+def image_edges(image: Any) -> tuple[tuple[int, ...], Edges]:
+    """Where the chunks of channels begin, and the tiles along z, y and x.
+
+    Tiles of a Dask image go through all z, so that each is a task of its own in any job.
+    """
+    if is_dask(image):
+        channels, *spatial = dask_edges(image, 4)
+        z, y, x = coarsened(tuple(spatial))
+        return channels, ((0, z[-1]), y, x)
+    reader = reader_of(image, 4)
+    return reader.edges[0], coarsened(reader.edges[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTask:
+    """A tile of Dask arrays: its label block and its image blocks, not yet computed."""
+
+    region: Region
+    channels: tuple[int, ...]
+    labels: Any
+    image: list[Any]
+
+    @property
+    def pixels(self) -> int:
+        """Image pixels of all its channels, or label pixels without an image."""
+        return _pixels(self.region, self.channels)
+
+    def on_blocks(self, labels: np.ndarray, blocks: list[np.ndarray]) -> Task:
+        """The task, once its blocks are there."""
+        origin = tuple(a for a, _ in self.region)
+        extent = tuple(b - a for a, b in self.region)
+        reader = ArrayReader(np.asarray(labels), 3, extent, origin)
+        image = BlockReader(blocks, self.channels, origin) if blocks else None
+        return Task(self.region, self.channels, reader, image)
+
+    def without_blocks(self) -> LazyTask:
+        """The task alone, to be sent beside its computed blocks."""
+        return LazyTask(self.region, self.channels, None, [])
+
+
+class BlockReader:
+    """The image blocks of one tile, one after the other along c."""
+
+    def __init__(
+        self, blocks: list[np.ndarray], channels: tuple[int, ...], origin: tuple[int, ...]
+    ) -> None:
+        self._blocks = {
+            first: ArrayReader(np.asarray(block), 4, block.shape, (first, *origin))
+            for first, block in zip(channels, blocks, strict=False)
+        }
+        self.dtype = delivered(blocks[0].dtype)
+        self.shape = (channels[-1], *blocks[0].shape[1:])
+        self.edges: Edges = (channels,)
+
+    def layout(self, region: Region) -> tuple[int, ...]:
+        """Shape of the region itself."""
+        return self._blocks[region[0][0]].layout(region)
+
+    def read(self, region: Region, out: np.ndarray) -> None:
+        """Copy a region."""
+        self._blocks[region[0][0]].read(region, out)
+
+    def detach(self, region: Region) -> BlockReader:
+        """The reader itself: its blocks are where they are used."""
+        return self
+
+
+def lazy_label_tasks(labels: Any) -> list[LazyTask]:
+    """Tasks on lazy labels alone."""
+    edges = coarsened(dask_edges(labels, 3))
+    blocks = _blocks(labels, edges)
+    return [
+        LazyTask(region, (), block, [])
+        for region, block in zip(regions_of(edges), blocks, strict=True)
+    ]
+
+
+def lazy_image_tasks(image: Any, labels: Any) -> list[LazyTask]:
+    """Tasks on a Dask image and labels: every block of the image is in one task."""
+    channels, edges = image_edges(image)
+    regions = regions_of(edges)
+    label_blocks = _blocks(labels, edges)
+    image_blocks = np.array(_blocks(image, (channels, *edges)), dtype=object)
+    by_tile = image_blocks.reshape(-1, len(regions)).T
+    return [
+        LazyTask(region, channels, block, list(planes))
+        for region, block, planes in zip(regions, label_blocks, by_tile, strict=True)
+    ]
+
+
+def alike(image: Any, labels: Any) -> tuple[Any, Any]:
+    """Both as they are, or both as Dask arrays where one of them is."""
+    if is_dask(image) == is_dask(labels):
+        return image, labels
+    import dask.array as da
+
+    image, labels = (a if is_dask(a) else da.from_array(a) for a in (image, labels))
+    return image, labels
+
+
+def dask_edges(array: Any, axes: int) -> Edges:
+    """Where the blocks of a Dask array begin, along its canonical axes."""
+    chunks = lifted(array.chunks, axes, (1,))
+    return tuple(tuple(np.cumsum([0, *sizes]).tolist()) for sizes in chunks)
+
+
+def _blocks(array: Any, edges: Edges) -> list[Any]:
+    """Blocks between the given edges, row by row, as delayed values."""
+    canonical = array if array.ndim == len(edges) else array[..., np.newaxis, :, :]
+    sizes = tuple(tuple(b - a for a, b in pairwise(axis)) for axis in edges)
+    return list(canonical.rechunk(sizes).to_delayed().ravel())

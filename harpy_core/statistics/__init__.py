@@ -1,0 +1,1 @@
+"""Partials and statistics, declared, and the sums that moments are finished from."""

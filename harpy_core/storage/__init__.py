@@ -1,0 +1,1 @@
+"""How anything of ours gets to disk, and stays whole."""

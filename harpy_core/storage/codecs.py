@@ -1,0 +1,94 @@
+"""The codecs we write with: one definition for Zarr's metadata and for our own encoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numcodecs.blosc
+import numpy as np
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
+
+from harpy_core.config.models import Codec
+
+numcodecs.blosc.use_threads = False
+
+_SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+Shuffle = Literal["noshuffle", "bitshuffle"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    level: int
+    shuffle: Shuffle
+
+
+Content = Literal["crops", "full crops", "image", "labels"]
+
+_SETTINGS: dict[Content, dict[str, _Settings]] = {
+    # Stretches of zeros between pixels whose lower bits are noise: as they stand they are written
+    # and read at twice the speed of shuffled ones, and are no larger (IHC, CODEX, synthetic).
+    "crops": {"lz4": _Settings(1, "noshuffle"), "zstd": _Settings(3, "noshuffle")},
+    # Blocks are larger at higher levels, and a last one of odd size is not shuffled by bits.
+    "full crops": {"lz4": _Settings(1, "bitshuffle"), "zstd": _Settings(3, "bitshuffle")},
+    # Counts of neighbouring pixels are alike in their upper bits, and noise in their lower ones.
+    "image": {"lz4": _Settings(5, "bitshuffle"), "zstd": _Settings(3, "bitshuffle")},
+    # A label stands in a row of pixels, and much the same row below: what repeats is whole pixels.
+    # A plane of 2048 x 2048 takes 65 kB and 2 ms to decode; bit by bit, with LZ4, 630 kB and 8 ms.
+    "labels": {"lz4": _Settings(5, "noshuffle"), "zstd": _Settings(5, "noshuffle")},
+}
+
+
+def compressors(
+    codec: Codec, dtype: np.dtype, content: Content = "crops"
+) -> tuple[BloscCodec, ...]:
+    """What `zarr.create_array` is told of a codec.
+
+    Parameters
+    ----------
+    codec
+        ``lz4``, ``zstd`` or ``none``.
+    dtype
+        Type of the items.
+    content
+        What is stored.
+    """
+    if codec == "none":
+        return ()
+    settings = _SETTINGS[content][codec]
+    return (
+        BloscCodec(
+            cname=codec,
+            clevel=settings.level,
+            shuffle=settings.shuffle,
+            typesize=dtype.itemsize,
+        ),
+    )
+
+
+def encode(codec: Codec, values: np.ndarray, content: Content = "crops") -> bytes:
+    """A chunk as a file holds it, independent of the array.
+
+    Parameters
+    ----------
+    values
+        C-contiguous, little-endian.
+    content
+        What is stored.
+    """
+    flat = values.reshape(-1)
+    if codec == "none":
+        return flat.tobytes()
+    settings = _SETTINGS[content][codec]
+    encoded: bytes = Blosc(codec, settings.level, _SHUFFLES[settings.shuffle]).encode(flat)
+    return encoded
+
+
+def decode(codec: Codec, encoded: Any, out: np.ndarray) -> None:
+    """Decode what `encode` made, into an array of the same shape and type."""
+    flat = out.reshape(-1).view(np.uint8)
+    if codec == "none":
+        flat[...] = np.frombuffer(encoded, np.uint8)
+    else:
+        numcodecs.blosc.decompress(encoded, flat)

@@ -1,0 +1,1 @@
+"""Pixels and rectangles: grids, runs, labels and reused buffers, without input or output."""

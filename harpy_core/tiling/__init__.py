@@ -1,0 +1,1 @@
+"""A source repeated to a target size."""

@@ -1,0 +1,244 @@
+"""The arrays that tiling writes: their chunks, files and types, and what each file is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from harpy_core.config.models import Codec
+from harpy_core.errors import InputError
+from harpy_core.raster.opening import Raster
+from harpy_core.running.schedule import in_order
+from harpy_core.storage import codecs
+from harpy_core.tiling.linking import Index, chunk_file, first_alike, link_encoding
+from harpy_core.tiling.repeating import Region, Repeated, chunk_regions, decoded_where_small, native
+
+LARGEST_CHUNK = 2**31 - 1
+"""Bytes that a codec takes."""
+
+_NAMES = {"images": "image", "labels": "labels"}
+_CONTENT: dict[str, codecs.Content] = {"images": "image", "labels": "labels"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An image or labels to repeat, and how the larger array is stored.
+
+    Attributes
+    ----------
+    pixels
+        What is repeated.
+    kind
+        ``images`` or ``labels``.
+    dtype
+        Of the result.
+    chunks
+        Along each axis.
+    unit
+        Pixels of one file along each axis.
+    codec
+        What files are encoded with.
+    origin
+        The array whose files stand in the result as they are; None where they cannot.
+    encoding
+        What zarr is told.
+    """
+
+    pixels: Repeated
+    kind: str
+    dtype: np.dtype
+    chunks: Index
+    unit: Index
+    codec: Codec
+    origin: zarr.Array | None
+    encoding: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the element."""
+        return _NAMES[self.kind]
+
+    @property
+    def content(self) -> codecs.Content:
+        """What the codec is told of the pixels."""
+        return _CONTENT[self.kind]
+
+    @property
+    def files(self) -> Iterator[Index]:
+        """Numbers of the files of the result."""
+        counts = (-(-n // u) for n, u in zip(self.pixels.shape, self.unit, strict=True))
+        return product(*map(range, counts))
+
+    def alike(self, index: Index) -> Index:
+        """The first file that holds the same as another."""
+        if self.pixels.step:
+            return index
+        return first_alike(index, self.unit, self.pixels.source.shape)
+
+    def region(self, index: Index) -> Region:
+        """Pixels of a file, as far as the array goes."""
+        return tuple(
+            slice(i * u, min((i + 1) * u, n))
+            for i, u, n in zip(index, self.unit, self.pixels.shape, strict=True)
+        )
+
+    def path(self, store: Path, index: Index) -> Path:
+        """Where a file is, below its store."""
+        return store.joinpath(self.kind, self.name, "s0", "c", *map(str, index))
+
+    def origin_file(self, index: Index) -> Path:
+        """The source's file that holds the same."""
+        assert self.origin is not None
+        places = zip(index, self.unit, self.origin.shape, strict=True)
+        return chunk_file(self.origin, tuple(i * u % n // u for i, u, n in places))
+
+    def pixel_count(self, index: Index) -> int:
+        """Pixels of a file, as far as the array goes."""
+        return math.prod(axis.stop - axis.start for axis in self.region(index))
+
+
+def image_part(
+    raster: Raster,
+    shape: Sequence[int],
+    chunks: Sequence[int] | None,
+    codec: Codec | None,
+    shard: Sequence[int] | None,
+    threads: int,
+) -> Part:
+    """The image, as `tile_raster` is asked for it."""
+    source = raster.image
+    whole = (shape[0], *source.shape[1:-2], *shape[1:])
+    size = _chunks(chunks, source, whole)
+    linked = link_encoding(source, size, whole) if codec is None and shard is None else None
+    if linked is not None:
+        return _of_source(source, whole, "images", linked)
+    codec = codec or "lz4"
+    dtype = native(source)
+    pixels = Repeated(decoded_where_small(source, threads), whole)
+    return _encoded_part(pixels, "images", dtype, size, _files(size, chunks, shard, whole), codec)
+
+
+def labels_part(
+    source: Any,
+    shape: Sequence[int],
+    chunks: Sequence[int] | None,
+    codec: Codec | None,
+    shard: Sequence[int] | None,
+    threads: int,
+) -> Part:
+    """The labels, as `tile_raster` is asked for them; their type holds those of all repeats."""
+    whole = (*source.shape[:-2], *shape[1:])
+    wanted = None if chunks is None else chunks[1:]
+    size = _chunks(wanted, source, whole)
+    repeats = math.prod(-(-n // s) for n, s in zip(whole[-2:], source.shape[-2:], strict=True))
+    if repeats == 1 and codec is None and shard is None:
+        linked = link_encoding(source, size, whole)
+        if linked is not None:
+            return _of_source(source, whole, "labels", linked)
+    pixels = decoded_where_small(source, threads)
+    step = 0 if repeats == 1 else _largest(pixels, tuple(source.chunks), threads)
+    dtype = _label_type(native(source), step, repeats)
+    unit = _files(size, wanted, None if shard is None else shard[1:], whole)
+    repeated = Repeated(pixels, whole, step)
+    return _encoded_part(repeated, "labels", dtype, size, unit, codec or "zstd")
+
+
+def _of_source(source: zarr.Array, whole: Index, kind: str, encoding: dict[str, Any]) -> Part:
+    """An array whose files are the source's."""
+    return Part(
+        pixels=Repeated(source, whole),
+        kind=kind,
+        dtype=native(source),
+        chunks=tuple(source.chunks),
+        unit=tuple(source.shards or source.chunks),
+        codec="none",
+        origin=source,
+        encoding=encoding,
+    )
+
+
+def _encoded_part(
+    pixels: Repeated, kind: str, dtype: np.dtype, chunks: Index, unit: Index, codec: Codec
+) -> Part:
+    if math.prod(chunks) * dtype.itemsize > LARGEST_CHUNK:
+        raise InputError(
+            f"tile: chunks {chunks}: {math.prod(chunks) * dtype.itemsize:,} bytes, and codecs take "
+            f"at most {LARGEST_CHUNK:,}: give smaller chunks"
+        )
+    encoding = {
+        "compressors": codecs.compressors(codec, dtype, _CONTENT[kind]),
+        "shards": None if unit == chunks else unit,
+    }
+    return Part(pixels, kind, dtype, chunks, unit, codec, None, encoding)
+
+
+def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
+    """Chunks along all axes; longer than the axis only where the source's are, to be linked."""
+    own = tuple(source.chunks)
+    if wanted is not None:
+        wanted = (*wanted[:-2], *own[len(wanted) - 2 : -2], *wanted[-2:])
+    return tuple(
+        w if w == o else min(w, n) for w, o, n in zip(wanted or own, own, shape, strict=True)
+    )
+
+
+def _files(
+    chunks: Index, wanted: Sequence[int] | None, shard: Sequence[int] | None, shape: Index
+) -> Index:
+    """Pixels of a file along all axes: so many chunks as a shard has, but none past the end."""
+    if shard is None or wanted is None:
+        return chunks
+    counts = [s // w for s, w in zip(shard, wanted, strict=True)]
+    counts = [*counts[:-2], *(1 for _ in chunks[len(counts) :]), *counts[-2:]]
+    return tuple(
+        min(count, -(-n // c)) * c for count, n, c in zip(counts, shape, chunks, strict=True)
+    )
+
+
+def check_linkable(part: Part) -> None:
+    """Refuse to link where that would encode every file.
+
+    Raises
+    ------
+    InputError
+        No chunk is equal to another, or to a file of the source.
+    """
+    if part.origin is None and all(part.alike(index) == index for index in part.files):
+        source = part.pixels.source
+        raise InputError(
+            f"tile: method link with chunks {part.chunks}: no chunk is equal to another or to a "
+            f"file of the source (shape {tuple(source.shape)}); use method: copy"
+        )
+
+
+def _largest(pixels: Any, chunks: Index, threads: int) -> int:
+    """Largest label, read chunk by chunk."""
+
+    def extremes(region: Region) -> tuple[int, int]:
+        values = pixels[region]
+        return int(values.min()), int(values.max())
+
+    largest = 0
+    for low, high in in_order(extremes, chunk_regions(pixels.shape, chunks), threads=threads):
+        if low < 0:
+            raise InputError(f"tile: labels hold {low}: make them 0 (background) or positive")
+        largest = max(largest, high)
+    return largest
+
+
+def _label_type(dtype: np.dtype, step: int, repeats: int) -> np.dtype:
+    """The source's type, or the smallest unsigned one that holds the labels of all repeats."""
+    for candidate in (dtype, np.dtype(np.uint32), np.dtype(np.uint64)):
+        if step * repeats <= np.iinfo(candidate).max:
+            return candidate
+    raise InputError(
+        f"tile: {repeats} repeats of labels up to {step} do not fit 64 bits: "
+        "number the labels from 1 on, or tile to a smaller y and x"
+    )

@@ -1,0 +1,207 @@
+"""The pixels of a repeated array, put together block by block from those of its source."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from harpy_core.raster.reading import Reader, reader_of
+from harpy_core.running.schedule import in_order
+
+Index = tuple[int, ...]
+Region = tuple[slice, ...]
+
+IN_MEMORY = 2**30
+"""Bytes: the chunks of a smaller source are decoded once, and kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An array in memory, chunk by chunk: none is copied after it was decoded.
+
+    Attributes
+    ----------
+    shape, dtype, chunks
+        As of the array on the disk.
+    arrays
+        The pixels of each chunk, by its place on the grid.
+    """
+
+    shape: Index
+    dtype: np.dtype
+    chunks: Index
+    arrays: Mapping[Index, np.ndarray]
+
+    def __getitem__(self, chunk: Region) -> np.ndarray:
+        """The pixels of a whole chunk."""
+        return self.arrays[self._place(chunk)]
+
+    def _place(self, chunk: Region) -> Index:
+        return tuple(axis.start // c for axis, c in zip(chunk, self.chunks, strict=True))
+
+
+def decoded_where_small(array: Any, threads: int) -> Any:
+    """The array itself, or its chunks in memory where they are few.
+
+    Parameters
+    ----------
+    array
+        Zarr array, TIFF, or a view of one.
+    threads
+        How many chunks are decoded at a time.
+    """
+    shape, chunks = tuple(array.shape), tuple(array.chunks)
+    padded = math.prod(-(-n // c) * c for n, c in zip(shape, chunks, strict=True))
+    if padded * np.dtype(array.dtype).itemsize > IN_MEMORY:
+        return array
+    reader = reader_of(array, array.ndim)
+
+    def read(region: Region) -> np.ndarray:
+        return _read(reader, region)
+
+    places = product(*(range(-(-n // c)) for n, c in zip(shape, chunks, strict=True)))
+    arrays = in_order(read, chunk_regions(shape, chunks), threads=threads)
+    return Decoded(shape, native(array), chunks, dict(zip(places, arrays, strict=True)))
+
+
+def native(array: Any) -> np.dtype:
+    """Type of an array's pixels, in this machine's byte order."""
+    return np.dtype(array.dtype).newbyteorder("=")
+
+
+def chunk_regions(shape: Index, chunks: Index) -> Iterator[Region]:
+    """The chunks of an array, cut at its end."""
+    for corner in product(*(range(0, n, c) for n, c in zip(shape, chunks, strict=True))):
+        yield tuple(slice(a, min(a + c, n)) for a, c, n in zip(corner, chunks, shape, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A source that is repeated along its axes.
+
+    Attributes
+    ----------
+    source
+        What regions are read from.
+    shape
+        Size of the whole along each axis.
+    step
+        Labels only: what is added for each repeat along the last two axes, counted row by row; 0
+        leaves values as they are.
+    """
+
+    source: Any
+    shape: Index
+    step: int = 0
+
+    def held(self, region: Region) -> Held:
+        """Read what a region is made of, once, however often it is repeated there."""
+        source = self.source
+        if isinstance(source, Decoded):
+            grid = zip(source.shape, source.chunks, strict=True)
+            spans = [[slice(a, min(a + c, n)) for a in range(0, n, c)] for n, c in grid]
+            return Held(self, spans, source.arrays, source.chunks)
+        spans = [
+            _widest([inside for _, inside, _ in _pieces(axis, n, n)])
+            for axis, n in zip(region, source.shape, strict=True)
+        ]
+        reader = reader_of(source, source.ndim)
+        found = {
+            place: _read(reader, tuple(axis[i] for axis, i in zip(spans, place, strict=True)))
+            for place in product(*(range(len(axis)) for axis in spans))
+        }
+        return Held(self, spans, found, tuple(source.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Pixels of a source in memory.
+
+    Attributes
+    ----------
+    repeated
+        What they are held for.
+    spans
+        Along each axis, in ascending order, where they lie; none inside another.
+    arrays
+        Pixels by the numbers of their spans.
+    step
+        Along each axis, multiples of which no array crosses.
+    """
+
+    repeated: Repeated
+    spans: list[list[slice]]
+    arrays: Mapping[Index, np.ndarray]
+    step: Index
+
+    def fill(self, out: np.ndarray, region: Region) -> None:
+        """Put a region of the whole together.
+
+        Parameters
+        ----------
+        out
+            Of the region's shape, C-contiguous or a part of such an array.
+        region
+            Inside the one that is held.
+        """
+        shape, source = self.repeated.shape, self.repeated.source.shape
+        across = -(-shape[-1] // source[-1])
+        pieces = (_pieces(axis, n, s) for axis, n, s in zip(region, source, self.step, strict=True))
+        for piece in product(*pieces):
+            repeats, inside, outside = zip(*piece, strict=True)
+            values, place = self._values(inside), out[outside]
+            shift = self.repeated.step * (repeats[-2] * across + repeats[-1])
+            place[...] = values
+            if shift:
+                np.add(place, out.dtype.type(shift), out=place, where=values != 0)
+
+    def _values(self, inside: Sequence[slice]) -> np.ndarray:
+        number: list[int] = []
+        relative: list[slice] = []
+        for spans, wanted in zip(self.spans, inside, strict=True):
+            # The last that begins before it: no span lies in another, so it reaches furthest.
+            at = bisect_right(spans, wanted.start, key=lambda span: span.start) - 1
+            number.append(at)
+            first = spans[at].start
+            relative.append(slice(wanted.start - first, wanted.stop - first))
+        return self.arrays[tuple(number)][tuple(relative)]
+
+
+def _read(reader: Reader, region: Region) -> np.ndarray:
+    asked = tuple((axis.start, axis.stop) for axis in region)
+    out = np.empty(reader.layout(asked), reader.dtype)
+    reader.read(asked, out)
+    return out[tuple(slice(b - a) for a, b in asked)]
+
+
+def _pieces(part: slice, size: int, step: int) -> list[tuple[int, slice, slice]]:
+    """Along one axis: number of the repeat, where it is read, and where it goes.
+
+    Cut at multiples of `step` in the source.
+    """
+    found = []
+    at = part.start
+    while at < part.stop:
+        repeat, first = divmod(at, size)
+        length = min(size - first, step - first % step, part.stop - at)
+        place = at - part.start
+        found.append((repeat, slice(first, first + length), slice(place, place + length)))
+        at += length
+    return found
+
+
+def _widest(spans: Sequence[slice]) -> list[slice]:
+    """The spans that lie in no other one, in ascending order."""
+    distinct = {(span.start, span.stop): span for span in spans}.values()
+    widest = [s for s in distinct if not any(s is not o and _contains(o, s) for o in distinct)]
+    return sorted(widest, key=lambda span: span.start)
+
+
+def _contains(outer: slice, inner: slice) -> bool:
+    return bool(outer.start <= inner.start and inner.stop <= outer.stop)

@@ -1,0 +1,444 @@
+"""Repeat an image and its labels to any size, file by file.
+
+A chunk file whose pixels stand in the source, or in another file of the result, is not encoded
+again: it is that file under a second name (`method` ``"link"``) or a copy of it (``"copy"``).
+Files are whole when they have their names, in a working folder that is named after the inputs and
+parameters; so a run that died goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from harpy_core.config.models import Codec
+from harpy_core.errors import InputError
+from harpy_core.provenance import source_digest
+from harpy_core.raster.fingerprints import fingerprint
+from harpy_core.raster.opening import Raster
+from harpy_core.running.progress import Bar, track
+from harpy_core.running.schedule import in_order, threads_of
+from harpy_core.storage import codecs, shards, spatialdata_store
+from harpy_core.storage.manifest import digest_of, replace_folder, sole_writer
+from harpy_core.storage.writing import write_flushed
+from harpy_core.tiles.scratch import scratch
+from harpy_core.tiling.linking import Index, Method, Way, repeat_file
+from harpy_core.tiling.parts import Part, check_linkable, image_part, labels_part
+from harpy_core.tiling.repeating import Decoded, Region
+
+logger = logging.getLogger(__name__)
+
+HELD = 2**28
+"""Bytes of a larger source that a thread holds, for files that are made of the same chunks."""
+AT_WORK = 2
+"""Files worked on for each core: one is encoded while another is on its way to the disk."""
+
+_STORE = "store"
+_PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """How the chunk files of a tiled store came about.
+
+    Attributes
+    ----------
+    encoded
+        Written from pixels.
+    linked, cloned, copied
+        Made from a file that holds the same: as its second name, sharing its blocks, or copied.
+    kept
+        There already from a run that died.
+    """
+
+    encoded: int = 0
+    linked: int = 0
+    cloned: int = 0
+    copied: int = 0
+    kept: int = 0
+
+    def __str__(self) -> str:
+        ways = {
+            "encoded": self.encoded,
+            "linked": self.linked,
+            "cloned (they share blocks)": self.cloned,
+            "copied": self.copied,
+            "kept from a run that died": self.kept,
+        }
+        told = [f"{count:,} {way}" for way, count in ways.items() if count]
+        return f"chunk files: {', '.join(told) or 'none'}"
+
+
+def tile_raster(
+    raster: Raster,
+    path: str | os.PathLike[str],
+    shape: tuple[int, int, int],
+    chunks: tuple[int, int, int] | None = None,
+    method: Method = "link",
+    *,
+    codec: Codec | None = None,
+    shard: tuple[int, int, int] | None = None,
+    progress: bool = False,
+    threads: int | None = None,
+) -> Tiled:
+    """Repeat an image and its labels along c, y and x to exactly a target size.
+
+    Parameters
+    ----------
+    raster
+        What to repeat. A z axis is kept as it is.
+    path
+        SpatialData store to make, with elements ``image`` and ``labels``. It appears whole or not
+        at all; what a run that died has finished is kept beside it for the next one.
+    shape
+        Target (c, y, x) in channels and pixels. The last repeat is cropped; instances it cuts keep
+        what is left of them.
+    chunks
+        Chunk size along c, y and x; the source's without.
+    method
+        How chunk files that hold the same come about: ``"link"`` gives one file several names
+        (where the file system cannot: clones, else copies, with a warning), ``"copy"`` makes a file
+        for each.
+    codec
+        ``lz4``, ``zstd`` or ``none``; without, the source's files are taken as they are where they
+        fit, and others are written with LZ4 (an image) or Zstandard (labels).
+    shard
+        Size of a file along c, y and x, in multiples of the chunks; without, each chunk is a file.
+    progress
+        Show a bar on a terminal.
+    threads
+        Cores to use; all without. For each, two files are worked on at a time, and in memory: their
+        pixels, encoded and not, and what they are made of.
+
+    Returns
+    -------
+    How the chunk files came about.
+
+    Notes
+    -----
+    Repeat k of channel ``CD3`` is named ``CD3_k``, the first keeps its name. Repeats along y and x
+    are counted row by row, and a label of repeat k is the source's plus k times its largest, so
+    every repeat has labels of its own; their type grows where it must. Repeats along c share them.
+
+    Raises
+    ------
+    InputError
+        Sizes that are not positive, labels that do not fit 64 bits or are negative, nothing to
+        link, a disk that is too small, or another run at work on the same path.
+    """
+    _check_sizes(shape, chunks, shard, method)
+    threads = AT_WORK * (threads or threads_of(None))
+    target = Path(path)
+    with sole_writer(target):
+        image = image_part(raster, shape, chunks, codec, shard, threads)
+        if method == "link":
+            check_linkable(image)
+        labels = labels_part(raster.labels, shape, chunks, codec, shard, threads)
+        names = repeated_names(raster.channels, shape[0])
+        found = fingerprint(raster.image, raster.labels)
+        asked = [shape, chunks, method, codec, shard]
+        key = digest_of([found, names, asked, source_digest(__name__)])[:16]
+        work = _begin(target.with_name(f".{target.name}.partial-{key}"), image, labels, names)
+        total = sum(math.prod(part.pixels.shape) for part in (image, labels))
+        with track(total, "tile", enabled=progress) as bar:
+            ways = _make((image, labels), work, method, threads, bar)
+        replace_folder(work / _STORE, target)
+        for left in target.parent.glob(f".{target.name}.partial-*"):
+            shutil.rmtree(left, ignore_errors=True)
+    if method == "link" and (ways["cloned"] or ways["copied"]):
+        logger.warning(
+            "%s: %d of %d chunk files could not be linked: %d share blocks, %d were copied; "
+            "put source and result on one file system to save that space",
+            target,
+            ways["cloned"] + ways["copied"],
+            ways.total(),
+            ways["cloned"],
+            ways["copied"],
+        )
+    ways.pop("absent", None)
+    return Tiled(**ways)
+
+
+def repeated_names(names: Sequence[str], count: int) -> list[str]:
+    """Unique names for `count` channels made by repeating some.
+
+    Parameters
+    ----------
+    names
+        Unique names of the channels that are repeated.
+    count
+        Channels in all.
+
+    Returns
+    -------
+    The names, then the names with ``_1``, then with ``_2``; more underscores where such a name is
+    taken already.
+    """
+    joint = "_"
+    while True:
+        found = [
+            name if k == 0 else f"{name}{joint}{k}"
+            for k in range(-(-count // len(names)))
+            for name in names
+        ][:count]
+        if len(set(found)) == count:
+            return found
+        joint += "_"
+
+
+def _check_sizes(
+    shape: Sequence[int],
+    chunks: Sequence[int] | None,
+    shard: Sequence[int] | None,
+    method: str,
+) -> None:
+    for name, sizes in (("shape", shape), ("chunks", chunks), ("shard", shard)):
+        if sizes is not None and (len(sizes) != 3 or min(sizes) < 1):
+            raise InputError(f"tile: {name} {tuple(sizes)}: give positive sizes along c, y and x")
+    if method not in ("link", "copy"):
+        raise InputError(f"tile: method {method!r}: choose link or copy")
+    if shard is not None and (
+        chunks is None or any(s % c for s, c in zip(shard, chunks, strict=True))
+    ):
+        raise InputError(
+            f"tile: shard {tuple(shard)} with chunks {chunks}: give multiples of the chunks"
+        )
+
+
+# Making it --------------------------------------------------------------------------------------
+
+
+def _begin(work: Path, image: Part, labels: Part, names: list[str]) -> Path:
+    """The working folder, with all metadata; what it holds of an earlier run stays."""
+    partial = work / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if not (work / _STORE).exists():
+        root = spatialdata_store.create(partial / _STORE)
+        spatialdata_store.create_image(
+            root, image.name, image.pixels.shape, image.chunks, image.dtype, names, **image.encoding
+        )
+        spatialdata_store.create_labels(
+            root, labels.name, labels.pixels.shape, labels.chunks, labels.dtype, **labels.encoding
+        )
+        spatialdata_store.consolidate(root)
+        os.replace(partial / _STORE, work / _STORE)
+    return work
+
+
+def _make(
+    parts: Sequence[Part], work: Path, method: Method, threads: int, bar: Bar
+) -> Counter[str]:
+    """Encode the files that are like no other, then make the others from them."""
+    ways = Counter[str]()
+    blocks: list[list[_Block]] = []
+    repeats: list[_Repeat] = []
+    for part in parts:
+        encoded, others = _missing(part, work / _STORE)
+        blocks.append([_Block(part, work, files) for files in _together(part, encoded)])
+        repeats += [_Repeat(part, work, method, index, origin) for index, origin in others.items()]
+    # Images keep the disk busy and labels the cores: side by side they take less time.
+    for files, pixels in in_order(_Block.write, _side_by_side(blocks), threads=threads):
+        ways["encoded"] += files
+        bar.advance(pixels)
+    if method == "copy":
+        _check_room(work, [repeat.origin for repeat in repeats])
+    for way, pixels in in_order(_Repeat.make, repeats, threads=threads):
+        ways[way] += 1
+        bar.advance(pixels)
+    ways["kept"] = sum(1 for part in parts for _ in part.files) - ways.total()
+    return ways
+
+
+def _missing(part: Part, store: Path) -> tuple[list[Index], dict[Index, Path]]:
+    """Files to be encoded, and what each of the others is made from."""
+    missing = [index for index in part.files if not part.path(store, index).exists()]
+    if part.origin is not None:
+        return [], {index: part.origin_file(index) for index in missing}
+    origins = {index: part.alike(index) for index in missing}
+    return (
+        [index for index, origin in origins.items() if origin == index],
+        {i: part.path(store, origin) for i, origin in origins.items() if origin != i},
+    )
+
+
+def _side_by_side(blocks: Sequence[Sequence[_Block]]) -> list[_Block]:
+    """The blocks of several parts in turn, so that all parts end together."""
+    ranked = [
+        ((number + 0.5) / len(of_part), block)
+        for of_part in blocks
+        for number, block in enumerate(of_part)
+    ]
+    return [block for _, block in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def _together(part: Part, files: Iterable[Index]) -> list[list[Index]]:
+    """Files that are written together, as they are made of the same chunks of the source.
+
+    Otherwise a large source chunk would be decoded for each of the many files it goes into.
+    """
+    source = part.pixels.source
+    counts = [1] * len(part.unit)
+    if not isinstance(source, Decoded):
+        counts = [-(-c // u) for c, u in zip(source.chunks, part.unit, strict=True)]
+        sizes = (c * u for c, u in zip(counts, part.unit, strict=True))
+        read = math.prod(min(n, size) for n, size in zip(source.shape, sizes, strict=True))
+        if read * part.dtype.itemsize > HELD:
+            counts = [1] * len(part.unit)
+    blocks: dict[Index, list[Index]] = {}
+    for index in files:
+        block = tuple(i // n for i, n in zip(index, counts, strict=True))
+        blocks.setdefault(block, []).append(index)
+    return list(blocks.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Files to write from pixels.
+
+    Attributes
+    ----------
+    part
+        What they belong to.
+    work
+        The working folder.
+    files
+        Their numbers.
+    """
+
+    part: Part
+    work: Path
+    files: list[Index]
+
+    def write(self) -> tuple[int, int]:
+        """Write the files; how many, and their pixels."""
+        part = self.part
+        regions = [part.region(index) for index in self.files]
+        held = part.pixels.held(_around(regions))
+        for index, region in zip(self.files, regions, strict=True):
+            values = scratch("tile", math.prod(part.unit), part.dtype).reshape(part.unit)
+            inside = values[tuple(slice(axis.stop - axis.start) for axis in region)]
+            if inside.shape != values.shape:
+                values[...] = 0
+            held.fill(inside, region)
+            pieces = self._encoded(values)
+            if pieces:
+                self._commit(part.path(self.work / _STORE, index), pieces)
+        return len(self.files), sum(map(part.pixel_count, self.files))
+
+    def _encoded(self, values: np.ndarray) -> list[shards.Piece]:
+        """The content of a file; nothing where it is all background, which Zarr does not store."""
+        part = self.part
+        chunks = [
+            codecs.encode(part.codec, np.ascontiguousarray(chunk), part.content)
+            if _holds_something(chunk)
+            else None
+            for chunk in _split(values, part.chunks)
+        ]
+        if not any(chunks):
+            return []
+        return list(shards.packed(chunks)) if part.unit != part.chunks else [chunks[0]]
+
+    def _commit(self, path: Path, pieces: Iterable[shards.Piece]) -> None:
+        """Give the file its name when it is whole and on disk."""
+        temporary = _temporary(self.work)
+        with _room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_flushed(temporary, [piece for piece in pieces if piece])
+            os.replace(temporary, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    """A file to make from another one that holds the same.
+
+    Attributes
+    ----------
+    part
+        What it belongs to.
+    work
+        The working folder.
+    method
+        How it comes about.
+    index
+        Its number.
+    origin
+        The other file.
+    """
+
+    part: Part
+    work: Path
+    method: Method
+    index: Index
+    origin: Path
+
+    def make(self) -> tuple[Way, int]:
+        """Make it; how, and its pixels."""
+        new = self.part.path(self.work / _STORE, self.index)
+        with _room_for(new):
+            new.parent.mkdir(parents=True, exist_ok=True)
+            way = repeat_file(self.origin, new, self.method, _temporary(self.work))
+        return way, self.part.pixel_count(self.index)
+
+
+def _around(regions: Sequence[Region]) -> Region:
+    """The smallest region that holds some."""
+    return tuple(
+        slice(min(axis.start for axis in axes), max(axis.stop for axis in axes))
+        for axes in zip(*regions, strict=True)
+    )
+
+
+def _split(values: np.ndarray, chunks: Index) -> Iterator[np.ndarray]:
+    """The chunks of a file, in the order of a shard's index."""
+    starts = (range(0, n, c) for n, c in zip(values.shape, chunks, strict=True))
+    for corner in product(*starts):
+        yield values[tuple(slice(a, a + c) for a, c in zip(corner, chunks, strict=True))]
+
+
+def _holds_something(values: np.ndarray) -> bool:
+    """Whether a bit is set; most of what is not empty shows it in a few pixels."""
+    some = values[..., :: max(values.shape[-1] // 16, 1)]
+    return bool(some.any()) or bool(np.ascontiguousarray(values).view(np.uint8).any())
+
+
+def _temporary(work: Path) -> Path:
+    return work / _PARTIAL / f"{os.getpid()}-{threading.get_ident()}"
+
+
+def _check_room(work: Path, origins: Iterable[Path]) -> None:
+    """Refuse to begin copies that the disk cannot hold."""
+    sizes: Counter[Path] = Counter(origins)
+    needed = sum(n * path.stat().st_size for path, n in sizes.items() if path.exists())
+    free = shutil.disk_usage(work).free
+    if needed > free:
+        raise InputError(
+            f"{work.parent}: the tiled store takes {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB "
+            "are free: free some and run again, what is written stays; or use method: link"
+        )
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Tell a full disk in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): free some space and run again, "
+            "what is written stays"
+        ) from error

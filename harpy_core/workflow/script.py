@@ -1,0 +1,122 @@
+"""What every rule's script does around its one call: a log, one thread a library, one-line errors.
+
+`running` is entered before anything heavy is imported, because the libraries read the number of
+their threads when they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harpy_core.config.models import Cluster
+from harpy_core.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from harpy_core.raster.info import RasterInfo
+
+_POOLS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
+_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+@contextmanager
+def running(snakemake: Any) -> Iterator[logging.Logger]:
+    """Run the block as a rule's job.
+
+    Its log file tells what was given, what the block logs and how it ended. Bad input ends the
+    process with the error's one line on stderr; any other error with one line that names the log,
+    where the traceback is.
+
+    Parameters
+    ----------
+    snakemake
+        The object of that name in a script.
+    """
+    log = Path(snakemake.log[0])
+    logger = _logger(log)
+    _use_one_thread_a_library()
+    started = time.monotonic()
+    name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+    logger.info("%s: started, %d threads", name, snakemake.threads)
+    for key, value in snakemake.params.items():
+        if key != "code":
+            logger.info("  %s: %s", key, value)
+    try:
+        yield logger
+    except InputError as error:
+        logger.error("%s", error)
+        sys.exit(str(error))
+    except Exception as error:
+        logger.exception("%s: failed after %.1f s", name, time.monotonic() - started)
+        told = " ".join(str(error).split())
+        sys.exit(f"{name}: {type(error).__name__}: {told}: its traceback is in {log}")
+    except BaseException:
+        logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
+        raise
+    logger.info("%s: done in %.1f s", name, time.monotonic() - started)
+
+
+@contextmanager
+def workers(
+    snakemake: Any, stage: str, info: RasterInfo, **settings: Any
+) -> Iterator[Client | None]:
+    """The workers of a stage, once its plan is known to fit them and the disk.
+
+    Parameters
+    ----------
+    snakemake
+        The object of that name in a script; its first output tells which disk is written to.
+    stage
+        ``instances``, ``aggregate`` or ``extract``.
+    info
+        The raster that is read.
+    settings
+        What `harpy_core.planning.plan.stage_plan` takes of the stage's own.
+
+    Raises
+    ------
+    InputError
+        The stage cannot fit; the message names the setting to change.
+    """
+    from harpy_core.planning import forecast as outlook
+    from harpy_core.planning.plan import stage_plan
+    from harpy_core.running import cluster
+
+    where = Cluster.model_validate(snakemake.config.get("cluster", {}))
+    plan = stage_plan(stage, info, **settings)
+    folder = Path(snakemake.output[0]).parent
+    told = outlook.sentence(plan, where, snakemake.threads, folder)
+    logging.getLogger("harpy_core").info("  %s", told)
+    print(told, file=sys.stderr, flush=True)
+    outlook.refuse_unfit(plan, where, snakemake.threads, folder)
+    engine = snakemake.params.engine
+    with cluster.connect(where, threads=snakemake.threads, engine=engine) as client:
+        outlook.refuse_small_gpus(plan, engine, client)
+        yield client
+
+
+def _logger(log: Path) -> logging.Logger:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # Dask tells of every connection it opens, at the level of INFO.
+    logging.basicConfig(
+        filename=log, filemode="w", format=_FORMAT, level=logging.WARNING, force=True
+    )
+    logging.captureWarnings(True)
+    # Connections opened and closed in good order are nothing that a reader of the log looks for.
+    os.environ["DASK_LOGGING__DISTRIBUTED"] = "warning"
+    logger = logging.getLogger("harpy_core")
+    logger.setLevel(logging.INFO)
+    return logger
+
+
+def _use_one_thread_a_library() -> None:
+    """Undo Snakemake's export of the rule's threads, or N workers run N x N threads."""
+    os.environ.update({f"{pool}_NUM_THREADS": "1" for pool in _POOLS})

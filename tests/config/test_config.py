@@ -1,0 +1,364 @@
+"""The config: what is accepted, the one line that a mistake gets, and the files made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from harpy_core.config.documents import DEFAULT_CONFIG, generated
+from harpy_core.config.models import (
+    DATASETS,
+    STATISTICS,
+    Benchmark,
+    Config,
+    Engine,
+    Stage,
+    load,
+    parse_bytes,
+    units,
+)
+from harpy_core.errors import InputError
+from harpy_core.planning import preflight
+
+ROOT = Path(__file__).parents[2]
+FILE = "config/config.yaml"
+TIFF = b"II*\0" + bytes(16)
+
+
+def with_case(**sections: Any) -> dict[str, Any]:
+    """A config of one case, ``liver``, with its source."""
+    return {"cases": {"liver": {"source": {"uri": "ihc"}, **sections}}}
+
+
+def with_source(**keys: Any) -> dict[str, Any]:
+    """A config of one case, ``liver``, with nothing but its source."""
+    return {"cases": {"liver": {"source": keys}}}
+
+
+def told(mapping: dict[str, Any]) -> str:
+    """The line that a bad config gets."""
+    with pytest.raises(InputError) as caught:
+        preflight.check(load(mapping, FILE), FILE)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{FILE}: ")
+    return message.removeprefix(f"{FILE}: ")
+
+
+def store(path: Path, images: list[str], labels: list[str]) -> Path:
+    """The metadata of a SpatialData store, and nothing else."""
+    ngff = {"omero": {"channels": [{"label": "DAPI"}, {"label": "CD3"}]}}
+    for group in ("", *(f"images/{n}" for n in images), *(f"labels/{n}" for n in labels)):
+        folder = path / group
+        folder.mkdir(parents=True)
+        (folder / "zarr.json").write_text(json.dumps({"attributes": {"ome": ngff}}))
+    return path
+
+
+def test_a_case_needs_only_its_source() -> None:
+    case = load(with_case(), FILE).cases["liver"]
+    assert case.tile is case.aggregate is case.extract is case.benchmark is None
+
+
+def test_an_empty_section_takes_its_defaults() -> None:
+    case = load(with_case(extract={}, aggregate={}), FILE).cases["liver"]
+    assert case.extract is not None
+    assert case.aggregate is not None
+    assert case.extract.diameter == 50
+    assert case.aggregate.stats == ["mean", "count"]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        (
+            with_case(extract={"diameter": 0}),
+            "cases.liver.extract.diameter = 0: a window must be at least 1 pixel",
+        ),
+        (
+            with_case(extract={"diamter": 10}),
+            "cases.liver.extract.diamter = 10: there is no such key (did you mean diameter?)",
+        ),
+        (
+            with_case(extract={"diameter": "50"}),
+            "cases.liver.extract.diameter = 50: a window must be at least 1 pixel",
+        ),
+        (
+            with_case(extrct={}),
+            "cases.liver.extrct = {}: there is no such key (did you mean extract?)",
+        ),
+        (
+            with_case(benchmark={"workers": [1, 0]}),
+            "cases.liver.benchmark.workers[1] = 0: workers are a list of different whole numbers "
+            "of at least 1",
+        ),
+        (
+            with_case(benchmark={"workers": {"extract": [1, 0]}}),
+            "cases.liver.benchmark.workers.extract[1] = 0: workers are a list of different whole "
+            "numbers of at least 1",
+        ),
+        (
+            with_case(benchmark={"workers": {"extrct": [1]}}),
+            "cases.liver.benchmark.workers.extrct = [1]: there is no such key (did you mean "
+            "extract?)",
+        ),
+        (
+            with_case(tile={"c": 1, "y": 2, "x": 3, "chunks": [1, 4, 4], "shard": [1, 6, 8]}),
+            "cases.liver.tile = {'c': 1, 'y': 2, 'x': 3, 'chunks': [1, 4, 4], 'shard': [1, 6, 8]}: "
+            "shard [1, 6, 8] is no multiple of chunks [1, 4, 4]",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima": {"archive": "a.zip"}}},
+            "datasets.macsima = {'archive': 'a.zip'}: datasets are a mapping of macsima-tonsil or "
+            "merscope-liver to where it comes from (did you mean macsima-tonsil?)",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {}}},
+            "datasets.macsima-tonsil = {}: give one of mirror, archive and store",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"store": "a", "sha256": "0" * 64}}},
+            f"datasets.macsima-tonsil = {{'store': 'a', 'sha256': '{'0' * 51}...: "
+            "a store is not checked: leave sha256 out",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"mirror": "ftp://lab"}}},
+            "datasets.macsima-tonsil.mirror = ftp://lab: a mirror is an http:// or https:// "
+            "address",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"archive": "/none.zip"}}},
+            "datasets.macsima-tonsil.archive = /none.zip: there is no such file: correct the path",
+        ),
+        (
+            {**with_case(), "datasets": {"macsima-tonsil": {"store": "/none.zarr"}}},
+            "datasets.macsima-tonsil.store = /none.zarr: there is no such path: correct it",
+        ),
+        (
+            with_case(benchmark={"workers": [2, 2]}),
+            "cases.liver.benchmark.workers = [2, 2]: 2 is named twice",
+        ),
+        (
+            with_case(benchmark={"memory_limit": "48"}),
+            "cases.liver.benchmark.memory_limit = 48: a size is a number and a unit, such as 48GB "
+            "or 512MiB",
+        ),
+        (
+            with_case(tile={"c": 1, "y": 2}),
+            "cases.liver.tile.x is missing: a target size is a whole number of at least 1",
+        ),
+        (
+            {"cases": {"liver": {}}},
+            "cases.liver.source is missing: a case needs a source with a uri",
+        ),
+        ({"cases": {"liver": None}}, "cases.liver = null: a case is a mapping with a source"),
+        (
+            {"cases": {"li/ver": {"source": {"uri": "ihc"}}}},
+            "cases.li/ver = {'source': {'uri': 'ihc'}}: a case's name is made of letters, digits, "
+            "- and _",
+        ),
+        ({"case": {}}, "case = {}: there is no such key (did you mean cases?)"),
+        (
+            with_case() | {"cluster": {"kind": "slrum"}},
+            "cluster.kind = slrum: kinds are local, slurm and address (did you mean slurm?)",
+        ),
+        (
+            with_case() | {"cluster": {"kind": "address"}},
+            "cluster = {'kind': 'address'}: give an address with the kind address, and only "
+            "with it",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(mapping: dict[str, Any], line: str) -> None:
+    assert told(mapping) == line
+
+
+def test_an_unknown_statistic_is_told_with_the_known_ones() -> None:
+    line = told(with_case(aggregate={"stats": ["mean", "median"]}))
+    assert line.startswith("cases.liver.aggregate.stats[1] = median: statistics are count, sum,")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("48GB", 48 * 10**9), ("512MiB", 512 * 2**20), ("1.5 kB", 1500), ("7B", 7)]
+)
+def test_sizes_are_parsed(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "48", "GB", "0GB", "-1GB", "4 Gb", "4GBs"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="such as 48GB"):
+        parse_bytes(text)
+
+
+def test_a_source_that_is_not_there_is_told_with_the_registered_names() -> None:
+    line = told(with_source(uri="tisue"))
+    assert line.startswith("cases.liver.source.uri = tisue: there is no such path")
+    assert line.endswith("(did you mean tissue?)")
+
+
+def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
+    assert "holds no Zarr metadata" in told(with_source(uri=str(tmp_path)))
+
+
+def test_a_tiff_that_is_none_is_told(tmp_path: Path) -> None:
+    image = tmp_path / "image.tif"
+    image.write_text("<html>not found</html>")
+    assert "is not a TIFF" in told(with_source(uri=str(image), labels=str(image)))
+
+
+def test_a_tiff_needs_its_labels(tmp_path: Path) -> None:
+    (tmp_path / "image.tif").write_bytes(TIFF)
+    line = told(with_source(uri=str(tmp_path / "image.tif")))
+    assert line == "cases.liver.source.labels = null: a TIFF needs the path of its label TIFF"
+
+
+def test_labels_of_a_tiff_are_found_beside_it(tmp_path: Path) -> None:
+    for name in ("image.tif", "labels.tif"):
+        (tmp_path / name).write_bytes(TIFF)
+    config = load(with_source(uri=str(tmp_path / "image.tif"), labels="labels.tif"), FILE)
+    preflight.check(config, FILE)
+    watched = preflight.watched_files(config.cases["liver"].source)
+    assert watched == [str(tmp_path / "image.tif"), str(tmp_path / "labels.tif")]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_an_unreadable_source_is_told(tmp_path: Path) -> None:
+    image = tmp_path / "image.tif"
+    image.write_bytes(TIFF)
+    image.chmod(0)
+    assert "cannot be read" in told(with_source(uri=str(image), labels=str(image)))
+
+
+def test_elements_that_are_not_there_are_told_with_those_that_are(tmp_path: Path) -> None:
+    uri = str(store(tmp_path / "s.zarr", ["tissue", "dapi"], ["cells", "nuclei"]))
+    assert told(with_source(uri=uri, image="dapi", labels="cels")) == (
+        "cases.liver.source.labels = cels: no such labels element: there are cells, nuclei "
+        "(did you mean cells?)"
+    )
+    assert told(with_source(uri=uri, labels="cells")) == (
+        "cases.liver.source.image = null: name the image to use: there are dapi, tissue"
+    )
+
+
+def test_the_only_elements_need_no_name(tmp_path: Path) -> None:
+    uri = str(store(tmp_path / "s.zarr", ["tissue"], ["cells"]))
+    preflight.check(load(with_source(uri=uri), FILE), FILE)
+
+
+def test_channels_that_are_not_there_are_told(tmp_path: Path) -> None:
+    uri = str(store(tmp_path / "s.zarr", ["tissue"], ["cells"]))
+    line = told(with_source(uri=uri, channels=["DAPI", "CD33"]))
+    assert line.startswith("cases.liver.source.channels[1] = CD33: no such channel: there are DAPI")
+
+
+@pytest.mark.parametrize("top", ["", "s.zarr"])
+def test_zipped_stores_are_looked_into(tmp_path: Path, top: str) -> None:
+    folder = store(tmp_path / "s.zarr", ["tissue"], ["cells"])
+    archive = tmp_path / "s.zarr.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        for file in folder.rglob("zarr.json"):
+            written.write(file, Path(top, file.relative_to(folder)))
+    preflight.check(load(with_source(uri=str(archive), labels="cells"), FILE), FILE)
+    assert "there are cells" in told(with_source(uri=str(archive), labels="nuclei"))
+
+
+def test_workers_are_one_list_or_one_for_each_stage() -> None:
+    for given, expected in (
+        ([1, 4], {"aggregate": [1, 4], "extract": [1, 4]}),
+        ({"extract": [32]}, {"aggregate": [1, 2, 4, 8, 16], "extract": [32]}),
+    ):
+        sweep = load(with_case(benchmark={"workers": given}), FILE).cases["liver"].benchmark
+        assert sweep is not None
+        assert sweep.workers.model_dump() == expected
+
+
+def test_a_store_takes_the_place_of_a_published_dataset(tmp_path: Path) -> None:
+    place = store(tmp_path / "tonsil.zarr", ["image_tiled"], ["labels_cells_harpy"])
+    mapping = with_source(uri="macsima-tonsil")
+    mapping["datasets"] = {"macsima-tonsil": {"store": str(place)}}
+    config = load(mapping, FILE)
+    preflight.check(config, FILE)
+    source = units(config)["liver"].source
+    assert (source.uri, source.image, source.labels) == (
+        str(place),
+        "image_tiled",
+        "labels_cells_harpy",
+    )
+
+
+def test_more_workers_for_one_stage_than_cores_are_refused() -> None:
+    sweep = {"workers": {"aggregate": [1], "extract": [1, 4]}, "threads_per_worker": 2}
+    with pytest.raises(InputError, match=r"benchmark\.workers\.extract\[1\] = 4: 4 x 2 threads"):
+        preflight.check_cores(load(with_case(benchmark=sweep), FILE), "liver", 7, FILE)
+
+
+def test_more_workers_than_cores_are_refused() -> None:
+    config = load(with_case(benchmark={"workers": [1, 2, 4], "threads_per_worker": 2}), FILE)
+    preflight.check_cores(config, "liver", 8, FILE)
+    with pytest.raises(InputError) as caught:
+        preflight.check_cores(config, "liver", 7, FILE)
+    assert str(caught.value) == (
+        f"{FILE}: cases.liver.benchmark.workers[2] = 4: 4 x 2 threads are more than the 7 of "
+        "--cores: ask for fewer, or give more cores"
+    )
+
+
+def test_the_engine_harpy_needs_a_python_of_its_own() -> None:
+    line = told(with_case(benchmark={"engines": ["harpy"]}))
+    assert line.startswith("cases.liver.benchmark.peer_python = null: the engine harpy needs")
+    preflight.check(
+        load(with_case(benchmark={"engines": ["harpy"], "peer_python": sys.executable}), FILE), FILE
+    )
+
+
+def test_names_are_those_of_the_modules_that_own_them() -> None:
+    from harpy_core import datasets
+    from harpy_core.benchmark import sweep as benchmark
+    from harpy_core.statistics import declared as statistics
+
+    assert set(STATISTICS) == set(statistics.STATISTICS)
+    assert set(DATASETS) == set(datasets.REGISTRY)
+    assert set(get_args(Engine)) == set(benchmark.ENGINES)
+    assert set(get_args(Stage)) == set(benchmark.STAGES)
+
+
+@pytest.mark.parametrize("name", sorted(generated(ROOT)))
+def test_generated_files_are_up_to_date(name: str) -> None:
+    remedy = "run `python -m harpy_core.config.documents`"
+    assert (ROOT / name).read_text(encoding="utf-8") == generated(ROOT)[name], remedy
+
+
+def test_every_key_has_a_description() -> None:
+    schema = Config.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    assert all(key.get("description") for s in sections for key in s["properties"].values())
+
+
+def test_the_default_and_the_examples_are_valid() -> None:
+    import yaml
+
+    load(DEFAULT_CONFIG, FILE)
+    for file in (ROOT / "config").glob("*.yaml"):
+        load(yaml.safe_load(file.read_text(encoding="utf-8")), file.name)
+
+
+def test_defaults_follow_their_own_rules() -> None:
+    assert Benchmark.model_validate(Benchmark().model_dump()) == Benchmark()
+
+
+def test_parsing_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from harpy_core import config, datasets, preflight, provenance;"
+        "print([m for m in ('numpy', 'zarr', 'dask', 'numba', 'pandas') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"

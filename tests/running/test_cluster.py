@@ -1,0 +1,109 @@
+"""Clusters: workers of this machine, and a scheduler by its address."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import harpy_core as hc
+from harpy_core.config.models import Cluster
+from harpy_core.running import cluster, schedule
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def settings_of_process() -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in cluster.WORKER_ENVIRONMENT}
+
+
+def test_a_local_cluster_has_the_workers_asked_for_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with cluster.local(workers=2, threads_per_worker=2, memory_limit="1GB") as client:
+            assert list(client.nthreads().values()) == [2, 2]
+            assert schedule.threads_of(client) == 4
+            workers = client.scheduler_info()["workers"].values()
+            assert {worker["memory_limit"] for worker in workers} == {10**9}
+            for found in client.run(settings_of_process).values():
+                assert found == cluster.WORKER_ENVIRONMENT
+                assert found["OMP_NUM_THREADS"] == "1"
+            with cluster.connect(
+                Cluster(kind="address", address=client.scheduler.address), threads=1
+            ) as other:
+                assert other.submit(sum, [1, 2]).result() == 3
+            assert client.submit(sum, [3, 4]).result() == 7
+    assert not list(tmp_path.glob("harpy-core-*"))
+
+
+def test_a_config_without_numbers_takes_what_the_job_was_given() -> None:
+    with cluster.connect(Cluster(kind="local", memory_limit="1GB"), threads=2) as client:
+        assert list(client.nthreads().values()) == [2]
+
+
+def test_no_scheduler_at_the_address_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "Client", _refused)
+    with (
+        pytest.raises(
+            hc.InputError, match=r"cluster.address = 'tcp://127.0.0.1:9'.*no Dask"
+        ) as error,
+        cluster.connect(Cluster(kind="address", address="tcp://127.0.0.1:9"), threads=1),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def _refused(address: str, timeout: str) -> Client:
+    raise OSError(f"Timed out trying to connect to {address} after {timeout}")
+
+
+def _square(number: int) -> int:
+    return number * number
+
+
+def test_results_come_in_the_order_of_the_tasks(client: Client) -> None:
+    expected = [n * n for n in range(40)]
+    assert list(schedule.in_order(_square, range(40), client)) == expected
+    assert list(schedule.in_order(_square, range(40))) == expected
+
+
+def test_a_bounded_number_of_tasks_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "threads_of", lambda client: 2)
+    handed_out = 0
+
+    def tasks() -> object:
+        nonlocal handed_out
+        for number in range(50):
+            handed_out += 1
+            yield number
+
+    for done, _ in enumerate(schedule.in_order(_square, tasks())):
+        assert handed_out <= done + 2 * schedule.IN_FLIGHT + 1
+
+
+def _fail(number: int) -> int:
+    if number == 3:
+        raise hc.InputError("three: not wanted; leave it out")
+    return number
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_error_ends_the_job_with_its_message(here: bool, client: Client) -> None:
+    with pytest.raises(hc.InputError, match="three: not wanted"):
+        list(schedule.in_order(_fail, range(50), None if here else client))
+
+
+def test_a_worker_sends_back_only_what_its_tile_holds(client: Client) -> None:
+    labels = np.zeros((64, 64), "u8")
+    labels[40:44, 3:9] = 2**63
+    found = hc.aggregate_stats(np.ones((2, 64, 64), "f4"), labels, "sum", client=client)
+    assert found.X.tolist() == [[24.0, 24.0]]
