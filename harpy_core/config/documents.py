@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from harpy_core.config.models import Case, Config, Origin, Section, section_of
+from harpy_core.config.mistakes import section_of
+from harpy_core.config.models import Case, Config, Origin, Section
 
 SCHEMA = "workflow/schemas/config.schema.yaml"
 DEFAULT = "config/config.yaml"

@@ -1,15 +1,13 @@
-"""The config: its models, and the one-line error that a mistake in it gets.
+"""The sections of the config, each key with its meaning and its rule.
 
 The models are the config's only definition: the JSON schema, the commented default and the table
-of keys are made from them (`python -m harpy_core.config.documents`). Imported
-while the workflow is parsed, so nothing heavy is imported here.
+of keys are made from them (`python -m harpy_core.config.documents`). Imported while the workflow
+is parsed, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -19,13 +17,11 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
-from harpy_core.errors import InputError
+from harpy_core.config.sizes import parse_bytes
 
 Dataset = Literal[
     "ihc",
@@ -50,29 +46,8 @@ ELEMENTS = {
 """Names of the image and the labels in the published stores."""
 STATISTICS: tuple[str, ...] = get_args(StatisticName)
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?i?)B")
-_FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_BINARY_FACTORS = {"ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "i": 1}
-
 _SECRETS = {"key", "secret", "password", "token"}
 _NO_SECRETS = ("anon", "google_default", "cloud")
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as ``48GB`` (1e9) or ``512MiB`` (2**20).
-
-    Raises
-    ------
-    InputError
-        The text is not a size above zero.
-    """
-    match = _BYTES.fullmatch(text.strip())
-    size = 0
-    if match is not None:
-        size = int(float(match[1]) * {**_FACTORS, **_BINARY_FACTORS}[match[2]])
-    if size < 1:
-        raise InputError(f"{text!r}: a size is a number and a unit, such as 48GB or 512MiB")
-    return size
 
 
 def _checked_size(text: str) -> str:
@@ -427,12 +402,6 @@ class Case(Section):
         return self
 
 
-class Unit(Case):
-    """What is measured on its own: a case, or one field of view of it."""
-
-    source: Source
-
-
 class Origin(Section):
     """Where a published dataset comes from instead of its published address: one of three."""
 
@@ -535,178 +504,3 @@ class Config(Section):
         "cluster is a mapping",
         default_factory=Cluster,
     )
-
-
-def units(config: Config) -> dict[str, Unit]:
-    """What is measured on its own, by its folder below the results.
-
-    A case with one source is a unit; of a case with fields of view each field is one.
-    """
-    found = {}
-    for name, case in config.cases.items():
-        settings = {key: getattr(case, key) for key in Case.model_fields}
-        places = {name: case.source} if case.source else {}
-        fields = case.fields or {}
-        places |= {f"{name}/fields/{field}": source for field, source in fields.items()}
-        for place, source in places.items():
-            placed = _placed(source, config.datasets)
-            found[place] = Unit(**{**settings, "source": placed, "fields": None})
-    return found
-
-
-def _placed(source: Source, origins: Mapping[Published, Origin]) -> Source:
-    """A source, the name of a dataset replaced by the store that the config has in its place."""
-    origin = next((origins[name] for name in origins if name == source.uri), None)
-    if origin is None or origin.store is None:
-        return source
-    image, labels = ELEMENTS[source.uri]
-    elements = {"image": source.image or image, "labels": source.labels or labels}
-    return source.model_copy(update={"uri": origin.store, **elements})
-
-
-def key_of(unit: str) -> tuple[str, ...]:
-    """Where the config has the source of a unit."""
-    case, _, field = unit.partition("/fields/")
-    return ("cases", case, "fields", field) if field else ("cases", case, "source")
-
-
-def load(mapping: Mapping[str, Any], file: str) -> Config:
-    """Check a config as it was read from YAML.
-
-    Parameters
-    ----------
-    mapping
-        The config's content.
-    file
-        The file it came from, for the error.
-
-    Raises
-    ------
-    InputError
-        The first mistake, in one line: file, key, value and remedy.
-    """
-    try:
-        return Config.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise InputError(_one_line(error.errors(), mapping, file)) from None
-
-
-def mistake(file: str, path: Iterable[str | int], value: Any, remedy: str) -> InputError:
-    """The error of one key, in one line: file, key, value and remedy."""
-    return InputError(f"{file}: {dotted(path)} = {shown(value)}: {remedy}")
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """A key's path as it is written: ``cases.liver.benchmark.workers[1]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".")
-
-
-def shown(value: Any) -> str:
-    """A value as YAML would have it, in one short line."""
-    named = {None: "null", True: "true", False: "false"}
-    if value is None or isinstance(value, bool):
-        return named[value]
-    text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def suggestion(word: Any, choices: Iterable[str]) -> str:
-    """`` (did you mean …?)`` for the nearest choice, or nothing."""
-    near = difflib.get_close_matches(str(word), list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
-    # A mistyped key is often why another one is missing: tell of it first.
-    error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
-    path = _written(error["loc"], mapping)
-    section, rule = _definition(path)
-    if error["type"] == "extra_forbidden":
-        known = list(section.model_fields)
-        near = suggestion(path[-1], known)
-        remedy = f"there is no such key{near or '; there are ' + ', '.join(known)}"
-    elif error["type"] == "missing":
-        return f"{file}: {dotted(path)} is missing: {rule}"
-    elif error["type"] == "source":
-        return f"{file}: {dotted((*path, 'source'))} is missing: {error['msg']}"
-    elif error["type"] == "secret":
-        return f"{file}: {dotted(path)}: {error['msg']}"
-    elif error["type"] in ("repeated", "address", "together"):
-        remedy = error["msg"]
-    elif error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
-        remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
-    elif error["loc"][-1:] == ("[key]",):
-        what = "case" if path[-2:-1] == ("cases",) else "field"
-        remedy = f"a {what}'s name is made of letters, digits, - and _"
-    else:
-        choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-        remedy = f"{rule}{suggestion(error['input'], choices)}"
-    return str(mistake(file, path, _value_at(mapping, path), remedy))
-
-
-def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, ...]:
-    """An error's place as the user wrote it, without the names pydantic gives to alternatives."""
-    path: list[str | int] = []
-    value = mapping
-    for part in location:
-        if part == "[key]" or (isinstance(part, str) and not isinstance(value, Mapping)):
-            continue
-        path.append(part)
-        value = _value_at(value, (part,))
-    return tuple(path)
-
-
-def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:
-    """What the user wrote at a path, as far as the path leads."""
-    value = mapping
-    for part in path:
-        try:
-            value = value[part]
-        except (LookupError, TypeError):
-            return value
-    return value
-
-
-_BY_NAME: dict[str, tuple[type[Section], str]] = {
-    "cases": (Case, "a case is a mapping with a source"),
-    "fields": (Source, "a field is a mapping with a uri"),
-    "datasets": (Origin, "give one of mirror, archive and store"),
-}
-"""The keys that hold sections by name, and the rule of such a section."""
-
-
-def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
-    """The section that holds a key, and the rule of the nearest field that has one."""
-    section: type[Section] = Config
-    model: type[Section] | None = Config
-    rule = "the config is a mapping"
-    parts = list(path)
-    while parts and model is not None:
-        section = model
-        name = str(parts.pop(0))
-        field = model.model_fields.get(name)
-        if field is None:
-            break
-        rule = rule_of(field)
-        model = section_of(field.annotation)
-        if name in _BY_NAME and parts:
-            parts.pop(0)
-            model, rule = _BY_NAME[name]
-    return section, rule
-
-
-def rule_of(field: FieldInfo) -> str:
-    """The rule a field's value follows."""
-    extra = field.json_schema_extra
-    return str(extra["rule"]) if isinstance(extra, dict) else ""
-
-
-def section_of(annotation: Any) -> type[Section] | None:
-    """The section a field holds, if it holds one."""
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None

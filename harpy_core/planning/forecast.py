@@ -15,18 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harpy_core.config.models import (
-    DATASETS,
-    Aggregate,
-    Case,
-    Cluster,
-    Config,
-    Extract,
-    Tile,
-    Unit,
-    parse_bytes,
-    units,
-)
+from harpy_core.config.cases import ImageCase, image_cases
+from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Config, Extract, Tile
+from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.extract.settings import CropSettings
@@ -66,7 +57,9 @@ class Row:
 def table(config: Config, results: Path = Path("results")) -> str:
     """The plan of every case and stage as text, with what does not fit below it."""
     rows = [
-        row for name, unit in units(config).items() for row in _rows(name, unit, config, results)
+        row
+        for name, unit in image_cases(config).items()
+        for row in _rows(name, unit, config, results)
     ]
     lines = [_HEADS, *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -230,17 +223,7 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def amount(size: int) -> str:
-    """Bytes as people read them, in powers of 1,000."""
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.4g} TB"
-
-
-def case_raster(name: str, case: Unit, results: Path) -> tuple[RasterInfo, int | None]:
+def case_raster(name: str, case: ImageCase, results: Path) -> tuple[RasterInfo, int | None]:
     """The raster that a case will work on, and its instances where they are known.
 
     Found where the workflow has described it; else the source's, as it is on disk or, for a
@@ -254,7 +237,7 @@ def case_raster(name: str, case: Unit, results: Path) -> tuple[RasterInfo, int |
     return _tiled(*_source_raster(case), case)
 
 
-def _source_raster(case: Unit) -> tuple[RasterInfo, int | None]:
+def _source_raster(case: ImageCase) -> tuple[RasterInfo, int | None]:
     if case.source.uri in DATASETS:
         return _foretold(case.source.uri, case.source.channels)
     return describe_source({**case.source.model_dump(), "dataset": None}), None
@@ -296,7 +279,7 @@ def _tiled(info: RasterInfo, instances: int | None, case: Case) -> tuple[RasterI
     return tiled, None if instances is None else math.ceil(instances * repeats)
 
 
-def _rows(name: str, case: Unit, config: Config, results: Path) -> Iterator[Row]:
+def _rows(name: str, case: ImageCase, config: Config, results: Path) -> Iterator[Row]:
     info, instances = case_raster(name, case, results)
     free = free_disk(results)
     each = config.cluster.threads_per_worker or THREADS_PER_WORKER
@@ -307,7 +290,7 @@ def _rows(name: str, case: Unit, config: Config, results: Path) -> Iterator[Row]
 
 
 def _plans(
-    name: str, case: Unit, info: RasterInfo, instances: int | None, results: Path
+    name: str, case: ImageCase, info: RasterInfo, instances: int | None, results: Path
 ) -> Iterator[Plan]:
     if case.tile is not None:
         yield _tile_plan(_source_raster(case)[0], info, case.tile)
@@ -401,7 +384,7 @@ def _sweep_rows(
 
 def _misfits(row: Row, config: Config) -> Iterator[str]:
     """Why a planned stage does not fit, if it does not."""
-    sweep = units(config)[row.case].benchmark
+    sweep = image_cases(config)[row.case].benchmark
     if " x " in row.plan.stage and sweep is not None:
         if row.worker_bytes > parse_bytes(sweep.memory_limit):
             yield (

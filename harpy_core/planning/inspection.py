@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harpy_core.config.models import DATASETS, Config, Source, units
+from harpy_core.config.cases import image_cases
+from harpy_core.config.models import DATASETS, Config, Source
 from harpy_core.datasets import REGISTRY, Dataset
 
 
@@ -27,9 +28,9 @@ def inspect(config: Config, data: Path = Path("data")) -> tuple[str, list[str]]:
         One line for each source that cannot be used.
     """
     blocks, problems = [], []
-    for name, unit in units(config).items():
-        lines, problem = _look_into(unit.source, data)
-        blocks.append("\n".join([f"{name}: {unit.source.uri}", *(f"  {line}" for line in lines)]))
+    for name, case in image_cases(config).items():
+        lines, problem = _look_into(case.source, data)
+        blocks.append("\n".join([f"{name}: {case.source.uri}", *(f"  {line}" for line in lines)]))
         if problem is not None:
             problems.append(f"{name}: {problem}")
     return "\n\n".join(blocks), problems

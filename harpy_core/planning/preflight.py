@@ -14,17 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from harpy_core.config.models import (
-    DATASETS,
-    Benchmark,
-    Config,
-    Origin,
-    Source,
-    key_of,
-    mistake,
-    suggestion,
-    units,
-)
+from harpy_core.config.cases import image_cases, key_of
+from harpy_core.config.mistakes import mistake, suggestion
+from harpy_core.config.models import DATASETS, Benchmark, Config, Origin, Source
 from harpy_core.raster.info import METADATA, PROTOCOLS
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -91,8 +83,8 @@ def check(config: Config, file: str) -> None:
     """
     for dataset, origin in config.datasets.items():
         _check_origin(origin, file, ("datasets", dataset))
-    for name, unit in units(config).items():
-        _check_source(unit.source, file, key_of(name))
+    for name, image in image_cases(config).items():
+        _check_source(image.source, file, key_of(name))
     for name, case in config.cases.items():
         index = case.extract.index if case.extract else None
         if isinstance(index, str) and not Path(index).is_file():

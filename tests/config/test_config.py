@@ -12,18 +12,11 @@ from typing import Any, get_args
 
 import pytest
 
+from harpy_core.config.cases import image_cases
 from harpy_core.config.documents import DEFAULT_CONFIG, generated
-from harpy_core.config.models import (
-    DATASETS,
-    STATISTICS,
-    Benchmark,
-    Config,
-    Engine,
-    Stage,
-    load,
-    parse_bytes,
-    units,
-)
+from harpy_core.config.mistakes import load
+from harpy_core.config.models import DATASETS, STATISTICS, Benchmark, Config, Engine, Stage
+from harpy_core.config.sizes import parse_bytes
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
 
@@ -286,7 +279,7 @@ def test_a_store_takes_the_place_of_a_published_dataset(tmp_path: Path) -> None:
     mapping["datasets"] = {"macsima-tonsil": {"store": str(place)}}
     config = load(mapping, FILE)
     preflight.check(config, FILE)
-    source = units(config)["liver"].source
+    source = image_cases(config)["liver"].source
     assert (source.uri, source.image, source.labels) == (
         str(place),
         "image_tiled",

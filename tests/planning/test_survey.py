@@ -13,7 +13,8 @@ import zarr
 from stores import NAMES, cells, ome_zarr, pixels, plain, tiffs
 from zarr.codecs import BloscCodec
 
-from harpy_core.config.models import DATASETS, load
+from harpy_core.config.mistakes import load
+from harpy_core.config.models import DATASETS
 from harpy_core.planning.inspection import inspect
 from harpy_core.planning.survey import survey
 

@@ -16,7 +16,7 @@ from servers import Bucket, files_served, s3_served
 from stores import cells, ome_zarr, pixels, plain, tiffs
 
 from harpy_core import open_crops
-from harpy_core.config.models import load
+from harpy_core.config.mistakes import load
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
 from harpy_core.storage.manifest import read_manifest

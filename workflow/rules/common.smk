@@ -17,14 +17,10 @@ os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
 from harpy_core import provenance
 
 from harpy_core.planning import preflight
-from harpy_core.config.models import (
-    DATASETS,
-    Aggregate,
-    Extract,
-    load,
-    parse_bytes,
-    units,
-)
+from harpy_core.config.models import DATASETS, Aggregate, Extract
+from harpy_core.config.mistakes import load
+from harpy_core.config.sizes import parse_bytes
+from harpy_core.config.cases import image_cases
 from harpy_core.extract.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
@@ -47,7 +43,7 @@ def checked_config():
 
 CONFIG = checked_config()
 # What is measured on its own, by its folder: a case, or a field of view of one.
-UNITS = units(CONFIG)
+IMAGES = image_cases(CONFIG)
 FIELDS = {name: case.fields for name, case in CONFIG.cases.items() if case.fields}
 
 
@@ -58,7 +54,7 @@ def any_of(names):
 
 def case_of(wildcards):
     """The case, or the field of view of one, that a job belongs to."""
-    return UNITS[wildcards.case]
+    return IMAGES[wildcards.case]
 
 
 def plain(section):
@@ -233,7 +229,7 @@ def all_manifests():
 def all_figures():
     """Every picture that the config's cases come with."""
     drawn = []
-    for name, case in UNITS.items():
+    for name, case in IMAGES.items():
         sweeps = case.benchmark.stages if case.benchmark else []
         figures = ["tissue", *map(STAGE_FIGURES.get, stages_done(case)), *sweeps]
         drawn += [f"results/{name}/figures/{figure}.png" for figure in figures]

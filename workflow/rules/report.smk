@@ -98,7 +98,7 @@ rule figure_heatmap:
     log:
         "logs/{case}/figure_heatmap.log",
     wildcard_constraints:
-        case=any_of([*UNITS, *FIELDS]),
+        case=any_of([*IMAGES, *FIELDS]),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
