@@ -37,7 +37,7 @@ test: lint types pytest
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
 types: setup
@@ -63,7 +63,7 @@ tissue-figure: setup
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/snakefmt workflow
+	$(BIN)/snakefmt Snakefile workflow
 
 lock: | $(UV)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \

@@ -91,7 +91,7 @@ def working_folder(folder: Path, cluster: dict[str, Any] | None = None) -> Path:
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the workflow in a folder; what comes last of `arguments` are the files to make."""
-    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     call = [*start, "--configfile", "config.yaml", *arguments]
     return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=600)
 

@@ -18,8 +18,7 @@ Ended = subprocess.CompletedProcess[str]
 
 def command(*arguments: str, cores: int = 2) -> list[str]:
     """A call of the workflow in the working directory, on its ``config.yaml``."""
-    snakefile = str(ROOT / "workflow" / "Snakefile")
-    start = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
+    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     return [*start, "--configfile", "config.yaml", "--cores", str(cores), *arguments]
 
 
@@ -44,7 +43,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def rules_of(output: str) -> set[str]:
-    """Names in Snakemake's table of jobs, but for ``all``."""
+    """Names in Snakemake's table of jobs, but for the default one."""
     _, _, after = output.partition("Job stats:\n")
     rows = [line.split() for line in after.split("\n\n")[0].splitlines()[2:]]
-    return {row[0] for row in rows if len(row) == 2} - {"all", "total"}
+    return {row[0] for row in rows if len(row) == 2} - {"all", "default", "total"}

@@ -7,12 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-# Not workflow.basedir: another workflow may include this one.
+# Not workflow.basedir: another workflow may import this one, from an address too. A checkout's
+# jobs import its package, whichever environment they run in; others import the installed one.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-sys.path.insert(0, str(ROOT))
-# Jobs import this checkout's package too, whichever environment they run in.
-PYTHON_PATH = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-os.environ.update(PYTHONPATH=os.pathsep.join(PYTHON_PATH))
+if (ROOT / "harpy_core").is_dir():
+    sys.path.insert(0, str(ROOT))
+    PYTHON_PATH = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    os.environ.update(
+        PYTHONPATH=os.pathsep.join(PYTHON_PATH), HARPY_CORE_SOURCE=str(ROOT)
+    )
 
 from harpy_core import provenance
 
@@ -214,6 +217,15 @@ def of_fields(file):
         return [f"{folder}/{field}/{file}" for field in FIELDS[wildcards.case]]
 
     return files
+
+
+def own_start():
+    """The arguments that start this Snakemake once more: its Snakefile and its config."""
+    files = [str(file) for file in workflow.overwrite_configfiles or ()]
+    given = workflow.config_settings.config_args or ()
+    start = ["--snakefile", workflow.main_snakefile]
+    start += ["--configfile", *files] if files else []
+    return start + (["--config", *given] if given else [])
 
 
 def all_manifests():

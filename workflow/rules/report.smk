@@ -7,6 +7,7 @@ rule plan:
     """Tasks, bytes, memory and free disk, case by case, before anything runs (only printed)."""
     log:
         "logs/plan.log",
+    localrule: True
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -21,6 +22,7 @@ rule check:
     """What is found in every case's source, without running anything else (only printed)."""
     log:
         "logs/check.log",
+    localrule: True
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -140,6 +142,7 @@ rule figures:
     """Every picture of every case."""
     input:
         all_figures(),
+    localrule: True
 
 
 rule report:
@@ -150,10 +153,13 @@ rule report:
         report="results/report.zip",
     log:
         "logs/report.log",
+    localrule: True
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
+    params:
+        start=own_start(),
     script:
         "../../scripts/report.py"
