@@ -25,6 +25,7 @@ def end_with_parent() -> None:
     """End this process's whole group once its input closes: its parent is gone."""
 
     def wait_for_end() -> None:
+        # The bare system call: a reader of sys.stdin would hold its lock at interpreter exit.
         while os.read(0, 1):
             pass
         os.killpg(0, signal.SIGKILL)

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import platform
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import harpy_core
+from harpy_core.benchmark.peer import end_with_parent
 from harpy_core.benchmark.sweep import INPUT_ERROR_STATUS, RunSpec, StageReport
 from harpy_core.errors import InputError
 from harpy_core.extract.settings import CropSettings
@@ -32,18 +30,6 @@ from harpy_core.storage.manifest import write_json
 
 if TYPE_CHECKING:
     from distributed import Client
-
-
-def end_with_parent() -> None:
-    """End this process's whole group once its input closes: its parent is gone."""
-
-    def wait_for_end() -> None:
-        # The bare system call: a reader of sys.stdin would hold its lock at interpreter exit.
-        while os.read(0, 1):
-            pass
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 def run_stage(spec: RunSpec, scratch: Path) -> StageReport:

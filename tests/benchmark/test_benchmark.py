@@ -27,10 +27,12 @@ spec_path, report_path = sys.argv[-2:]
 spec = json.load(open(spec_path))
 time.sleep(0.3)
 started = time.monotonic()
+began = time.process_time()
 block = bytearray(b"x") * 150_000_000
 burnt = time.process_time()
 while time.process_time() < burnt + 0.5: pass
 ended = time.monotonic()
+used = time.process_time() - began
 json.dump(dict(started=started, ended=ended, pixels=2_000_000_000, tasks=7,
                software="stand-in 1", python=platform.python_version()), open(report_path, "w"))
 """
@@ -76,7 +78,8 @@ def row_file(path: Path, **fields: object) -> Path:
 
 def test_row_tells_what_the_stage_used(tmp_path: Path, stand_in: StandIn) -> None:
     out = tmp_path / "run" / "numba-1-0.json"
-    measure(spec_with(stand_in(WORK)), out, interval=0.02)
+    log = tmp_path / "run.log"
+    measure(spec_with(stand_in(WORK + "print(used)")), out, log=log, interval=0.02)
     row = Row(**json.loads(out.read_text()))
     assert (row.case, row.stage, row.engine, row.workers, row.tasks) == (
         "tissue",
@@ -88,7 +91,7 @@ def test_row_tells_what_the_stage_used(tmp_path: Path, stand_in: StandIn) -> Non
     assert row.wall_s > 0.5
     assert row.gigapixels_per_s == pytest.approx(2 / row.wall_s, rel=1e-3)
     assert 0.15 < row.peak_rss_gb < 0.22
-    assert row.mean_cpu_percent / 100 * row.wall_s == pytest.approx(0.55, abs=0.2)
+    assert row.mean_cpu_percent / 100 * row.wall_s == pytest.approx(float(log.read_text()), abs=0.1)
     assert row.software == "stand-in 1"
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
@@ -157,7 +160,7 @@ def test_measured_processes_end_with_an_interrupted_parent(
     pids = tmp_path / "pids"
     python = stand_in(
         "import os, sys, time, subprocess\n"
-        "from harpy_core.benchmark.process import end_with_parent\n"
+        "from harpy_core.benchmark.peer import end_with_parent\n"
         "end_with_parent()\n"
         "grandchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{grandchild.pid}}\\n')\n"
@@ -169,15 +172,15 @@ def test_measured_processes_end_with_an_interrupted_parent(
         f"measure(RunSpec.from_json({str(tmp_path / 'spec.json')!r}), {str(tmp_path / 'row')!r})\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (pids.exists() and pids.read_text().endswith("\n")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     children = [int(pid) for pid in pids.read_text().split()]
     parent.send_signal(number)
-    parent.wait(timeout=20)
+    parent.wait(timeout=60)
     while any(map(_is_running, children)):
-        assert time.monotonic() < deadline + 10
+        assert time.monotonic() < deadline + 60
         time.sleep(0.05)
     assert not (tmp_path / "row").exists()
     assert (tmp_path / ".row.partial").exists() == (number == signal.SIGKILL)
