@@ -5,10 +5,12 @@
 # make test-gpu    the engine cupy on an NVIDIA GPU, its memory checked by compute-sanitizer where
 #                  that is installed (CUDA=12 for an older driver)
 # make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
+# make test-package  the wheel alone, in empty environments on every Python there is (PYTHONS=…)
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run tissue-figure test lint types pytest test-torch test-gpu test-slurm format lock clean
+.PHONY: setup run tissue-figure test lint types pytest test-torch test-gpu test-slurm test-package \
+	format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -19,6 +21,9 @@ CORES ?= all
 # The machine's own Python; none is downloaded.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Those of 3.11 to 3.13 that are on this machine.
+PYTHONS ?= $(shell for v in 3.11 3.12 3.13; do \
+	$(UV) python find --no-project $$v >/dev/null 2>&1 && echo $$v; done)
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
 # Certificates that the machine trusts, where a proxy stands before the package index.
@@ -56,6 +61,18 @@ test-gpu: $(CUDA_VENV)/.ready
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+# The sdist is made from the tree, the wheel from the sdist; no test runs inside the checkout.
+test-package: | $(UV)
+	rm -rf dist build/package
+	$(UV) build --quiet --out-dir dist
+	for v in $(PYTHONS); do \
+		$(UV) venv --quiet --python $$v build/package/$$v \
+			&& $(UV) pip install --quiet --python build/package/$$v dist/*.whl \
+			&& work=$$(mktemp -d) && cp tests/package/installed.py $$work \
+			&& (cd $$work && $(CURDIR)/build/package/$$v/bin/python -I installed.py $$work) \
+			&& rm -rf $$work || exit 1; \
+	done
 
 tissue-figure: setup
 	$(BIN)/python benchmarks/tissue.py docs/synthetic-tissue.png $(if $(HUBMAP),--hubmap $(HUBMAP))

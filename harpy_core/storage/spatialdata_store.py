@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -41,12 +40,8 @@ def create(path: str | os.PathLike[str]) -> zarr.Group:
     root = zarr.create_group(
         os.fspath(path),
         zarr_format=3,
-        attributes={
-            "spatialdata_attrs": {
-                "version": _CONTAINER,
-                "spatialdata_software_version": version("spatialdata"),
-            }
-        },
+        # SpatialData would add its own version, as the writer; it need not be installed here.
+        attributes={"spatialdata_attrs": {"version": _CONTAINER}},
     )
     root.create_group("images")
     root.create_group("labels")
