@@ -40,7 +40,7 @@ from common import (
 
 import harpy_core as hc
 from harpy_core.instances.finding import find_instances
-from harpy_core.kernels import compiled, gpu, gpu_trouble
+from harpy_core.kernels import ENGINES, compiled, gpu
 from harpy_core.raster import Raster
 from harpy_core.running import cluster
 from harpy_core.tiles.runs import RunTable, encode_runs
@@ -240,7 +240,7 @@ def main() -> str | None:
     parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
     with_gpu = not options.processor
-    if with_gpu and (trouble := gpu_trouble()):
+    if with_gpu and (trouble := ENGINES["cupy"].trouble()):
         return f"nothing was measured: {trouble}; --processor takes the figures that need none"
     options.data.mkdir(parents=True, exist_ok=True)
     dense = tissue_store(options.data, "dense", SHAPE, DENSE, ("lz4", "zstd"))

@@ -53,9 +53,9 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture(scope="session")
 def gpu() -> None:
     """A GPU; asked for by tests that are marked so."""
-    from harpy_core.kernels import gpu_trouble
+    from harpy_core.kernels import ENGINES
 
-    trouble = gpu_trouble()
+    trouble = ENGINES["cupy"].trouble()
     if trouble is not None:
         pytest.fail(trouble)
 

@@ -13,11 +13,11 @@ ROOT = Path(harpy_core.__file__).parent
 ROOMS = (
     "errors",
     "provenance",
-    "config",
     "tiles",
-    "storage",
     "kernels",
     "statistics",
+    "config",
+    "storage",
     "raster",
     "running",
     "tiling",

@@ -12,7 +12,7 @@ import numpy as np
 
 from harpy_core import __version__
 from harpy_core.errors import InputError
-from harpy_core.instances.finding import GeometryTable, InstanceIndex, Instances
+from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.kernels import layout
 from harpy_core.raster.reading import check_arrays, delivered, is_dask, unwrapped
@@ -73,11 +73,13 @@ class StatisticsTable:
         Whether statistics beyond sum and count are wanted.
     channels
         First channel, and one past the last.
+    engine
+        Whose index of labels is used.
     """
 
-    def __init__(self, dtype: np.dtype, full: bool, channels: tuple[int, int]) -> None:
+    def __init__(self, dtype: np.dtype, full: bool, channels: tuple[int, int], engine: str) -> None:
         self._first = channels[0]
-        self._index = InstanceIndex()
+        self._index = kernels_of(engine).LabelIndex()
         self._geometry = GeometryTable()
         self._sums = PixelSums.empty(dtype, full, 0, channels[1] - channels[0])
 
@@ -292,7 +294,7 @@ class Aggregation:
         )
         work = partial(measure_tile, engine=self.engine, full=self.full, ignore_nan=self.ignore_nan)
         dtype = delivered(np.dtype(self.image.dtype))
-        table = StatisticsTable(dtype, self.full, (edges[0], edges[-1]))
+        table = StatisticsTable(dtype, self.full, (edges[0], edges[-1]), self.engine)
         for task, part in schedule.results(work, tasks, client):
             if part is not None:
                 table.add(part)

@@ -22,19 +22,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import harpy_core
 from harpy_core.benchmark.profiling import ProcessTreeSampler, ProcessTreeSummary
+from harpy_core.config.models import MEASURED, PEER
 from harpy_core.errors import InputError
 from harpy_core.storage.manifest import write_json
 
-if TYPE_CHECKING:
-    pass
-
 STAGES = ("aggregate", "extract")
-PEER = "harpy"
-ENGINES = ("numba", "numpy", "cupy", PEER)
 
 _GB = 1e9
 INPUT_ERROR_STATUS = 2
@@ -91,8 +87,8 @@ class RunSpec:
         object.__setattr__(self, "stats", tuple(self.stats))
         if self.stage not in STAGES:
             raise InputError(f"stage = {self.stage!r}: use one of {', '.join(STAGES)}")
-        if self.engine not in ENGINES:
-            raise InputError(f"engine = {self.engine!r}: use one of {', '.join(ENGINES)}")
+        if self.engine not in MEASURED:
+            raise InputError(f"engine = {self.engine!r}: use one of {', '.join(MEASURED)}")
         for name in ("workers", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")

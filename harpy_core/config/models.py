@@ -8,7 +8,7 @@ is parsed, so nothing heavy is imported here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.sizes import parse_bytes
+from harpy_core.kernels.registry import AUTO, ENGINES
 
 Dataset = Literal[
     "ihc",
@@ -35,8 +36,16 @@ Published = Literal["macsima-tonsil", "merscope-liver"]
 StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
 Stage = Literal["aggregate", "extract"]
 Codec = Literal["lz4", "zstd", "none"]
-Engine = Literal["numba", "numpy", "cupy", "harpy"]
-StageEngine = Literal["auto", "numba", "numpy", "cupy"]
+PEER = "harpy"
+"""What else a benchmark measures: the peer, in an environment of its own."""
+MEASURED = (*ENGINES, PEER)
+
+if TYPE_CHECKING:
+    MeasuredEngine = str
+    StageEngine = str
+else:
+    MeasuredEngine = Literal[MEASURED]
+    StageEngine = Literal[AUTO, *ENGINES]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
 ELEMENTS = {
@@ -321,10 +330,10 @@ class Benchmark(Section):
         "stages are aggregate and extract, each at most once",
         default_factory=lambda: ["aggregate", "extract"],
     )
-    engines: Annotated[list[Engine], Field(min_length=1), Unlike] = key(
-        "Kernels to measure: numba, numpy, cupy, or harpy (the peer, see peer_python).",
-        "engines are numba, numpy, cupy and harpy, each at most once",
-        default_factory=lambda: ["numba"],
+    engines: Annotated[list[MeasuredEngine], Field(min_length=1), Unlike] = key(
+        f"Kernels to measure: {', '.join(ENGINES)}, or {PEER} (the peer, see peer_python).",
+        f"engines are {', '.join(ENGINES)} and {PEER}, each at most once",
+        default_factory=lambda: [next(iter(ENGINES))],
     )
     workers: Annotated[
         StageWorkers,
@@ -380,8 +389,8 @@ class Case(Section):
     engine: StageEngine = key(
         "Kernels of all its stages: cupy is an NVIDIA GPU for each worker, numba the processor; "
         "auto: cupy where every worker has a GPU that works, else numba.",
-        "engines are auto, numba, numpy and cupy",
-        default="auto",
+        f"engines are {', '.join((AUTO, *ENGINES))}",
+        default=AUTO,
     )
     benchmark: Benchmark | None = key(
         "Measure both stages over a range of workers; left out: not done.",

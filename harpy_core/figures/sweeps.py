@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from harpy_core.config.models import MEASURED
 from harpy_core.errors import InputError
 from harpy_core.figures import style
 
@@ -37,12 +39,7 @@ _PANELS = (
     _Panel("peak_cpu_percent", "Peak CPU", "% of a core"),
     _Panel("mean_cpu_percent", "Average CPU", "% of a core"),
 )
-_COLOUR = {
-    "numba": style.SERIES[0],
-    "numpy": style.SERIES[1],
-    "cupy": style.SERIES[2],
-    "harpy": style.SERIES[3],
-}
+_COLOUR = dict(zip(MEASURED, cycle(style.SERIES), strict=False))
 _PUBLISHED_COLOUR = "#9a9a9a"
 
 

@@ -13,7 +13,6 @@ import zarr
 
 from harpy_core.errors import InputError
 from harpy_core.kernels import engine as kernels_of
-from harpy_core.kernels.compiled import rehash, rows_of
 from harpy_core.raster.reading import check_arrays, is_dask, unwrapped
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
@@ -94,40 +93,6 @@ class Instances:
         return cls(*(np.asarray(array[...]) for array in arrays))
 
 
-class InstanceIndex:
-    """Rows for instances in the order in which they are met."""
-
-    def __init__(self) -> None:
-        self._keys, self._rows = rehash(np.empty(0, np.uint64), 0, 1024)
-        self._ids = np.empty(512, np.uint64)
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def ids(self) -> np.ndarray:
-        """(rows,) uint64 label of each row."""
-        return self._ids[: self._count]
-
-    def rows(self, ids: np.ndarray) -> np.ndarray:
-        """Row of each label; labels met for the first time get the next ones.
-
-        Parameters
-        ----------
-        ids
-            uint64, each at most once.
-        """
-        needed = self._count + len(ids)
-        if needed > len(self._ids):
-            self._ids = np.concatenate([self.ids, np.empty(max(needed, self._count), np.uint64)])
-        if 2 * needed > len(self._keys):
-            size = 1 << int(4 * needed - 1).bit_length()
-            self._keys, self._rows = rehash(self._ids, self._count, size)
-        rows, self._count = rows_of(ids, self._keys, self._rows, self._ids, self._count)
-        return rows
-
-
 class GeometryTable:
     """Geometries of tiles, merged by row."""
 
@@ -202,8 +167,9 @@ def find_instances(
     labels = unwrapped(labels)
     check_arrays(None, labels)
     tasks = lazy_label_tasks(labels) if is_dask(labels) else label_tasks(labels, strict)
-    locate = partial(_locate, engine=engines.resolved(engine, client))
-    index, table = InstanceIndex(), GeometryTable()
+    engine = engines.resolved(engine, client)
+    locate = partial(_locate, engine=engine)
+    index, table = kernels_of(engine).LabelIndex(), GeometryTable()
     with track(int(np.prod(labels.shape)), "instances", enabled=progress) as bar:
         for task, part in schedule.results(locate, tasks, client):
             if part is not None:

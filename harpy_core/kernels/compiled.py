@@ -14,8 +14,6 @@ import numpy as np
 from harpy_core.kernels import layout
 from harpy_core.kernels.layout import LONGEST_RUN, bias_of, family_of
 
-NAME = "numba"
-
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
@@ -62,6 +60,40 @@ def rows_of(ids: Any, keys: Any, rows: Any, known: Any, count: Any) -> Any:
             known[count] = ids[i]
             count += 1
     return found, count
+
+
+class LabelIndex:
+    """Rows for labels, in the order in which they are met; see `reference.LabelIndex`."""
+
+    def __init__(self) -> None:
+        self._keys, self._rows = rehash(np.empty(0, np.uint64), 0, 1024)
+        self._ids = np.empty(512, np.uint64)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(rows,) uint64 label of each row."""
+        return self._ids[: self._count]
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Row of each label; labels met for the first time get the next ones.
+
+        Parameters
+        ----------
+        ids
+            uint64, each at most once.
+        """
+        needed = self._count + len(ids)
+        if needed > len(self._ids):
+            self._ids = np.concatenate([self.ids, np.empty(max(needed, self._count), np.uint64)])
+        if 2 * needed > len(self._keys):
+            size = 1 << int(4 * needed - 1).bit_length()
+            self._keys, self._rows = rehash(self._ids, self._count, size)
+        rows, self._count = rows_of(ids, self._keys, self._rows, self._ids, self._count)
+        return rows
 
 
 # Arrays that are reassigned inside a loop cost atomic reference counts in every turn of it (50 ns a

@@ -20,14 +20,12 @@ import numpy as np
 
 from harpy_core.errors import InputError
 from harpy_core.kernels import layout
-from harpy_core.kernels.compiled import by_slot, geometry, number
+from harpy_core.kernels.compiled import LabelIndex, by_slot, geometry, number
 from harpy_core.kernels.layout import LONGEST_RUN, family_of
 from harpy_core.kernels.reference import cut
 from harpy_core.tiles.scratch import allocate_with, filling, scratch
 
-__all__ = ["NAME", "encode", "gather", "geometry", "powers", "reduce", "trouble"]
-
-NAME = "cupy"
+__all__ = ["LabelIndex", "encode", "gather", "geometry", "powers", "reduce", "trouble"]
 
 SOURCE = Path(__file__).with_name("gpu.cu")
 OPTIONS = ("--std=c++17",)

@@ -13,10 +13,36 @@ import numpy as np
 from harpy_core.kernels import layout
 from harpy_core.kernels.layout import LONGEST_RUN, bias_of, family_of
 
-NAME = "numpy"
-
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
+
+
+class LabelIndex:
+    """Rows for labels, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(rows,) uint64 label of each row."""
+        return np.fromiter(self._rows, np.uint64, len(self._rows))
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Row of each label; labels met for the first time get the next ones.
+
+        Parameters
+        ----------
+        ids
+            uint64, each at most once.
+        """
+        rows = self._rows
+        return np.fromiter(
+            (rows.setdefault(label, len(rows)) for label in ids.tolist()), np.int64, len(ids)
+        )
 
 
 def encode(

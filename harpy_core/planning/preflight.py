@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from harpy_core.config.cases import image_cases, key_of
 from harpy_core.config.mistakes import mistake, suggestion
-from harpy_core.config.models import DATASETS, Benchmark, Config, Origin, Source
+from harpy_core.config.models import DATASETS, PEER, Benchmark, Config, Origin, Source
 from harpy_core.raster.info import METADATA, PROTOCOLS
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -297,7 +297,7 @@ def _check_channels(there: list[str], source: Source, file: str, path: tuple[str
 
 
 def _check_peer(sweep: Benchmark, file: str, path: tuple[str, ...]) -> None:
-    if "harpy" not in sweep.engines:
+    if PEER not in sweep.engines:
         return
     python = sweep.peer_python
     if python is None or not os.access(python, os.X_OK):
@@ -305,5 +305,5 @@ def _check_peer(sweep: Benchmark, file: str, path: tuple[str, ...]) -> None:
             file,
             (*path, "peer_python"),
             python,
-            "the engine harpy needs the Python of an environment made from envs/peer.yaml",
+            f"the engine {PEER} needs the Python of an environment made from envs/peer.yaml",
         )

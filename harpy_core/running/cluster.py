@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
-from harpy_core import kernels
 from harpy_core.errors import InputError
+from harpy_core.kernels.registry import has_gpus, usable
 
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
@@ -79,7 +79,7 @@ def gpus_of(engine: str) -> list[str]:
     InputError
         The engine needs one, and there is none.
     """
-    return kernels.gpus() if kernels.engine(engine).NAME == "cupy" else []
+    return usable(engine).gpus()
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def _slurm(cluster: Cluster, limit: str | int | None, engine: str) -> Iterator[C
         )
     threads = cluster.threads_per_worker or THREADS_PER_WORKER
     directives = dask.config.get("jobqueue.slurm.job-extra-directives", None) or []
-    if engine == "cupy":
+    if has_gpus(engine):
         directives = [*directives, "--gres=gpu:1"]
     alone = "distributed.scheduler.no-workers-timeout"
     with (

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from harpy_core.errors import InputError
-from harpy_core.kernels import checked, gpu_room, gpu_trouble
+from harpy_core.kernels.registry import AUTO, ENGINES, Engine, checked, on
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -15,31 +15,41 @@ _logger = logging.getLogger("harpy_core")
 
 
 def resolved(name: str, client: Client | None = None) -> str:
-    """The engine that the tasks of a job will use: ``numpy``, ``numba`` or ``cupy``.
+    """The engine that the tasks of a job will use, by its name in `kernels.registry.ENGINES`.
 
     Parameters
     ----------
     name
-        What was asked for; ``auto`` is ``cupy`` where every worker has a GPU that works, else
-        ``numba``.
+        What was asked for; ``auto`` is an engine of GPUs where every worker has one that works,
+        else the first of the processor's.
     client
         The workers; None is this process.
 
     Raises
     ------
     InputError
-        A name that is no engine, or ``cupy`` where a worker has no GPU.
+        A name that is no engine, or an engine that a worker cannot use.
     """
-    if checked(name) in ("auto", "cupy"):
-        troubles = _troubles(client)
-        if name == "cupy" and troubles:
-            raise InputError(f"engine = 'cupy': {troubles[0]}")
-        engine = "numba" if troubles else "cupy"
-        if name == "auto" and troubles:
-            _logger.info("engine: numba (auto: %s)", troubles[0])
-            return engine
-        name = engine
+    if checked(name) == AUTO:
+        return _chosen(client)
+    troubles = _troubles(ENGINES[name], client)
+    if troubles:
+        raise InputError(f"engine = {name!r}: {troubles[0]}")
     _logger.info("engine: %s", name)
+    return name
+
+
+def _chosen(client: Client | None) -> str:
+    """What ``auto`` is."""
+    why = []
+    for engine in on("gpu"):
+        troubles = _troubles(engine, client)
+        if not troubles:
+            _logger.info("engine: %s", engine.name)
+            return engine.name
+        why.append(troubles[0])
+    name = on("cpu")[0].name
+    _logger.info("engine: %s (auto: %s)", name, "; ".join(why))
     return name
 
 
@@ -53,15 +63,19 @@ def free_on_gpus(name: str, client: Client) -> dict[str, int]:
     client
         The workers.
     """
-    if name not in ("auto", "cupy") or _troubles(client):
-        return {}
-    return dict(client.run(gpu_room))
+    asked = on("gpu") if name == AUTO else [ENGINES[name]] if ENGINES[name].device == "gpu" else []
+    for engine in asked:
+        if not _troubles(engine, client):
+            return dict(client.run(engine.room))
+    return {}
 
 
-def _troubles(client: Client | None) -> list[str]:
-    """Why a GPU cannot be used, for each process that has none."""
+def _troubles(engine: Engine, client: Client | None) -> list[str]:
+    """Why an engine cannot be used, for each process that cannot."""
+    if engine.device == "cpu":
+        return []
     if client is None:
-        trouble = gpu_trouble()
+        trouble = engine.trouble()
         return [trouble] if trouble else []
-    found = client.run(gpu_trouble)
+    found = client.run(engine.trouble)
     return [f"worker {worker}: {trouble}" for worker, trouble in found.items() if trouble]

@@ -15,7 +15,7 @@ import pytest
 from harpy_core.config.cases import image_cases
 from harpy_core.config.documents import DEFAULT_CONFIG, generated
 from harpy_core.config.mistakes import load
-from harpy_core.config.models import DATASETS, STATISTICS, Benchmark, Config, Engine, Stage
+from harpy_core.config.models import DATASETS, STATISTICS, Benchmark, Config, Stage
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
@@ -319,7 +319,6 @@ def test_names_are_those_of_the_modules_that_own_them() -> None:
 
     assert set(STATISTICS) == set(statistics.STATISTICS)
     assert set(DATASETS) == set(datasets.REGISTRY)
-    assert set(get_args(Engine)) == set(benchmark.ENGINES)
     assert set(get_args(Stage)) == set(benchmark.STAGES)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from oracle import geometry, labels_in
 
 import harpy_core as hc
-from harpy_core.instances.finding import InstanceIndex, Instances
+from harpy_core.instances.finding import Instances
+from harpy_core.kernels import engine as kernels_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -87,9 +88,10 @@ def test_instances_are_read_back_as_they_were_written(tmp_path: Any) -> None:
         assert [p.name for p in tmp_path.iterdir()] == ["instances.zarr"]
 
 
-def test_rows_are_given_in_the_order_of_meeting_and_kept() -> None:
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+def test_rows_are_given_in_the_order_of_meeting_and_kept(engine: str) -> None:
     rng = np.random.default_rng(0)
-    index, known = InstanceIndex(), {}
+    index, known = kernels_of(engine).LabelIndex(), {}
     for _ in range(40):
         ids = np.unique(rng.integers(1, 5000, 300)).astype(np.uint64) * np.uint64(2**50)
         rng.shuffle(ids)

@@ -23,7 +23,7 @@ from distributed import Client as DaskClient
 import harpy_core as hc
 from harpy_core.config.models import Cluster
 from harpy_core.instances.finding import find_instances
-from harpy_core.kernels import compiled, engine, gpu, gpu_trouble, gpus
+from harpy_core.kernels import ENGINES, compiled, engine, gpu
 from harpy_core.planning.forecast import refuse_small_gpus
 from harpy_core.planning.plan import plan_aggregate
 from harpy_core.running import cluster, engines
@@ -82,7 +82,7 @@ def test_without_a_gpu_that_works_auto_takes_the_processor_and_cupy_is_refused(
 ) -> None:
     installed(monkeypatch, cupy)
     assert engine("auto") is compiled
-    assert gpus() == []
+    assert ENGINES["cupy"].gpus() == []
     jobs = [
         lambda: engine("cupy"),
         lambda: hc.aggregate_stats(IMAGE, LABELS, engine="cupy"),
@@ -108,8 +108,8 @@ def test_without_cupy_its_package_is_named() -> None:
 
         sys.meta_path.insert(0, Missing())
         from harpy_core import InputError
-        from harpy_core.kernels import engine, gpu
-        assert engine("auto").NAME == "numba"
+        from harpy_core.kernels import ENGINES, engine, registry
+        assert registry.usable("auto") is ENGINES["numba"]
         try:
             engine("cupy")
         except InputError as error:
@@ -124,7 +124,7 @@ def test_without_cupy_its_package_is_named() -> None:
 
 def test_a_cupy_whose_libraries_are_missing_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "cupy.py").write_text("raise ImportError('libcudart.so:\\nnot found')")
-    code = "from harpy_core.kernels import gpu_trouble; print(gpu_trouble())"
+    code = "from harpy_core.kernels import ENGINES; print(ENGINES['cupy'].trouble())"
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     ended = subprocess.run(
         [sys.executable, "-c", code],
@@ -141,9 +141,9 @@ def test_with_a_gpu_auto_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, cupy_that(2))
     assert engine("auto") is engine("cupy") is gpu
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpus() == ["0", "1"]
+    assert ENGINES["cupy"].gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
-    assert gpus() == ["3", "5"]
+    assert ENGINES["cupy"].gpus() == ["3", "5"]
 
 
 def test_the_log_says_which_engine_was_taken(
@@ -164,7 +164,7 @@ def test_the_workers_are_asked_and_not_this_process(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "trouble", lambda: None)
-    if any(client.run(gpu_trouble).values()):
+    if any(client.run(ENGINES["cupy"].trouble).values()):
         assert engines.resolved("auto", client) == "numba"
         with pytest.raises(hc.InputError, match=r"engine = 'cupy': worker tcp://.*numba"):
             engines.resolved("cupy", client)
@@ -261,9 +261,3 @@ def test_tasks_that_do_not_fit_the_card_are_refused_before_they_run(
         with pytest.raises(hc.InputError, match=r"aggregate holds .* MB on its GPU with 3 threads"):
             refuse_small_gpus(plan, "cupy", client)
         refuse_small_gpus(plan, "numba", client)
-
-
-def test_an_engine_has_the_functions_of_the_others() -> None:
-    names = ("encode", "geometry", "reduce", "powers", "gather")
-    assert all(callable(getattr(gpu, name)) for name in names)
-    assert gpu.NAME == "cupy"

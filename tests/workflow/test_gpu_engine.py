@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from calls import small_config, snakemake, write_config
 
-from harpy_core.kernels import gpu_trouble
+from harpy_core.kernels import ENGINES
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_stage_asks_for_a_gpu_for_each_worker_of_its_own(
 
 
 def test_a_stage_without_a_gpu_to_be_had_ends_with_one_line(tmp_path: Path) -> None:
-    if gpu_trouble() is None:
+    if ENGINES["cupy"].trouble() is None:
         pytest.skip("there is a GPU")
     config = small_config()
     config["cases"]["ihc"]["engine"] = "cupy"

@@ -15,7 +15,7 @@ rule benchmark_cell:
     log:
         "logs/{case}/benchmark/{stage}-{engine}-{workers}-{repeat}.log",
     wildcard_constraints:
-        engine="numba|numpy|cupy|harpy",
+        engine=any_of(MEASURED),
         workers=r"\d+",
         repeat=r"\d+",
     conda:

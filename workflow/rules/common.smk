@@ -20,13 +20,14 @@ if (ROOT / "harpy_core").is_dir():
 from harpy_core import provenance
 
 from harpy_core.planning import preflight
-from harpy_core.config.models import DATASETS, Aggregate, Extract
+from harpy_core.config.models import DATASETS, MEASURED, PEER, Aggregate, Extract
 from harpy_core.config.mistakes import load
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.config.cases import image_cases
 from harpy_core.extract.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
+from harpy_core.kernels.registry import has_gpus
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
 # What the libraries of a GPU take of a worker's memory: an estimate.
@@ -125,14 +126,18 @@ def engine_of(wildcards):
 
 def stage_gpus(wildcards):
     """GPUs of a stage's job: one for each worker that it starts on its own machine."""
-    if CONFIG.cluster.kind != "local" or engine_of(wildcards) != "cupy":
+    if CONFIG.cluster.kind != "local" or not has_gpus(engine_of(wildcards)):
         return 0
     return CONFIG.cluster.workers or 1
 
 
 def measuring_gpus(wildcards):
     """GPUs of a measured run: one for each worker."""
-    return int(wildcards.workers) if wildcards.engine == "cupy" else 0
+    return (
+        int(wildcards.workers)
+        if wildcards.engine != PEER and has_gpus(wildcards.engine)
+        else 0
+    )
 
 
 def planned_memory(stage):
@@ -256,7 +261,7 @@ def measured_settings(wildcards):
         "threads_per_worker": sweep.threads_per_worker,
         "memory_limit": sweep.memory_limit,
     }
-    if wildcards.engine == "harpy":
+    if wildcards.engine == PEER:
         settings["python"] = sweep.peer_python
     if wildcards.stage == "extract":
         return settings | {
@@ -269,7 +274,7 @@ def measured_memory(wildcards, input):
     """Memory of a measured run in MB: what the plan says, or all that the peer may take."""
     workers = int(wildcards.workers)
     sweep = case_of(wildcards).benchmark
-    if wildcards.engine == "harpy":
+    if wildcards.engine == PEER:
         return workers * parse_bytes(sweep.memory_limit) // 10**6
     threads = workers * sweep.threads_per_worker
     processes = 400 * workers + CUDA_MB * measuring_gpus(wildcards)
