@@ -1,22 +1,20 @@
 """Rule extract: one centred crop of every instance."""
 
-from dataclasses import asdict
-
 from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
     """Read the image once and write the crops; what an earlier, killed job did is kept."""
     with running(snakemake) as logger:
+        from harpy_core.config.crops import CropSettings
         from harpy_core.extract.extraction import extract_instances, stored_ratio
-        from harpy_core.extract.settings import CropSettings
         from harpy_core.instances.finding import Instances
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import write_manifest
         from harpy_core.tiles.labels import read_labels
 
         section = snakemake.params.extract
-        settings = CropSettings.of(section)
+        settings = CropSettings.within(section)
         info = RasterInfo.from_json(snakemake.input.raster).choosing(section["channels"])
         raster = open_described(info)
         instances = Instances.read(snakemake.input.instances)
@@ -39,7 +37,7 @@ def main(snakemake):
                 client=client,
                 overwrite=True,
                 progress=True,
-                **asdict(settings),
+                **settings.model_dump(),
             )
         logger.info("%d crops", len(crops))
         write_manifest(
@@ -48,7 +46,7 @@ def main(snakemake):
             digest=crops.digest,
             instances=len(crops),
             channels=raster.channels,
-            **asdict(settings),
+            **settings.model_dump(),
         )
 
 

@@ -16,7 +16,8 @@ import zarr
 
 from harpy_core.aggregate.store import create_layer, quiet_consolidation
 from harpy_core.errors import InputError
-from harpy_core.storage.manifest import digest_of, read_manifest, staging, write_manifest
+from harpy_core.storage.folders import staging
+from harpy_core.storage.manifest import digest_of, read_manifest, write_manifest
 
 
 def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]) -> int:

@@ -17,7 +17,7 @@ from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.raster.reading import is_dask
 from harpy_core.running.progress import track
-from harpy_core.storage.manifest import staging
+from harpy_core.storage.folders import staging
 from harpy_core.tiles.grid import SLAB_BYTES, slabs_of
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ import numpy as np
 import harpy_core
 from harpy_core.benchmark.peer import end_with_parent
 from harpy_core.benchmark.sweep import INPUT_ERROR_STATUS, RunSpec, StageReport
+from harpy_core.config.crops import CropSettings
 from harpy_core.errors import InputError
-from harpy_core.extract.settings import CropSettings
 from harpy_core.planning.plan import stage_plan
 from harpy_core.raster import Raster, RasterInfo, open_described
 from harpy_core.running import cluster
@@ -51,7 +51,7 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
         spec.stage,
         info,
         stats=spec.stats,
-        crops=CropSettings(**spec.crops),
+        crops=CropSettings.of(**spec.crops),
         instances=count,
     )
     return StageReport(

@@ -62,7 +62,7 @@ class RunSpec:
     stats
         Names of the statistics, for the stage aggregate.
     crops
-        Arguments of `harpy_core.extract.settings.CropSettings`, for the stage extract; the peer
+        Arguments of `harpy_core.config.crops.CropSettings`, for the stage extract; the peer
         knows ``diameter`` and ``batch_size`` and always removes the background.
     instances
         Path of the instances found before, or None to find them within the measured run.

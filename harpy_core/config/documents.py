@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from harpy_core.config.mistakes import section_of
-from harpy_core.config.models import Case, Config, Origin, Section
+from harpy_core.config.models import Case, Config, Origin
+from harpy_core.config.section import Section, section_of
 
 SCHEMA = "workflow/schemas/config.schema.yaml"
 DEFAULT = "config/config.yaml"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from harpy_core.config.models import DATASETS, Case, Config, Origin, Section, Source
+from harpy_core.config.models import DATASETS, Case, Config, Origin, Source
+from harpy_core.config.section import Section, remedy_of, rule_of, section_of, suggestion
 from harpy_core.errors import InputError
 
 
@@ -58,37 +56,23 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def suggestion(word: Any, choices: Iterable[str]) -> str:
-    """`` (did you mean …?)`` for the nearest choice, or nothing."""
-    near = difflib.get_close_matches(str(word), list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
 def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
     # A mistyped key is often why another one is missing: tell of it first.
     error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
     path = _written(error["loc"], mapping)
     section, rule = _definition(path)
-    if error["type"] == "extra_forbidden":
-        known = list(section.model_fields)
-        near = suggestion(path[-1], known)
-        remedy = f"there is no such key{near or '; there are ' + ', '.join(known)}"
-    elif error["type"] == "missing":
+    remedy = remedy_of(error, section, rule)
+    if error["type"] == "missing":
         return f"{file}: {dotted(path)} is missing: {rule}"
-    elif error["type"] == "source":
+    if error["type"] == "source":
         return f"{file}: {dotted((*path, 'source'))} is missing: {error['msg']}"
-    elif error["type"] == "secret":
+    if error["type"] == "secret":
         return f"{file}: {dotted(path)}: {error['msg']}"
-    elif error["type"] in ("repeated", "address", "together"):
-        remedy = error["msg"]
-    elif error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
+    if error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
         remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
     elif error["loc"][-1:] == ("[key]",):
         what = "case" if path[-2:-1] == ("cases",) else "field"
         remedy = f"a {what}'s name is made of letters, digits, - and _"
-    else:
-        choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-        remedy = f"{rule}{suggestion(error['input'], choices)}"
     return str(mistake(file, path, _value_at(mapping, path), remedy))
 
 
@@ -141,17 +125,3 @@ def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
             parts.pop(0)
             model, rule = _BY_NAME[name]
     return section, rule
-
-
-def rule_of(field: FieldInfo) -> str:
-    """The rule a field's value follows."""
-    extra = field.json_schema_extra
-    return str(extra["rule"]) if isinstance(extra, dict) else ""
-
-
-def section_of(annotation: Any) -> type[Section] | None:
-    """The section a field holds, if it holds one."""
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None

@@ -7,20 +7,19 @@ is parsed, so nothing heavy is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from harpy_core.config.crops import Codec, Extract
+from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.kernels.registry import AUTO, ENGINES
 
@@ -35,7 +34,6 @@ Dataset = Literal[
 Published = Literal["macsima-tonsil", "merscope-liver"]
 StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
 Stage = Literal["aggregate", "extract"]
-Codec = Literal["lz4", "zstd", "none"]
 PEER = "harpy"
 """What else a benchmark measures: the peer, in an environment of its own."""
 MEASURED = (*ENGINES, PEER)
@@ -64,13 +62,6 @@ def _checked_size(text: str) -> str:
     return text
 
 
-def _unlike(values: list[Any]) -> list[Any]:
-    for value in values:
-        if values.count(value) > 1:
-            raise PydanticCustomError("repeated", "{value} is named twice", {"value": repr(value)})
-    return values
-
-
 def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
     for name in sorted(_SECRETS & set(options)):
         if options[name] not in _NO_SECRETS:
@@ -83,37 +74,13 @@ def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def key(
-    description: str,
-    rule: str,
-    *,
-    default: Any = ...,
-    default_factory: Callable[[], Any] | None = None,
-    **bounds: Any,
-) -> Any:
-    """A field: what it means, and the rule its value follows (shown where one does not)."""
-    if default_factory is not None:
-        bounds["default_factory"] = default_factory
-    else:
-        bounds["default"] = default
-    return Field(description=description, json_schema_extra={"rule": rule}, **bounds)
-
-
 Size = Annotated[str, AfterValidator(_checked_size)]
-Positive = Annotated[int, Field(ge=1)]
 ChunkShape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
-Unlike = AfterValidator(_unlike)
 
 _SIZE_RULE = "a size is a number and a unit, such as 48GB or 512MiB"
 _TARGET_RULE = "a target size is a whole number of at least 1"
 _NAME_RULE = "a name is text"
-
-
-class Section(BaseModel):
-    """A mapping of the config: unknown keys are refused, types are not guessed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Source(Section):
@@ -219,81 +186,6 @@ class Aggregate(Section):
         "use true or false",
         default=False,
     )
-
-
-class Extract(Section):
-    """One centred crop of every instance, all channels."""
-
-    diameter: Positive = key(
-        "Side of the window around an instance's centroid, in pixels.",
-        "a window must be at least 1 pixel",
-        default=50,
-    )
-    batch_size: Positive = key(
-        "Instances in one chunk of the crops.",
-        "a batch must be at least 1 instance",
-        default=500,
-    )
-    remove_background: bool = key(
-        "Set to 0 the pixels of a window that lie outside its instance.",
-        "use true or false",
-        default=True,
-    )
-    extract_mask: bool = key(
-        "Write each instance's mask beside its crop.",
-        "use true or false",
-        default=False,
-    )
-    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
-        "Names of the channels to crop, in the image's order; null for all that the source uses.",
-        "channels are a list of names, each once, or null",
-        default=None,
-    )
-    index: Annotated[list[Positive], Field(min_length=1)] | str | None = key(
-        "Instances to crop: their labels, or the path of a text file with one label a line; null "
-        "for all.",
-        "labels of instances, as a list of whole numbers or the path of a text file, or null",
-        default=None,
-    )
-    dtype: Literal["float16", "float32"] | None = key(
-        "Type of the stored pixels; null: the image's. A float type needs a scale.",
-        "types are float16, float32 and null",
-        default=None,
-    )
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = key(
-        "What pixels are multiplied by before they are stored as dtype, such as 0.0000152590 "
-        "(1/65535).",
-        "a scale is a number above 0; it goes with a dtype",
-        default=None,
-    )
-    codec: Codec = key(
-        "Compression of the crops: lz4 is fast, zstd smaller, for archives; none is plain bytes.",
-        "codecs are lz4, zstd and none",
-        default="lz4",
-    )
-    shard_size: Positive | None = key(
-        "Instances in one file, a multiple of batch_size; null: each chunk is a file of its own.",
-        "a whole number of at least 1, a multiple of batch_size, or null",
-        default=None,
-    )
-    shuffle: Annotated[int, Field(ge=0)] | None = key(
-        "Store the instances in random order, drawn from this seed, so that training can read "
-        "them as they stand; null: neighbours together.",
-        "a seed is a whole number of at least 0, or null",
-        default=None,
-    )
-
-    @model_validator(mode="after")
-    def _sizes_and_types_go_together(self) -> Extract:
-        if self.shard_size is not None and self.shard_size % self.batch_size:
-            raise PydanticCustomError(
-                "together",
-                "shard_size {shard} is no multiple of batch_size {batch}",
-                {"shard": self.shard_size, "batch": self.batch_size},
-            )
-        if (self.dtype is None) != (self.scale is None):
-            raise PydanticCustomError("together", "give dtype and scale together, or neither")
-        return self
 
 
 Workers = Annotated[list[Positive], Field(min_length=1), Unlike]

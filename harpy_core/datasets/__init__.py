@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harpy_core.config.models import ELEMENTS, Origin
 from harpy_core.errors import InputError
-from harpy_core.storage.manifest import staging
+from harpy_core.storage.folders import staging
 
 _PUBLISHED = "https://objectstor.vib.be/spatial-hackathon-public/sparrow/public_datasets"
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from harpy_core.datasets.unpacking import check_room, unzip
 from harpy_core.errors import InputError
 from harpy_core.running.progress import Bar, track
-from harpy_core.storage.manifest import sole_writer, write_json
+from harpy_core.storage.locks import sole_writer
+from harpy_core.storage.manifest import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from harpy_core.errors import InputError
 from harpy_core.running.progress import track
 from harpy_core.running.schedule import in_order
-from harpy_core.storage.manifest import staging
+from harpy_core.storage.folders import staging
 
 BLOCK = 1 << 20
 MOST_FILES = 5_000_000

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from harpy_core.extract.store import Layout
+from harpy_core.extract.layout import CropLayout
 from harpy_core.extract.windows import windows_of
 from harpy_core.instances.finding import Instances
 from harpy_core.raster.reading import is_dask
@@ -18,7 +18,7 @@ _CHANNELS = 5
 
 
 def stored_ratio(
-    image: Any, labels: Any, instances: Instances, layout: Layout, remove_background: bool
+    image: Any, labels: Any, instances: Instances, layout: CropLayout, remove_background: bool
 ) -> float:
     """Encoded bytes of a raw byte of crops, from some crops of some groups of channels.
 
@@ -60,7 +60,7 @@ def _crops(
     labels: Any,
     near: Instances,
     channels: slice,
-    layout: Layout,
+    layout: CropLayout,
     remove_background: bool,
 ) -> np.ndarray:
     """Some channels of some windows, (n, c, z, y, x)."""

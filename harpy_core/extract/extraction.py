@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 
 from harpy_core import __version__
 from harpy_core.aggregate.aggregation import channel_names
-from harpy_core.config.models import Codec
+from harpy_core.config.crops import Codec, CropSettings
 from harpy_core.errors import InputError
 from harpy_core.extract import estimate
 from harpy_core.extract.crops import Crops, open_crops
-from harpy_core.extract.settings import CropSettings
-from harpy_core.extract.store import Layout, WorkFolder
+from harpy_core.extract.layout import CropLayout, refuse_overflow
+from harpy_core.extract.store import CropStore
 from harpy_core.extract.tasks import (
     Cut,
     JoinTask,
@@ -38,14 +37,13 @@ from harpy_core.raster.reading import check_arrays, is_dask, reader_of, unwrappe
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import Task, alike, image_edges, lazy_image_tasks
-from harpy_core.storage.manifest import digest_of, sole_writer
+from harpy_core.storage.commits import WorkFolder
+from harpy_core.storage.locks import sole_writer
+from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.grid import split_channels
 
 if TYPE_CHECKING:
     from distributed import Client
-
-LARGEST_CHUNK = 2**31 - 1 - 2**10
-"""Bytes: what Blosc takes less its header."""
 
 
 def extract_instances(
@@ -145,7 +143,7 @@ def extract_instances(
     image, labels = alike(unwrapped(image), unwrapped(labels))
     check_arrays(image, labels)
     engine = engines.resolved(engine, client)
-    settings = CropSettings(
+    settings = CropSettings.of(
         diameter=diameter,
         batch_size=batch_size,
         remove_background=remove_background,
@@ -156,7 +154,7 @@ def extract_instances(
         shard_size=shard_size,
         shuffle=shuffle,
     )
-    settings.check(np.dtype(image.dtype))
+    refuse_overflow(settings, np.dtype(image.dtype))
     names = channel_names(channels, image.shape[0])
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
@@ -167,45 +165,10 @@ def extract_instances(
             )
         if index is not None:
             instances = instances.chosen(index)
-        parameters = asdict(settings)
-        source = fingerprint(image, labels)
-        _, spatial = image_edges(image)
-        layout = layout_of(image, settings, instances)
-        windows = windows_of(
-            instances, diameter, (spatial[1][-1], spatial[2][-1]), remove_background
-        )
-        plan = plan_crops(
-            windows, spatial, layout.chunk, layout.batch, tall=not is_dask(image), shuffle=shuffle
-        )
-        who = hashlib.sha256(instances.id.tobytes()).hexdigest()
-        code = source_digest(__name__)
-        key = digest_of([source, parameters, who, code])[:16]
-        work = WorkFolder(target.with_name(f".{target.name}.work-{key}"), layout)
-        if not resume:
-            shutil.rmtree(work.path, ignore_errors=True)
-        work.begin()
-        done = frozenset(work.committed())
-        job = _Job(image, labels, instances, windows, plan, work, done, strict)
-        job.run(
-            partial(cut_strip, engine=engine, remove_background=remove_background),
-            client,
-            progress,
-        )
-        order = plan.order
-        work.finish(
-            target,
-            {"instance_id": instances.id[order], "centroid": instances.centroid[order]},
-            {
-                "channels": names,
-                "diameter": diameter,
-                "remove_background": remove_background,
-                "scale": scale,
-                "source": fingerprint(image, labels, times=False),
-                "parameters": parameters,
-                "engine": engine,
-                "versions": {"harpy_core": __version__},
-            },
-        )
+        job = _Extraction.of(image, labels, instances, settings, target, strict)
+        job.crops.begin(resume)
+        job.run(engine, client, progress)
+        job.finish(names, engine)
     return open_crops(target)
 
 
@@ -222,102 +185,111 @@ def stored_ratio(image: Any, labels: Any, instances: Instances, settings: CropSe
         How they will be cut and kept.
     """
     image, labels = unwrapped(image), unwrapped(labels)
-    layout = layout_of(image, settings, instances)
+    layout = CropLayout.of(image, settings, instances)
     return estimate.stored_ratio(image, labels, instances, layout, settings.remove_background)
 
 
-def layout_of(image: Any, settings: CropSettings, instances: Instances) -> Layout:
-    """Shape of the crops that settings make of an image.
-
-    Raises
-    ------
-    InputError
-        A chunk would be larger than codecs can take.
-    """
-    edges, spatial = image_edges(image)
-    pixels = str(np.dtype(image.dtype).newbyteorder("="))
-    layout = Layout(
-        instances=len(instances),
-        channels=image.shape[0],
-        depth=spatial[0][-1],
-        diameter=settings.diameter,
-        chunk=settings.batch_size,
-        group=_regular(edges),
-        batch=settings.batch,
-        pixels=pixels,
-        dtype=settings.dtype or pixels,
-        scale=settings.scale,
-        codec=settings.codec,
-        full=not settings.remove_background or _coverage(instances, settings.diameter) > 0.5,
-        mask=settings.extract_mask,
-    )
-    crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
-    if crop * layout.chunk > LARGEST_CHUNK:
-        raise InputError(
-            f"batch_size = {layout.chunk}: a chunk would have {crop * layout.chunk:,} bytes, and "
-            f"codecs take at most {LARGEST_CHUNK:,}: give at most {LARGEST_CHUNK // crop}"
-        )
-    return layout
-
-
-def _coverage(instances: Instances, diameter: int) -> float:
-    """About what part of the windows' pixels belongs to the instances."""
-    depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
-    inside = np.minimum(instances.count / depth, diameter**2)
-    return float(inside.mean()) / diameter**2 if len(instances) else 0.0
-
-
-def _regular(edges: tuple[int, ...]) -> int:
-    """Channels in a chunk of the store: as in the image, or all where its chunks are irregular."""
-    sizes = [b - a for a, b in pairwise(edges)] or [1]
-    return sizes[0] if set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] else sum(sizes)
-
-
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """Everything one extraction works on."""
+class _Extraction:
+    """Everything one extraction works on.
+
+    Attributes
+    ----------
+    image, labels, instances, settings, strict
+        As `extract_instances` was given them.
+    windows
+        Where the instances' windows are.
+    plan
+        Which strip fills which.
+    crops
+        Where they go.
+    """
 
     image: Any
     labels: Any
     instances: Instances
+    settings: CropSettings
+    strict: bool
     windows: Windows
     plan: CropPlan
-    work: WorkFolder
-    done: frozenset[str]
-    strict: bool
+    crops: CropStore
 
-    def run(self, cut: Any, client: Client | None, progress: bool) -> None:
+    @classmethod
+    def of(
+        cls,
+        image: Any,
+        labels: Any,
+        instances: Instances,
+        settings: CropSettings,
+        target: Path,
+        strict: bool,
+    ) -> _Extraction:
+        """Plan an extraction, and name its working folder after all that decides the crops."""
+        layout = CropLayout.of(image, settings, instances)
+        _, edges = image_edges(image)
+        plane = (edges[1][-1], edges[2][-1])
+        windows = windows_of(instances, settings.diameter, plane, settings.remove_background)
+        tall = not is_dask(image)
+        plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
+        who = hashlib.sha256(instances.id.tobytes()).hexdigest()
+        source, code = fingerprint(image, labels), source_digest(__name__)
+        key = digest_of([source, settings.model_dump(), who, code])[:16]
+        crops = CropStore(WorkFolder(target, key), layout)
+        return cls(image, labels, instances, settings, strict, windows, plan, crops)
+
+    def run(self, engine: str, client: Client | None, progress: bool) -> None:
         """Cut all strips, then finish the batches that need several."""
-        tasks = self._strip_tasks(schedule.threads_of(client))
+        done = self.crops.committed()
+        cut = partial(cut_strip, engine=engine, remove_background=self.settings.remove_background)
+        tasks = self._strip_tasks(done, schedule.threads_of(client))
         with track(sum(t.pixels for t in tasks), "extract", enabled=progress) as bar:
             for task, _ in schedule.results(cut, tasks, client):
                 bar.advance(task.pixels)
-        joins = self._joins()
+        joins = self._joins(done)
         with track(len(joins), "join", unit="batch", enabled=progress) as bar:
             for _ in schedule.in_order(join_fragments, joins, client):
                 bar.advance(1)
 
-    def _strip_tasks(self, threads: int) -> list[StripTask] | list[LazyStripTask]:
+    def finish(self, names: list[str], engine: str) -> None:
+        """Give the store its place, with what describes the crops."""
+        settings, order = self.settings, self.plan.order
+        self.crops.finish(
+            {"instance_id": self.instances.id[order], "centroid": self.instances.centroid[order]},
+            {
+                "channels": names,
+                "diameter": settings.diameter,
+                "remove_background": settings.remove_background,
+                "scale": settings.scale,
+                "source": fingerprint(self.image, self.labels, times=False),
+                "parameters": settings.model_dump(),
+                "engine": engine,
+                "versions": {"harpy_core": __version__},
+            },
+        )
+
+    def _strip_tasks(
+        self, done: frozenset[str], threads: int
+    ) -> list[StripTask] | list[LazyStripTask]:
         strips = self.plan.strips
         if is_dask(self.image):
             tiles = {t.region[1:]: t for t in lazy_image_tasks(self.image, self.labels)}
-            return [LazyStripTask(tiles[s.tiles[0][1:]], self._cut(s)) for s in strips]
+            return [LazyStripTask(tiles[s.tiles[0][1:]], self._cut(s, done)) for s in strips]
         pixels = reader_of(self.image, 4, self.strict)
         reader = reader_of(self.labels, 3, self.strict)
         groups = split_channels(pixels.edges[0], len(strips), threads)
-        if self.work.layout.group > 1 and self.work.layout.group == pixels.shape[0]:
+        if self.crops.layout.group > 1 and self.crops.layout.group == pixels.shape[0]:
             groups = [pixels.edges[0]]
         return [
-            StripTask([Task(r, group, reader, pixels) for r in strip.tiles], self._cut(strip))
+            StripTask([Task(r, group, reader, pixels) for r in strip.tiles], self._cut(strip, done))
             for strip in strips
             for group in groups
         ]
 
-    def _cut(self, strip: Strip) -> Cut:
+    def _cut(self, strip: Strip, done: frozenset[str]) -> Cut:
         mine = np.concatenate([strip.inside, *(part.instances for part in strip.parts)])
-        return Cut(strip, self.instances.id[mine], self.windows.corner[mine], self.work, self.done)
+        return Cut(strip, self.instances.id[mine], self.windows.corner[mine], self.crops, done)
 
-    def _joins(self) -> list[JoinTask]:
+    def _joins(self, done: frozenset[str]) -> list[JoinTask]:
         """The batches that no strip fills alone."""
         pieces = self.plan.pieces
         files = np.stack([pieces.strip, pieces.part, pieces.number, pieces.count], axis=1)
@@ -328,5 +300,5 @@ class _Job:
             spans = zip(pieces.first[a:b].tolist(), pieces.last[a:b].tolist(), strict=True)
             slots = [pieces.slot[first:last] for first, last in spans]
             found = [((s, p), (n, c)) for s, p, n, c in files[a:b].tolist()]
-            joins.append(JoinTask(batch, found, slots, self.work, self.done))
+            joins.append(JoinTask(batch, found, slots, self.crops, done))
         return joins

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from harpy_core.extract.cutting import Copies, copies_of_runs, copies_of_windows
+from harpy_core.extract.layout import CropLayout
 from harpy_core.extract.store import (
-    Content,
-    Layout,
-    Source,
-    WorkFolder,
+    CropStore,
+    EncodedFile,
+    FragmentsOf,
     batch_name,
     fragments_name,
 )
@@ -28,7 +28,7 @@ from harpy_core.tiles.runs import encode_runs
 from harpy_core.tiles.scratch import scratch
 
 COMMITS_IN_FLIGHT = 2
-"""Units of a task that are encoded and not on disk yet."""
+"""Files of a task that are encoded and not on disk yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +44,33 @@ class Cut:
         its parts.
     corner : (windows, 2) int64
         First y and x of each window.
-    work
-        Where units are committed.
+    crops
+        Where files are committed.
     done
-        Units that are committed already.
+        Names of the files that are committed already.
     """
 
     strip: Strip
     ids: np.ndarray
     corner: np.ndarray
-    work: WorkFolder
+    crops: CropStore
     done: frozenset[str]
 
-    def units(self) -> list[Unit]:
+    def spans(self) -> list[WindowSpan]:
         """What it commits for each chunk of channels, in the order of the windows."""
         first, last = self.strip.batches
-        size = self.work.layout.batch
-        found = [Unit(i * size, (i + 1) * size, first + i, None) for i in range(last - first)]
+        size = self.crops.layout.batch
+        found = [WindowSpan(i * size, (i + 1) * size, first + i, None) for i in range(last - first)]
         done = len(self.strip.inside)
         for number, part in enumerate(self.strip.parts):
             after = done + len(part.instances)
-            found.append(Unit(done, after, number, part.bounds))
+            found.append(WindowSpan(done, after, number, part.bounds))
             done = after
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class WindowSpan:
     """Windows that are committed together: a batch, or a part of a strip's fragments.
 
     Attributes
@@ -169,21 +169,21 @@ _spares = _Spares()
 
 
 class _Commits:
-    """Writes units in a thread of its own, so that waiting for the disk delays no work."""
+    """Writes files in a thread of its own, so that waiting for the disk delays no work."""
 
-    def __init__(self, work: WorkFolder) -> None:
-        self._work = work
+    def __init__(self, crops: CropStore) -> None:
+        self._crops = crops
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
 
     def __enter__(self) -> _Commits:
         return self
 
-    def add(self, content: Content) -> None:
-        """Commit a unit after those before it; waits where the disk is behind."""
+    def add(self, file: EncodedFile) -> None:
+        """Commit a file after those before it; waits where the disk is behind."""
         if len(self._waiting) >= COMMITS_IN_FLIGHT:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._work.commit, content))
+        self._waiting.append(self._pool.submit(self._crops.commit, file))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._pool.shutdown(cancel_futures=kind is not None)
@@ -193,101 +193,101 @@ class _Commits:
 
 
 class _Targets:
-    """Buffers of the units of a strip that are open.
+    """Buffers of the spans of a strip that are open.
 
-    A unit is given a buffer when a tile first touches it, and is committed and its buffer used
+    A span is given a buffer when a tile first touches it, and is committed and its buffer used
     again once the last tile it needs has passed.
     """
 
     def __init__(self, cut: Cut, array: str, chunk: int, commits: _Commits) -> None:
-        layout = cut.work.layout
+        layout = cut.crops.layout
         self._cut, self._array, self._chunk, self._commits = cut, array, chunk, commits
         self._window = (layout.arrays()[array][1], layout.depth, *2 * (layout.diameter,))
         self._dtype = layout.gathered(array)
         self._open: dict[int, np.ndarray] = {}
 
-    def buffer(self, place: int, unit: Unit) -> np.ndarray:
-        """(n, c, z, y, x) pixels of a unit's windows, zero where nothing was copied yet."""
-        size = (unit.last - unit.first) * math.prod(self._window) * self._dtype.itemsize
+    def buffer(self, place: int, span: WindowSpan) -> np.ndarray:
+        """(n, c, z, y, x) pixels of a span's windows, zero where nothing was copied yet."""
+        size = (span.last - span.first) * math.prod(self._window) * self._dtype.itemsize
         if place not in self._open:
             self._open[place] = _spares.take(size)
             self._open[place][:size] = 0
         return self._open[place][:size].view(self._dtype).reshape(-1, *self._window)
 
-    def commit(self, place: int, unit: Unit) -> None:
-        """Write a unit that no further tile contributes to."""
-        work, strip = self._cut.work, self._cut.strip
-        crops = work.layout.stored(self._array, self.buffer(place, unit))
-        if unit.bounds is None:
-            content = work.batch(self._array, unit.number, self._chunk, crops)
+    def commit(self, place: int, span: WindowSpan) -> None:
+        """Write a span that no further tile contributes to."""
+        store, strip = self._cut.crops, self._cut.strip
+        crops = store.layout.stored(self._array, self.buffer(place, span))
+        if span.bounds is None:
+            file = store.batch(self._array, span.number, self._chunk, crops)
         else:
-            source = strip.number, unit.number
-            content = work.fragments(self._array, source, self._chunk, crops, unit.bounds)
+            source = strip.number, span.number
+            file = store.fragments(self._array, source, self._chunk, crops, span.bounds)
         _spares.give(self._open.pop(place))
-        self._commits.add(content)
+        self._commits.add(file)
 
 
 def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
     """Fill and commit the windows of one strip; labels are encoded once for all channels."""
     cut = task.cut
-    layout = cut.work.layout
+    layout = cut.crops.layout
     kernels = kernels_of(engine)
-    units = cut.units()
+    spans = cut.spans()
     groups = groups_of(task.tiles[0].channels, layout)
-    pending = {group: _pending(cut, units, group) for group in groups}
+    pending = {group: _pending(cut, spans, group) for group in groups}
     if not any(pending.values()):
         return
     of_instances = [_instance_copies(tile, cut, kernels) for tile in task.tiles]
     of_windows = (
         of_instances if remove_background else [_window_copies(tile, cut) for tile in task.tiles]
     )
-    with _Commits(cut.work) as commits:
+    with _Commits(cut.crops) as commits:
         for group, places in pending.items():
             array, chunk, _ = group
             copies = of_instances if array == "mask" else of_windows
             targets = _Targets(cut, array, chunk, commits)
             _fill(
-                task, group, [(place, units[place]) for place in places], copies, targets, kernels
+                task, group, [(place, spans[place]) for place in places], copies, targets, kernels
             )
 
 
 def _fill(
     task: StripTask,
     group: Group,
-    units: list[tuple[int, Unit]],
+    spans: list[tuple[int, WindowSpan]],
     copies: list[Copies],
     targets: _Targets,
     kernels: Any,
 ) -> None:
-    """Copy the pixels of some channels tile by tile, and commit each unit after its last tile."""
-    layout = task.cut.work.layout
+    """Copy the pixels of some channels tile by tile, and commit each span after its last tile."""
+    layout = task.cut.crops.layout
     array, _, edges = group
     shares = [
-        [(place, unit, part) for place, unit in units if (part := _of_unit(some, unit)).size]
+        [(place, span, part) for place, span in spans if (part := _of_span(some, span)).size]
         for some in copies
     ]
     last = {place: number for number, some in enumerate(shares) for place, _, _ in some}
     for number, (tile, some) in enumerate(zip(task.tiles, shares, strict=True)):
         for channel, planes in _planes(tile, array, edges) if some else ():
-            for place, unit, part in some:
-                target = targets.buffer(place, unit)
-                window = (part.window - unit.first) * target.shape[1] + channel
+            for place, span, part in some:
+                target = targets.buffer(place, span)
+                window = (part.window - span.first) * target.shape[1] + channel
                 where = window * layout.window + part.inside
                 flat = target.reshape(-1)
                 kernels.gather(planes, part.source, where, part.length, layout.window, flat)
-        for place, unit, _ in some:
+        for place, span, _ in some:
             if last[place] == number:
-                targets.commit(place, unit)
-    for place, unit in units:
+                targets.commit(place, span)
+    for place, span in spans:
         if place not in last:
-            targets.commit(place, unit)
+            targets.commit(place, span)
 
 
 Group = tuple[str, int, tuple[int, ...]]
 """An array, the number of a chunk of its channels, and edges of the channels to read for it."""
 
 
-def groups_of(channels: tuple[int, ...], layout: Layout) -> list[Group]:
+def groups_of(channels: tuple[int, ...], layout: CropLayout) -> list[Group]:
     """The chunks along c that a task writes; the mask goes with the first channels."""
     groups: list[Group] = []
     for first in range(channels[0], channels[-1], layout.group):
@@ -298,10 +298,10 @@ def groups_of(channels: tuple[int, ...], layout: Layout) -> list[Group]:
     return groups
 
 
-def _pending(cut: Cut, units: list[Unit], group: Group) -> list[int]:
-    """The units that are not committed yet."""
+def _pending(cut: Cut, spans: list[WindowSpan], group: Group) -> list[int]:
+    """The spans that are not committed yet."""
     array, chunk, _ = group
-    names = [unit.name(array, cut.strip.number, chunk) for unit in units]
+    names = [span.name(array, cut.strip.number, chunk) for span in spans]
     return [place for place, name in enumerate(names) if name not in cut.done]
 
 
@@ -324,7 +324,7 @@ def _instance_copies(tile: Task, cut: Cut, kernels: Any) -> Copies:
     place[place == len(order)] = 0
     windows = order[place]
     windows[cut.ids[windows] != runs.ids] = -1
-    return copies_of_runs(runs, windows, cut.corner, cut.work.layout.diameter, tile.origin)
+    return copies_of_runs(runs, windows, cut.corner, cut.crops.layout.diameter, tile.origin)
 
 
 def _window_copies(tile: Task, cut: Cut) -> Copies:
@@ -332,15 +332,15 @@ def _window_copies(tile: Task, cut: Cut) -> Copies:
     return copies_of_windows(
         np.arange(len(cut.ids)),
         cut.corner,
-        cut.work.layout.diameter,
+        cut.crops.layout.diameter,
         tile.region,
         width,
         height * width,
     )
 
 
-def _of_unit(copies: Copies, unit: Unit) -> Copies:
-    return copies.among(unit.first, unit.last)
+def _of_span(copies: Copies, span: WindowSpan) -> Copies:
+    return copies.among(span.first, span.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,21 +355,22 @@ class JoinTask:
         For each piece: whose fragments, which of the file's pieces and of how many.
     slots
         For each piece, which of the batch's crops it holds a part of.
-    work, done
+    crops, done
         As in `Cut`.
     """
 
     batch: int
-    pieces: list[tuple[Source, tuple[int, int]]]
+    pieces: list[tuple[FragmentsOf, tuple[int, int]]]
     slots: list[np.ndarray]
-    work: WorkFolder
+    crops: CropStore
     done: frozenset[str]
 
 
 def join_fragments(task: JoinTask) -> None:
     """Assemble and commit one batch, chunk of channels by chunk of channels."""
-    layout, work = task.work.layout, task.work
-    with _Commits(work) as commits:
+    store = task.crops
+    layout = store.layout
+    with _Commits(store) as commits:
         for array, (channels, group, dtype) in layout.arrays().items():
             window = (group, layout.depth, layout.diameter, layout.diameter)
             bits = np.dtype(f"u{dtype.itemsize}")
@@ -381,7 +382,7 @@ def join_fragments(task: JoinTask) -> None:
                 crops[...] = 0
                 for (source, piece), slots in zip(task.pieces, task.slots, strict=True):
                     found = scratch("fragments", len(slots) * crop, bits).reshape(-1, *window)
-                    work.read_fragments(array, source, chunk, piece, found)
+                    store.read_fragments(array, source, chunk, piece, found)
                     # Every pixel comes from one strip and is zero bits in the others.
                     crops[slots] |= found
-                commits.add(work.batch(array, task.batch, chunk, crops.view(dtype)))
+                commits.add(store.batch(array, task.batch, chunk, crops.view(dtype)))

@@ -63,7 +63,7 @@ def windows_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FragmentGroup:
     """Some windows that a strip contributes fragments to; they are kept in one file.
 
     Attributes
@@ -100,7 +100,7 @@ class Strip:
     tiles: list[Region]
     batches: tuple[int, int]
     inside: np.ndarray
-    parts: list[Part]
+    parts: list[FragmentGroup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ def plan_crops(
             tiles = _tiles(edges, rows[row : row + 2], columns[column : column + 2])
             spilled = spilled[np.argsort(ends[spilled], kind="stable")]
             parts = [
-                _part(spilled[i : i + step], place, batch) for i in range(0, len(spilled), step)
+                _group(spilled[i : i + step], place, batch) for i in range(0, len(spilled), step)
             ]
             strips.append(Strip(rank, tiles, batches, whole, parts))
     return CropPlan(batch, order, strips, filled, _pieces(strips, place, batch))
@@ -239,10 +239,10 @@ def _kept(
     return kept, np.concatenate([*kept, *rest]) if len(ranked) else np.empty(0, np.int64)
 
 
-def _part(instances: np.ndarray, place: np.ndarray, batch: int) -> Part:
+def _group(instances: np.ndarray, place: np.ndarray, batch: int) -> FragmentGroup:
     ordered = instances[np.argsort(place[instances])]
     changes = np.flatnonzero(np.diff(place[ordered] // batch)) + 1
-    return Part(ordered, np.concatenate([[0], changes, [len(ordered)]]))
+    return FragmentGroup(ordered, np.concatenate([[0], changes, [len(ordered)]]))
 
 
 def _pieces(strips: list[Strip], place: np.ndarray, batch: int) -> Pieces:

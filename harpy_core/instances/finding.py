@@ -17,7 +17,7 @@ from harpy_core.raster.reading import check_arrays, is_dask, unwrapped
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import Task, label_tasks, lazy_label_tasks
-from harpy_core.storage.manifest import staging
+from harpy_core.storage.folders import staging
 from harpy_core.tiles.labels import checked_labels
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
 

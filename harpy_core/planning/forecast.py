@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.config.cases import ImageCase, image_cases
-from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Config, Extract, Tile
+from harpy_core.config.crops import Extract
+from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Config, Tile
 from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
-from harpy_core.extract.settings import CropSettings
 from harpy_core.planning.plan import Plan, stage_plan
 from harpy_core.raster.info import RasterInfo
 from harpy_core.storage.manifest import read_manifest
@@ -318,12 +318,11 @@ def extract_plan(
     ratio
         Bytes on disk of a byte of crops.
     """
-    crops = CropSettings.of(section.model_dump())
     if section.channels is not None:
         info = dataclasses.replace(info, channels=section.channels)
     if isinstance(section.index, list):
         instances = len(section.index)
-    return stage_plan("extract", info, crops=crops, instances=instances, ratio=ratio)
+    return stage_plan("extract", info, crops=section, instances=instances, ratio=ratio)
 
 
 def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
@@ -335,8 +334,7 @@ def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
     from harpy_core.raster import open_described
 
     raster = open_described(info.choosing(section.channels))
-    crops = CropSettings.of(section.model_dump())
-    return stored_ratio(raster.image, raster.labels, Instances.read(found), crops)
+    return stored_ratio(raster.image, raster.labels, Instances.read(found), section)
 
 
 def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harpy_core.extract.settings import CropSettings
+from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import part_size, strip_shape
 from harpy_core.raster.info import RasterInfo
 from harpy_core.statistics.declared import chosen
@@ -368,8 +368,8 @@ def plan_extract(
         ``diameter``, ``batch_size``, ``remove_background``, ``extract_mask``, ``dtype``,
         ``scale``, ``codec``, ``shard_size`` and ``shuffle``, as there.
     """
+    settings = CropSettings.of(**crops)
     info = _info(image, labels)
-    settings = CropSettings(**crops)
     if instances is None or isinstance(instances, int):
         number, ratio = instances, 1.0
     else:

@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from harpy_core.config.cases import image_cases, key_of
-from harpy_core.config.mistakes import mistake, suggestion
+from harpy_core.config.mistakes import mistake
 from harpy_core.config.models import DATASETS, PEER, Benchmark, Config, Origin, Source
+from harpy_core.config.section import suggestion
 from harpy_core.raster.info import METADATA, PROTOCOLS
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

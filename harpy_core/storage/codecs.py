@@ -10,7 +10,7 @@ import numpy as np
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 
-from harpy_core.config.models import Codec
+from harpy_core.config.crops import Codec
 
 numcodecs.blosc.use_threads = False
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from harpy_core.config.models import Codec
+from harpy_core.config.crops import Codec
 from harpy_core.errors import InputError
 from harpy_core.raster.opening import Raster
 from harpy_core.running.schedule import in_order

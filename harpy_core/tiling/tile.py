@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harpy_core.config.models import Codec
+from harpy_core.config.crops import Codec
 from harpy_core.errors import InputError
 from harpy_core.provenance import source_digest
 from harpy_core.raster.fingerprints import fingerprint
@@ -31,7 +31,9 @@ from harpy_core.raster.opening import Raster
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.schedule import in_order, threads_of
 from harpy_core.storage import codecs, shards, spatialdata_store
-from harpy_core.storage.manifest import digest_of, replace_folder, sole_writer
+from harpy_core.storage.folders import replace_folder
+from harpy_core.storage.locks import sole_writer
+from harpy_core.storage.manifest import digest_of
 from harpy_core.storage.writing import write_flushed
 from harpy_core.tiles.scratch import scratch
 from harpy_core.tiling.linking import Index, Method, Way, repeat_file

@@ -19,10 +19,9 @@ from oracle import crops as cropped
 from oracle import labels_in
 
 import harpy_core as hc
-from harpy_core.extract import store
-from harpy_core.extract.store import WorkFolder
-from harpy_core.storage import manifest
-from harpy_core.storage.manifest import sole_writer
+from harpy_core.storage import commits, folders
+from harpy_core.storage.commits import WorkFolder
+from harpy_core.storage.locks import sole_writer
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +112,7 @@ import os, signal, sys, threading
 from pathlib import Path
 import zarr
 import harpy_core as hc
-from harpy_core.extract.store import WorkFolder
+from harpy_core.storage.commits import WorkFolder
 from cases import tiles_of
 
 folder, units, options = Path(sys.argv[1]), int(sys.argv[2]), eval(sys.argv[3])
@@ -171,7 +170,7 @@ def test_a_run_that_dies_while_it_tidies_up_leaves_no_trap(
 
     with tiles_of(1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store.shutil, "rmtree", dying)
+            patch.setattr(commits.shutil, "rmtree", dying)
             with pytest.raises(DiedError):
                 hc.extract_instances(*arrays, target, **OPTIONS)
         assert tree(target) == undisturbed
@@ -268,7 +267,7 @@ def test_an_overwrite_that_fails_leaves_the_old_store(tmp_path: Path, moment: st
     replace = os.replace
 
     def dying(source: Any, target: Any) -> None:
-        if Path(source).name == "store":
+        if Path(source).name == "store" and Path(target) == tmp_path / "crops":
             raise DiedError
         replace(source, target)
 
@@ -276,7 +275,7 @@ def test_an_overwrite_that_fails_leaves_the_old_store(tmp_path: Path, moment: st
         if moment == "units":
             interrupt_after(patch, 3)
         else:
-            patch.setattr(manifest.os, "replace", dying)
+            patch.setattr(folders.os, "replace", dying)
         with pytest.raises(DiedError):
             extracted(case, tmp_path, overwrite=True, diameter=7)
     assert tree(tmp_path / "crops") == before

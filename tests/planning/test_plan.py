@@ -14,7 +14,7 @@ import pytest
 from cases import as_form, threads, tiles_of
 
 import harpy_core as hc
-from harpy_core.extract.settings import CropSettings
+from harpy_core.config.crops import CropSettings
 from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import describe
 from harpy_core.raster.reading import ChannelView

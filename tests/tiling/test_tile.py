@@ -25,7 +25,8 @@ from harpy_core.errors import InputError
 from harpy_core.planning import forecast as outlook
 from harpy_core.raster import Raster, describe, open_raster
 from harpy_core.storage import spatialdata_store
-from harpy_core.storage.manifest import sole_writer, tree_digest
+from harpy_core.storage.locks import sole_writer
+from harpy_core.storage.manifest import tree_digest
 from harpy_core.tiling import linking, repeating, tile
 from harpy_core.tiling.tile import repeated_names, tile_raster
 

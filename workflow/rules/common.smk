@@ -2,7 +2,6 @@
 #
 # Nothing heavy is imported here: the workflow is parsed for every dry run and every cluster job.
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -20,11 +19,11 @@ if (ROOT / "harpy_core").is_dir():
 from harpy_core import provenance
 
 from harpy_core.planning import preflight
-from harpy_core.config.models import DATASETS, MEASURED, PEER, Aggregate, Extract
+from harpy_core.config.crops import CropSettings, Extract
+from harpy_core.config.models import DATASETS, MEASURED, PEER, Aggregate
 from harpy_core.config.mistakes import load
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.config.cases import image_cases
-from harpy_core.extract.settings import CropSettings
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import has_gpus
@@ -148,7 +147,7 @@ def planned_memory(stage):
         from harpy_core.raster.info import RasterInfo
 
         info = RasterInfo.from_json(input.raster)
-        crops = CropSettings.of(extract_params(wildcards))
+        crops = CropSettings.within(extract_params(wildcards))
         stats = aggregate_params(wildcards)["stats"]
         plan = stage_plan(stage, info, stats=stats, crops=crops)
         # Before any work is done: Snakemake inside the job, the script, and each of its workers
@@ -264,9 +263,8 @@ def measured_settings(wildcards):
     if wildcards.engine == PEER:
         settings["python"] = sweep.peer_python
     if wildcards.stage == "extract":
-        return settings | {
-            "crops": dataclasses.asdict(CropSettings.of(extract_params(wildcards)))
-        }
+        crops = CropSettings.within(extract_params(wildcards))
+        return settings | {"crops": crops.model_dump()}
     return settings | {"stats": ["mean"]}
 
 

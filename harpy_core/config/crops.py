@@ -1,0 +1,135 @@
+"""How crops are cut and kept: the one definition of it.
+
+The config's section `extract` is built on it, and `harpy_core.extract_instances` and
+`harpy_core.plan_extract` take its keys as arguments. Imported while the workflow is parsed, so
+nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from harpy_core.config.section import Positive, Section, Unlike, key, remedy_of, rule_of
+from harpy_core.errors import InputError
+
+Codec = Literal["lz4", "zstd", "none"]
+
+
+class CropSettings(Section):
+    """How crops are cut and kept; each key is an argument of `harpy_core.extract_instances`."""
+
+    diameter: Positive = key(
+        "Side of the window around an instance's centroid, in pixels.",
+        "a window must be at least 1 pixel",
+        default=50,
+    )
+    batch_size: Positive = key(
+        "Instances in one chunk of the crops.",
+        "a batch must hold at least 1 crop",
+        default=500,
+    )
+    remove_background: bool = key(
+        "Set to 0 the pixels of a window that lie outside its instance.",
+        "use true or false",
+        default=True,
+    )
+    extract_mask: bool = key(
+        "Write each instance's mask beside its crop.",
+        "use true or false",
+        default=False,
+    )
+    dtype: Literal["float16", "float32"] | None = key(
+        "Type of the stored pixels; null: the image's. A float type needs a scale.",
+        "choose float16, float32, or leave it out",
+        default=None,
+    )
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = key(
+        "What pixels are multiplied by before they are stored as dtype, such as 0.0000152590 "
+        "(1/65535).",
+        "give a number above 0",
+        default=None,
+    )
+    codec: Codec = key(
+        "Compression of the crops: lz4 is fast, zstd smaller, for archives; none is plain bytes.",
+        "choose from lz4, zstd, none",
+        default="lz4",
+    )
+    shard_size: Positive | None = key(
+        "Instances in one file, a multiple of batch_size; null: each chunk is a file of its own.",
+        "give a multiple of batch_size",
+        default=None,
+    )
+    shuffle: Annotated[int, Field(ge=0)] | None = key(
+        "Store the instances in random order, drawn from this seed, so that training can read "
+        "them as they stand; null: neighbours together.",
+        "a seed is a whole number of at least 0, or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _sizes_and_types_go_together(self) -> CropSettings:
+        if self.batch % self.batch_size:
+            raise PydanticCustomError(
+                "together",
+                "shard_size = {shard}: give a multiple of batch_size, {batch}",
+                {"shard": self.shard_size, "batch": self.batch_size},
+            )
+        if (self.dtype is None) != (self.scale is None):
+            raise PydanticCustomError(
+                "together",
+                "dtype = {dtype}, scale = {scale}: give both, such as dtype='float16', "
+                "scale=1/65535 (0.000015259), or neither",
+                {"dtype": repr(self.dtype), "scale": repr(self.scale)},
+            )
+        return self
+
+    @property
+    def batch(self) -> int:
+        """Crops of one file."""
+        return self.batch_size if self.shard_size is None else self.shard_size
+
+    @classmethod
+    def of(cls, **settings: Any) -> CropSettings:
+        """Settings given as arguments.
+
+        Raises
+        ------
+        InputError
+            The first that makes no sense, with the remedy.
+        """
+        plain = {k: v.item() if hasattr(v, "item") else v for k, v in settings.items()}
+        try:
+            return cls(**plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+        if not first["loc"]:
+            raise InputError(first["msg"])
+        name = str(first["loc"][0])
+        field = cls.model_fields.get(name)
+        remedy = remedy_of(first, cls, rule_of(field) if field else "")
+        raise InputError(f"{name} = {first['input']!r}: {remedy}")
+
+    @classmethod
+    def within(cls, section: Mapping[str, Any]) -> CropSettings:
+        """The settings in a config's section extract, which also says what is cropped."""
+        return cls(**{name: section[name] for name in cls.model_fields})
+
+
+class Extract(CropSettings):
+    """One centred crop of every instance, all channels."""
+
+    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
+        "Names of the channels to crop, in the image's order; null for all that the source uses.",
+        "channels are a list of names, each once, or null",
+        default=None,
+    )
+    index: Annotated[list[Positive], Field(min_length=1)] | str | None = key(
+        "Instances to crop: their labels, or the path of a text file with one label a line; null "
+        "for all.",
+        "labels of instances, as a list of whole numbers or the path of a text file, or null",
+        default=None,
+    )

@@ -1,0 +1,90 @@
+"""A section of the config: its keys, their rules, and what a mistake in one of them is told.
+
+Imported while the workflow is parsed, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+
+def _unlike(values: list[Any]) -> list[Any]:
+    for value in values:
+        if values.count(value) > 1:
+            raise PydanticCustomError("repeated", "{value} is named twice", {"value": repr(value)})
+    return values
+
+
+def key(
+    description: str,
+    rule: str,
+    *,
+    default: Any = ...,
+    default_factory: Callable[[], Any] | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field: what it means, and the rule its value follows (shown where one does not)."""
+    if default_factory is not None:
+        bounds["default_factory"] = default_factory
+    else:
+        bounds["default"] = default
+    return Field(description=description, json_schema_extra={"rule": rule}, **bounds)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Unlike = AfterValidator(_unlike)
+
+
+class Section(BaseModel):
+    """A mapping of the config: unknown keys are refused, types are not guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def suggestion(word: Any, choices: Iterable[str]) -> str:
+    """`` (did you mean …?)`` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(str(word), list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def remedy_of(error: ErrorDetails, section: type[Section], rule: str) -> str:
+    """What to do about a mistake in one of a section's keys.
+
+    Parameters
+    ----------
+    error
+        As pydantic found it.
+    section
+        That has the key, or should have it.
+    rule
+        Of the key.
+    """
+    if error["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        near = suggestion(error["loc"][-1], known)
+        return f"there is no such key{near or '; there are ' + ', '.join(known)}"
+    if error["type"] in ("repeated", "address", "together"):
+        return error["msg"]
+    choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+    return f"{rule}{suggestion(error['input'], choices)}"
+
+
+def rule_of(field: FieldInfo) -> str:
+    """The rule a field's value follows."""
+    extra = field.json_schema_extra
+    return str(extra["rule"]) if isinstance(extra, dict) else ""
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section a field holds, if it holds one."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None

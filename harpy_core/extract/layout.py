@@ -1,0 +1,167 @@
+"""Shape and type of the crops on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from harpy_core.config.crops import Codec, CropSettings
+from harpy_core.errors import InputError
+from harpy_core.instances.finding import Instances
+from harpy_core.raster.reading import delivered
+from harpy_core.running.tasks import image_edges
+from harpy_core.storage import codecs
+
+LARGEST_CHUNK = 2**31 - 1 - 2**10
+"""Bytes: what Blosc takes less its header."""
+
+
+@dataclass(frozen=True, slots=True)
+class CropLayout:
+    """Shape of the stored crops.
+
+    Attributes
+    ----------
+    instances, channels, depth, diameter
+        Crops, and channels, z and pixels on a side of each.
+    chunk, group
+        Crops and channels of one chunk.
+    batch
+        Crops of one file: of one chunk, or of a shard of several.
+    pixels
+        NumPy name of the image's pixel type.
+    dtype
+        NumPy name of the stored type.
+    scale
+        What pixels are multiplied by to be stored; None leaves them as they are.
+    codec
+        How chunks are compressed.
+    full
+        Whether windows are mostly pixels of instances, or kept with their background.
+    mask
+        Whether each crop has a mask.
+    """
+
+    instances: int
+    channels: int
+    depth: int
+    diameter: int
+    chunk: int
+    group: int
+    batch: int
+    pixels: str
+    dtype: str
+    scale: float | None
+    codec: Codec
+    full: bool
+    mask: bool
+
+    @classmethod
+    def of(cls, image: Any, settings: CropSettings, instances: Instances) -> CropLayout:
+        """Shape of the crops that settings make of an image.
+
+        Raises
+        ------
+        InputError
+            A chunk would be larger than codecs can take.
+        """
+        edges, spatial = image_edges(image)
+        pixels = str(np.dtype(image.dtype).newbyteorder("="))
+        coverage = _coverage(instances, settings.diameter)
+        layout = cls(
+            instances=len(instances),
+            channels=image.shape[0],
+            depth=spatial[0][-1],
+            diameter=settings.diameter,
+            chunk=settings.batch_size,
+            group=_regular(edges),
+            batch=settings.batch,
+            pixels=pixels,
+            dtype=settings.dtype or pixels,
+            scale=settings.scale,
+            codec=settings.codec,
+            full=not settings.remove_background or coverage > 0.5,
+            mask=settings.extract_mask,
+        )
+        crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
+        if crop * layout.chunk > LARGEST_CHUNK:
+            raise InputError(
+                f"batch_size = {layout.chunk}: a chunk would have {crop * layout.chunk:,} bytes, "
+                f"and codecs take at most {LARGEST_CHUNK:,}: give at most {LARGEST_CHUNK // crop}"
+            )
+        return layout
+
+    @property
+    def window(self) -> int:
+        """Pixels of one channel of one crop."""
+        return self.depth * self.diameter * self.diameter
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a file holds several chunks."""
+        return self.batch > self.chunk
+
+    def arrays(self) -> dict[str, tuple[int, int, np.dtype]]:
+        """Channels, channels in a chunk and type of each array of crops, by name."""
+        found = {"image": (self.channels, self.group, np.dtype(self.dtype))}
+        if self.mask:
+            found["mask"] = (1, 1, np.dtype(np.uint8))
+        return found
+
+    def content(self, array: str) -> codecs.Content:
+        """What an array's chunks are like, for the codec."""
+        return "full crops" if self.full and array == "image" else "crops"
+
+    def gathered(self, array: str) -> np.dtype:
+        """Type in which the pixels of an array are gathered."""
+        return delivered(np.dtype(self.pixels)) if array == "image" else np.dtype(np.uint8)
+
+    def stored(self, array: str, crops: np.ndarray) -> np.ndarray:
+        """Gathered pixels as they are stored: multiplied in float64, and rounded once."""
+        dtype = self.arrays()[array][2]
+        if array != "image" or self.scale is None:
+            return crops.astype(dtype, copy=False)
+        if crops.dtype.kind in "iu" and crops.dtype.itemsize <= 2:
+            unsigned = np.dtype(f"u{crops.dtype.itemsize}")
+            every = np.arange(1 << (8 * unsigned.itemsize), dtype=unsigned).view(crops.dtype)
+            table: np.ndarray = (every.astype(np.float64) * self.scale).astype(dtype)
+            return table.take(crops.view(unsigned))
+        found = np.empty(crops.shape, dtype)
+        for some, crop in zip(found, crops, strict=True):
+            some[...] = crop.astype(np.float64) * self.scale
+        return found
+
+
+def refuse_overflow(settings: CropSettings, pixels: np.dtype) -> None:
+    """Refuse a scale that pixels of a type may be too large for.
+
+    Raises
+    ------
+    InputError
+        With the largest scale that fits.
+    """
+    if settings.dtype is None or settings.scale is None or pixels.kind not in "iu":
+        return
+    largest = float(np.finfo(settings.dtype).max)
+    if np.iinfo(pixels).max * settings.scale > largest:
+        raise InputError(
+            f"scale = {settings.scale}: {pixels} pixels times that may be too large for "
+            f"{settings.dtype}, whose largest is {largest:g}; give at most "
+            f"{largest / np.iinfo(pixels).max:g}"
+        )
+
+
+def _coverage(instances: Instances, diameter: int) -> float:
+    """About what part of the windows' pixels belongs to the instances."""
+    depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
+    inside = np.minimum(instances.count / depth, diameter**2)
+    return float(inside.mean()) / diameter**2 if len(instances) else 0.0
+
+
+def _regular(edges: tuple[int, ...]) -> int:
+    """Channels in a chunk of the store: as in the image, or all where its chunks are irregular."""
+    sizes = [b - a for a, b in pairwise(edges)] or [1]
+    return sizes[0] if set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] else sum(sizes)

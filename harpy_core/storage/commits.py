@@ -1,0 +1,153 @@
+"""Work that outlives its process: files committed one by one, in a folder beside the result.
+
+A file is written under another name, flushed and renamed; then, where it is one of many that make
+a result, its record is written in the same way. A run that died goes on from what is committed. The
+folder is named after inputs, parameters and code, so that no other run's files can be taken for its
+own; it becomes the result by a rename.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from harpy_core.storage.checksums import crc32c
+from harpy_core.storage.folders import replace_folder, room_for, sync_folder, sync_tree, tidy
+from harpy_core.storage.manifest import replace_json
+from harpy_core.storage.writing import write_flushed
+
+logger = logging.getLogger(__name__)
+
+KEPT = "what is committed stays"
+"""What a run that could not go on leaves."""
+
+_STORE = "store"
+_COMMITS = "commits"
+_PARTIAL = "partial"
+_RECORD_BYTES = 4096
+"""A commit record is a small file: a block of the disk."""
+
+
+class WorkFolder:
+    """What a run has made of a result so far.
+
+    Parameters
+    ----------
+    target
+        The result.
+    key
+        What inputs, parameters and code are known by.
+    """
+
+    def __init__(self, target: Path, key: str) -> None:
+        self.target = target
+        self.path = target.with_name(f".{target.name}.work-{key}")
+
+    @property
+    def store(self) -> Path:
+        """The folder that becomes the result."""
+        return self.path / _STORE
+
+    def begin(self, make: Callable[[Path], None], resume: bool = True) -> None:
+        """Have the folder ready before any worker writes to it; what was committed stays.
+
+        Called by who holds the lock of the result.
+
+        Parameters
+        ----------
+        make
+            Writes a store's metadata to a folder.
+        resume
+            Go on from an earlier run; otherwise start over.
+        """
+        with room_for(self.path, KEPT, _RECORD_BYTES):
+            tidy(self.target, alone=True)
+            partial = self.path / _PARTIAL
+            # Records of a run that died after its store was renamed away are of what is not here.
+            fresh = not (resume and self.store.exists())
+            shutil.rmtree(self.path if fresh else partial, ignore_errors=True)
+            for folder in (self.path / _COMMITS, partial):
+                folder.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                make(partial / _STORE)
+                sync_tree(partial / _STORE)
+                os.replace(partial / _STORE, self.store)
+
+    def temporary(self) -> Path:
+        """A path for a file until it is whole; not in the store, where a kill would leave it."""
+        return self.path / _PARTIAL / uuid.uuid4().hex
+
+    def place(self, path: Path, parts: Sequence[Any]) -> None:
+        """Write a file, whole and on disk, or not at all.
+
+        Parameters
+        ----------
+        path
+            In this folder.
+        parts
+            Its content, as buffers one after the other.
+        """
+        temporary = self.temporary()
+        with room_for(path.parent, KEPT, sum(map(len, parts))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_flushed(temporary, parts)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+
+    def commit(self, name: str, path: Path, parts: Sequence[Any]) -> None:
+        """Write a file as `place` does, and then its record.
+
+        Parameters
+        ----------
+        name
+            Of the record.
+        path, parts
+            As in `place`.
+        """
+        self.place(path, parts)
+        checksum = 0
+        for part in parts:
+            checksum = crc32c(part, checksum)
+        place = path.relative_to(self.path).as_posix()
+        self._record(name, {"crc32c": checksum, "bytes": sum(map(len, parts)), "file": place})
+
+    def _record(self, name: str, record: dict[str, Any]) -> None:
+        with room_for(self.path / _COMMITS, KEPT, _RECORD_BYTES):
+            replace_json(self.path / _COMMITS / name, record)
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What was committed, by name: the file, its size and its checksum.
+
+        A file that is not there as it was committed, as after a power cut, is not committed.
+        """
+        found = {}
+        names = os.listdir(self.path / _COMMITS) if (self.path / _COMMITS).is_dir() else []
+        for name in sorted(name for name in names if name[0] != "."):
+            record = json.loads((self.path / _COMMITS / name).read_text(encoding="utf-8"))
+            file = self.path / record["file"]
+            if file.is_file() and file.stat().st_size == record["bytes"]:
+                found[name] = record
+        return found
+
+    def finish(self, flushed: Collection[str]) -> None:
+        """Rename the store onto the result's place, and remove this folder and older ones.
+
+        Parameters
+        ----------
+        flushed
+            Folders of the store all of whose files were committed or placed.
+        """
+        with room_for(self.path, KEPT):
+            sync_tree(self.store, flushed)
+            replace_folder(self.store, self.target)
+        shutil.rmtree(self.path)
+        # Not before: until there is a result, what another run left may be gone on with.
+        for left in self.target.parent.glob(f".{self.target.name}.work-*"):
+            shutil.rmtree(left, ignore_errors=True)
+            logger.info("%s: removed, a run with other inputs or parameters left it", left)
