@@ -76,6 +76,15 @@ def test_an_empty_section_takes_its_defaults() -> None:
             "cases.liver.extract.diameter = 0: a window must be at least 1 pixel",
         ),
         (
+            with_case(extract={"shard_size": 700}),
+            "cases.liver.extract = {'shard_size': 700}: shard_size = 700: give a multiple of "
+            "batch_size, 500",
+        ),
+        (
+            with_case(extract={"codec": "lz5"}),
+            "cases.liver.extract.codec = lz5: choose from lz4, zstd, none (did you mean lz4?)",
+        ),
+        (
             with_case(extract={"diamter": 10}),
             "cases.liver.extract.diamter = 10: there is no such key (did you mean diameter?)",
         ),
@@ -349,7 +358,7 @@ def test_defaults_follow_their_own_rules() -> None:
 def test_parsing_imports_nothing_heavy() -> None:
     code = (
         "import sys; from harpy_core import datasets, provenance;"
-        "from harpy_core.config import models; from harpy_core.extract import settings;"
+        "from harpy_core.config import crops, mistakes, models;"
         "from harpy_core.planning import plan, preflight; from harpy_core.raster import info;"
         "print([m for m in ('numpy', 'zarr', 'dask', 'numba', 'pandas') if m in sys.modules])"
     )

@@ -224,3 +224,16 @@ def test_arrays_that_do_not_match_cannot_be_planned() -> None:
         plan_aggregate(np.zeros((2, 5, 5)), np.zeros((4, 5), "u1"))
     with pytest.raises(hc.InputError, match="not a statistic"):
         plan_aggregate(np.zeros((2, 5, 5)), np.zeros((5, 5), "u1"), ["modus"])
+
+
+def test_a_plan_refuses_the_settings_that_the_job_refuses() -> None:
+    image, labels = np.zeros((1, 4, 4), "u2"), np.zeros((4, 4), "u4")
+    with pytest.raises(hc.InputError, match="diameter = 0: a window must be at least 1 pixel"):
+        plan_extract(image, labels, diameter=0)
+    with pytest.raises(
+        hc.InputError, match=r"diametre = 9: there is no such key \(did you mean dia"
+    ):
+        plan_extract(image, labels, diametre=9)
+    assert plan_extract(image, labels, diameter=np.int64(9)) == plan_extract(
+        image, labels, diameter=9
+    )
