@@ -109,7 +109,7 @@ def scaling(folder: Path, repeats: int) -> Table:
             made = tissue_store(folder, f"labels-{labels}", shape, sites, ("lz4",))
             group = zarr.open_group(made, mode="r")
             stores[f"{labels} labels"] = group["lz4"], group["labels"]
-        source = Raster(*stores["10x labels"], [str(c) for c in range(shape[0])])
+        source = Raster.of(*stores["10x labels"], [str(c) for c in range(shape[0])])
         for times in (1, 4, 16):
             side = 4096 * math.isqrt(times)
             path = Path(scratch) / f"{times}.zarr"

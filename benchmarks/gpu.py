@@ -245,7 +245,7 @@ def main() -> str | None:
     options.data.mkdir(parents=True, exist_ok=True)
     dense = tissue_store(options.data, "dense", SHAPE, DENSE, ("lz4", "zstd"))
     group = zarr.open_group(dense, mode="r")
-    raster = Raster(group["lz4"], group["labels"], [str(c) for c in range(SHAPE[0])])
+    raster = Raster.of(group["lz4"], group["labels"], [str(c) for c in range(SHAPE[0])])
     tables = [kernels_alone(dense, 10 * options.repeats)] if with_gpu else []
     tables.append(calls(dense, options.repeats, with_gpu))
     tables.append(jobs("dense tissue", raster, options.threads, options.repeats, with_gpu))

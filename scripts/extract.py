@@ -24,7 +24,7 @@ def main(snakemake):
         planned = {
             "instances": len(instances),
             "crops": settings,
-            "ratio": stored_ratio(raster.image, raster.labels, instances, settings),
+            "ratio": stored_ratio(raster, instances, settings),
         }
         with workers(snakemake, "extract", info, **planned) as client:
             crops = extract_instances(

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harpy_core import __version__
-from harpy_core.errors import InputError
 from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.kernels import layout
-from harpy_core.raster.reading import check_arrays, delivered, is_dask, unwrapped
+from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import Bar, track
-from harpy_core.running.tasks import Task, alike, image_edges, image_tasks, lazy_image_tasks
+from harpy_core.running.tasks import Task, image_tasks, tile_edges
 from harpy_core.statistics.declared import Statistic, chosen
 from harpy_core.statistics.moments import PixelSums, finish, measure_pixels, merge
 from harpy_core.tiles.labels import checked_labels
@@ -210,22 +209,18 @@ class Aggregation:
 
     Attributes
     ----------
-    image, labels
-        Arrays, alike in kind.
+    raster
+        The image, its labels and channels.
     statistics
         What to finish, by name.
-    names
-        Of the channels.
     engine
         The one its tasks use: never ``auto``.
     ignore_nan, strict
         As in `aggregate_stats`.
     """
 
-    image: Any
-    labels: Any
+    raster: Raster
     statistics: dict[str, Statistic]
-    names: list[str]
     engine: str
     ignore_nan: bool
     strict: bool
@@ -244,11 +239,8 @@ class Aggregation:
     ) -> Aggregation:
         """Check the arguments of `aggregate_stats`; see there."""
         statistics = chosen(stats)
-        image, labels = alike(unwrapped(image), unwrapped(labels))
-        check_arrays(image, labels)
-        names = channel_names(channels, image.shape[0])
-        engine = engines.resolved(engine, client)
-        return cls(image, labels, statistics, names, engine, ignore_nan, strict)
+        raster = Raster.of(image, labels, channels)
+        return cls(raster, statistics, engines.resolved(engine, client), ignore_nan, strict)
 
     @property
     def full(self) -> bool:
@@ -258,17 +250,17 @@ class Aggregation:
     @property
     def pixels(self) -> int:
         """Pixels of all channels."""
-        return math.prod(self.image.shape)
+        return math.prod(self.raster.image.shape)
 
     @property
     def channel_edges(self) -> tuple[int, ...]:
         """Where the image's chunks begin along c."""
-        return image_edges(self.image)[0]
+        return tile_edges(self.raster)[0]
 
     @property
     def bytes_per_value(self) -> int:
         """Memory of one instance in one channel: its sums while they grow, and its statistics."""
-        words = sum(layout.words(delivered(np.dtype(self.image.dtype)), self.full))
+        words = sum(layout.words(self.raster.pixel_type, self.full))
         return 8 * (2 * words + len(self.statistics))
 
     def measure(
@@ -285,17 +277,12 @@ class Aggregation:
         index
             Labels to report; all without.
         """
-        tasks = (
-            lazy_image_tasks(self.image, self.labels)
-            if is_dask(self.image)
-            else image_tasks(
-                self.image, self.labels, schedule.threads_of(client), edges, self.strict
-            )
-        )
+        tasks = image_tasks(self.raster, schedule.threads_of(client), edges, self.strict)
         work = partial(measure_tile, engine=self.engine, full=self.full, ignore_nan=self.ignore_nan)
-        dtype = delivered(np.dtype(self.image.dtype))
-        table = StatisticsTable(dtype, self.full, (edges[0], edges[-1]), self.engine)
-        for task, part in schedule.results(work, tasks, client):
+        table = StatisticsTable(
+            self.raster.pixel_type, self.full, (edges[0], edges[-1]), self.engine
+        )
+        for task, part in schedule.results(work, tasks, client, lazy=self.raster.lazy):
             if part is not None:
                 table.add(part)
             bar.advance(task.pixels)
@@ -310,35 +297,16 @@ class Aggregation:
             "version": __version__,
             "engine": self.engine,
             "stats": list(self.statistics),
-            "image_shape": [int(n) for n in self.image.shape],
-            "image_dtype": str(np.dtype(self.image.dtype)),
+            "image_shape": [int(n) for n in self.raster.image.shape],
+            "image_dtype": str(np.dtype(self.raster.image.dtype)),
             "ignore_nan": self.ignore_nan,
         }
         rows = pd.Index(instances.id.astype(str), dtype=object)
         return AnnData(
             X=next(iter(layers.values()), None),
             obs=pd.DataFrame({"instance_id": instances.id, "count": instances.count}, index=rows),
-            var=pd.DataFrame(index=pd.Index(self.names, dtype=object)),
+            var=pd.DataFrame(index=pd.Index(self.raster.channels, dtype=object)),
             layers=layers,
-            obsm={"spatial": instances.centroid[:, ::-1][:, : self.labels.ndim].copy()},
+            obsm={"spatial": instances.centroid[:, ::-1][:, : self.raster.labels.ndim].copy()},
             uns={"harpy_core": provenance},
         )
-
-
-def channel_names(channels: Sequence[str] | None, number: int) -> list[str]:
-    """A unique name for each channel.
-
-    Raises
-    ------
-    InputError
-        Too few, too many, or a name that stands twice.
-    """
-    names = [str(c) for c in range(number)] if channels is None else [str(c) for c in channels]
-    if len(names) != number:
-        raise InputError(
-            f"channels: {len(names)} names for an image of {number} channels; give one for each"
-        )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"channels: {twice[0]!r} stands more than once; rename one of them")
-    return names

@@ -13,12 +13,11 @@ import numpy as np
 import zarr
 
 from harpy_core.aggregate.aggregation import Aggregation
+from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
-from harpy_core.raster.reading import is_dask
 from harpy_core.running.progress import track
 from harpy_core.storage.folders import staging
-from harpy_core.tiles.grid import SLAB_BYTES, slabs_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -70,10 +69,10 @@ def aggregate_to_store(
     job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict, client)
     edges = job.channel_edges
     in_channel = len(instances) * job.bytes_per_value
-    slabs = [edges] if is_dask(job.image) else slabs_of(edges, in_channel, slab_bytes)
+    slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes)
     with staging(path) as folder:
         group = _begin_table(folder, job, instances, region)
-        shape = (len(instances), len(job.names))
+        shape = (len(instances), len(job.raster.channels))
         width = max(slab[-1] - slab[0] for slab in slabs)
         arrays = {
             name: create_layer(group, f"layers/{name}", shape, width) for name in job.statistics

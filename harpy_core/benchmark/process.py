@@ -73,7 +73,7 @@ def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
     labels = np.zeros((8, 8), labels_dtype)
     labels[2:5, 2:5] = 1
     pixels = np.zeros((1, 8, 8), image_dtype)
-    raster = Raster(pixels, labels, ["0"])
+    raster = Raster.of(pixels, labels, ["0"])
     with tempfile.TemporaryDirectory() as scratch:
         tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1}, instances=None)
         run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](tiny, Path(scratch))

@@ -9,7 +9,7 @@ import numpy as np
 from harpy_core.extract.layout import CropLayout
 from harpy_core.extract.windows import windows_of
 from harpy_core.instances.finding import Instances
-from harpy_core.raster.reading import is_dask
+from harpy_core.raster.raster import Raster
 from harpy_core.storage import codecs
 
 SAMPLES = 4
@@ -18,15 +18,15 @@ _CHANNELS = 5
 
 
 def stored_ratio(
-    image: Any, labels: Any, instances: Instances, layout: CropLayout, remove_background: bool
+    raster: Raster, instances: Instances, layout: CropLayout, remove_background: bool
 ) -> float:
     """Encoded bytes of a raw byte of crops, from some crops of some groups of channels.
 
     Parameters
     ----------
-    image, labels
-        As in `harpy_core.extract_instances`; Dask arrays, which would have to be computed, are
-        taken as incompressible.
+    raster
+        The image and its labels; Dask arrays, which would have to be computed, are taken as
+        incompressible.
     instances
         Those that are cropped.
     layout
@@ -35,14 +35,13 @@ def stored_ratio(
         Whether what lies outside an instance is 0.
     """
     raw = encoded = 0
-    lazy = is_dask(image) or is_dask(labels)
-    for sample in range(0 if lazy or len(instances) == 0 else SAMPLES):
+    for sample in range(0 if raster.lazy or len(instances) == 0 else SAMPLES):
         # Spread over the image, and each sample in another group of channels.
         row = (2 * sample + 1) * len(instances) // (2 * SAMPLES)
         first = sample * layout.channels // SAMPLES // layout.group * layout.group
         channels = slice(first, min(first + min(layout.group, _CHANNELS), layout.channels))
         near = _around(instances, row)
-        crops = _crops(image, labels, near, channels, layout, remove_background)
+        crops = _crops(raster.image, raster.labels, near, channels, layout, remove_background)
         stored = layout.stored("image", crops)
         raw += stored.nbytes
         encoded += len(codecs.encode(layout.codec, stored, layout.content("image")))

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from harpy_core import __version__
-from harpy_core.aggregate.aggregation import channel_names
 from harpy_core.config.crops import Codec, CropSettings
 from harpy_core.errors import InputError
 from harpy_core.extract import estimate
@@ -32,11 +31,10 @@ from harpy_core.extract.tasks import (
 from harpy_core.extract.windows import CropPlan, Strip, Windows, plan_crops, windows_of
 from harpy_core.instances.finding import Instances, find_instances
 from harpy_core.provenance import source_digest
-from harpy_core.raster.opening import fingerprint
-from harpy_core.raster.reading import check_arrays, is_dask, reader_of, unwrapped
+from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
-from harpy_core.running.tasks import Task, alike, image_edges, lazy_image_tasks
+from harpy_core.running.tasks import LazyTask, Task, image_tasks, tile_edges
 from harpy_core.storage.commits import WorkFolder
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
@@ -140,8 +138,7 @@ def extract_instances(
         taken, a disk that is full or too small.
     """
     target = Path(path)
-    image, labels = alike(unwrapped(image), unwrapped(labels))
-    check_arrays(image, labels)
+    raster = Raster.of(image, labels, channels)
     engine = engines.resolved(engine, client)
     settings = CropSettings.of(
         diameter=diameter,
@@ -154,39 +151,37 @@ def extract_instances(
         shard_size=shard_size,
         shuffle=shuffle,
     )
-    refuse_overflow(settings, np.dtype(image.dtype))
-    names = channel_names(channels, image.shape[0])
+    refuse_overflow(settings, np.dtype(raster.image.dtype))
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
     with sole_writer(target):
         if instances is None:
             instances = find_instances(
-                labels, engine=engine, client=client, progress=progress, strict=strict
+                raster.labels, engine=engine, client=client, progress=progress, strict=strict
             )
         if index is not None:
             instances = instances.chosen(index)
-        job = _Extraction.of(image, labels, instances, settings, target, strict)
+        job = _Extraction.of(raster, instances, settings, target, strict)
         job.crops.begin(resume)
         job.run(engine, client, progress)
-        job.finish(names, engine)
+        job.finish(engine)
     return open_crops(target)
 
 
-def stored_ratio(image: Any, labels: Any, instances: Instances, settings: CropSettings) -> float:
+def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -> float:
     """How many bytes on disk a byte of crops will take, from a sample of them.
 
     Parameters
     ----------
-    image, labels
-        As in `extract_instances`.
+    raster
+        The image and its labels.
     instances
         Those that will be cropped.
     settings
         How they will be cut and kept.
     """
-    image, labels = unwrapped(image), unwrapped(labels)
-    layout = CropLayout.of(image, settings, instances)
-    return estimate.stored_ratio(image, labels, instances, layout, settings.remove_background)
+    layout = CropLayout.of(raster, settings, instances)
+    return estimate.stored_ratio(raster, instances, layout, settings.remove_background)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +190,8 @@ class _Extraction:
 
     Attributes
     ----------
-    image, labels, instances, settings, strict
-        As `extract_instances` was given them.
+    raster, instances, settings, strict
+        What `extract_instances` was given.
     windows
         Where the instances' windows are.
     plan
@@ -205,8 +200,7 @@ class _Extraction:
         Where they go.
     """
 
-    image: Any
-    labels: Any
+    raster: Raster
     instances: Instances
     settings: CropSettings
     strict: bool
@@ -217,25 +211,24 @@ class _Extraction:
     @classmethod
     def of(
         cls,
-        image: Any,
-        labels: Any,
+        raster: Raster,
         instances: Instances,
         settings: CropSettings,
         target: Path,
         strict: bool,
     ) -> _Extraction:
         """Plan an extraction, and name its working folder after all that decides the crops."""
-        layout = CropLayout.of(image, settings, instances)
-        _, edges = image_edges(image)
+        layout = CropLayout.of(raster, settings, instances)
+        _, edges = tile_edges(raster)
         plane = (edges[1][-1], edges[2][-1])
         windows = windows_of(instances, settings.diameter, plane, settings.remove_background)
-        tall = not is_dask(image)
+        tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
         who = hashlib.sha256(instances.id.tobytes()).hexdigest()
-        source, code = fingerprint(image, labels), source_digest(__name__)
-        key = digest_of([source, settings.model_dump(), who, code])[:16]
+        code = source_digest(__name__)
+        key = digest_of([raster.fingerprint, settings.model_dump(), who, code])[:16]
         crops = CropStore(WorkFolder(target, key), layout)
-        return cls(image, labels, instances, settings, strict, windows, plan, crops)
+        return cls(raster, instances, settings, strict, windows, plan, crops)
 
     def run(self, engine: str, client: Client | None, progress: bool) -> None:
         """Cut all strips, then finish the batches that need several."""
@@ -243,24 +236,24 @@ class _Extraction:
         cut = partial(cut_strip, engine=engine, remove_background=self.settings.remove_background)
         tasks = self._strip_tasks(done, schedule.threads_of(client))
         with track(sum(t.pixels for t in tasks), "extract", enabled=progress) as bar:
-            for task, _ in schedule.results(cut, tasks, client):
+            for task, _ in schedule.results(cut, tasks, client, lazy=self.raster.lazy):
                 bar.advance(task.pixels)
         joins = self._joins(done)
         with track(len(joins), "join", unit="batch", enabled=progress) as bar:
             for _ in schedule.in_order(join_fragments, joins, client):
                 bar.advance(1)
 
-    def finish(self, names: list[str], engine: str) -> None:
+    def finish(self, engine: str) -> None:
         """Give the store its place, with what describes the crops."""
         settings, order = self.settings, self.plan.order
         self.crops.finish(
             {"instance_id": self.instances.id[order], "centroid": self.instances.centroid[order]},
             {
-                "channels": names,
+                "channels": self.raster.channels,
                 "diameter": settings.diameter,
                 "remove_background": settings.remove_background,
                 "scale": settings.scale,
-                "source": fingerprint(self.image, self.labels, times=False),
+                "source": self.raster.content,
                 "parameters": settings.model_dump(),
                 "engine": engine,
                 "versions": {"harpy_core": __version__},
@@ -271,11 +264,12 @@ class _Extraction:
         self, done: frozenset[str], threads: int
     ) -> list[StripTask] | list[LazyStripTask]:
         strips = self.plan.strips
-        if is_dask(self.image):
-            tiles = {t.region[1:]: t for t in lazy_image_tasks(self.image, self.labels)}
+        if self.raster.lazy:
+            tasks = image_tasks(self.raster, threads)
+            tiles = {task.region[1:]: cast(LazyTask, task) for task in tasks}
             return [LazyStripTask(tiles[s.tiles[0][1:]], self._cut(s, done)) for s in strips]
-        pixels = reader_of(self.image, 4, self.strict)
-        reader = reader_of(self.labels, 3, self.strict)
+        pixels = self.raster.image_reader(self.strict)
+        reader = self.raster.label_reader(self.strict)
         groups = split_channels(pixels.edges[0], len(strips), threads)
         if self.crops.layout.group > 1 and self.crops.layout.group == pixels.shape[0]:
             groups = [pixels.edges[0]]

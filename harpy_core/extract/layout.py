@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from harpy_core.config.crops import Codec, CropSettings
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
+from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import delivered
-from harpy_core.running.tasks import image_edges
+from harpy_core.running.tasks import tile_edges
 from harpy_core.storage import codecs
 
 LARGEST_CHUNK = 2**31 - 1 - 2**10
@@ -60,7 +60,7 @@ class CropLayout:
     mask: bool
 
     @classmethod
-    def of(cls, image: Any, settings: CropSettings, instances: Instances) -> CropLayout:
+    def of(cls, raster: Raster, settings: CropSettings, instances: Instances) -> CropLayout:
         """Shape of the crops that settings make of an image.
 
         Raises
@@ -68,12 +68,12 @@ class CropLayout:
         InputError
             A chunk would be larger than codecs can take.
         """
-        edges, spatial = image_edges(image)
-        pixels = str(np.dtype(image.dtype).newbyteorder("="))
+        edges, spatial = tile_edges(raster)
+        pixels = str(np.dtype(raster.image.dtype).newbyteorder("="))
         coverage = _coverage(instances, settings.diameter)
         layout = cls(
             instances=len(instances),
-            channels=image.shape[0],
+            channels=len(raster.channels),
             depth=spatial[0][-1],
             diameter=settings.diameter,
             chunk=settings.batch_size,

@@ -13,10 +13,10 @@ import zarr
 
 from harpy_core.errors import InputError
 from harpy_core.kernels import engine as kernels_of
-from harpy_core.raster.reading import check_arrays, is_dask, unwrapped
+from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
-from harpy_core.running.tasks import Task, label_tasks, lazy_label_tasks
+from harpy_core.running.tasks import Task, label_tasks
 from harpy_core.storage.folders import staging
 from harpy_core.tiles.labels import checked_labels
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
@@ -164,14 +164,13 @@ def find_instances(
     InputError
         Labels that are negative or no integers.
     """
-    labels = unwrapped(labels)
-    check_arrays(None, labels)
-    tasks = lazy_label_tasks(labels) if is_dask(labels) else label_tasks(labels, strict)
+    raster = Raster.of(None, labels)
+    tasks = label_tasks(raster, strict)
     engine = engines.resolved(engine, client)
     locate = partial(_locate, engine=engine)
     index, table = kernels_of(engine).LabelIndex(), GeometryTable()
-    with track(int(np.prod(labels.shape)), "instances", enabled=progress) as bar:
-        for task, part in schedule.results(locate, tasks, client):
+    with track(int(np.prod(raster.labels.shape)), "instances", enabled=progress) as bar:
+        for task, part in schedule.results(locate, tasks, client, lazy=raster.lazy):
             if part is not None:
                 ids, geometry = part
                 table.add(index.rows(ids), geometry)

@@ -22,7 +22,7 @@ from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.planning.plan import Plan, stage_plan
-from harpy_core.raster.info import RasterInfo
+from harpy_core.raster.info import RasterInfo, itemsize
 from harpy_core.storage.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -334,14 +334,14 @@ def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
     from harpy_core.raster import open_described
 
     raster = open_described(info.choosing(section.channels))
-    return stored_ratio(raster.image, raster.labels, Instances.read(found), section)
+    return stored_ratio(raster, Instances.read(found), section)
 
 
 def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
     """Making the tiled store: each distinct chunk once where they are linked, and the labels."""
     shape, chunks = info.image_shape, info.image_chunks
     counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
-    chunk = math.prod(chunks) * _itemsize(info.image_dtype)
+    chunk = math.prod(chunks) * itemsize(info.image_dtype)
     written = math.prod(counts) * chunk
     if tile.method == "link":
         # As `harpy_core.tiling.linking` has it, which is slow to import.
@@ -353,13 +353,9 @@ def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
         )
         as_it_is = tile.codec is None and tile.shard is None and chunks == source.image_chunks
         written = 0 if as_it_is and on_grid else distinct * chunk
-    labels = math.prod(info.labels_shape) * _itemsize(info.labels_dtype)
+    labels = math.prod(info.labels_shape) * itemsize(info.labels_dtype)
     stored = written + labels // LABELS_RATIO
     return Plan("tile", math.prod(counts), written, written + labels, stored, 2 * chunk, 0, None)
-
-
-def _itemsize(dtype: str) -> int:
-    return int("".join(filter(str.isdigit, dtype)) or 8) // 8
 
 
 def _sweep_rows(

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import part_size, strip_shape
-from harpy_core.raster.info import RasterInfo
+from harpy_core.raster.info import RasterInfo, itemsize
 from harpy_core.statistics.declared import chosen
-from harpy_core.tiles.grid import SLAB_BYTES, coarsened, regular_edges, slabs_of, split_channels
+from harpy_core.tiles.grid import coarsened, regular_edges, split_channels
 
 if TYPE_CHECKING:
     from harpy_core.instances.finding import Instances
@@ -94,7 +95,7 @@ class _Shape:
         tiles = coarsened(edges[1:])
         widest = [max((b - a for a, b in pairwise(axis)), default=1) for axis in tiles]
         tile = math.prod(widest)
-        pixel, label = _itemsize(info.image_dtype), _itemsize(info.labels_dtype)
+        pixel, label = itemsize(info.image_dtype), itemsize(info.labels_dtype)
         held = max(pixel, 4) if "float" in info.image_dtype else pixel
         # A chunk that is a tile is decoded in place, with what lies beyond the image's edge.
         alone = widest == [min(c, n) for c, n in zip(chunks[1:], shape[1:], strict=True)]
@@ -152,17 +153,11 @@ def _canonical(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])
 
 
-def _itemsize(dtype: str) -> int:
-    """Bytes of a NumPy type by its name: ``uint16``, ``float64``, ``bool``."""
-    digits = "".join(c for c in dtype if c.isdigit())
-    return int(digits) // 8 if digits else 1
-
-
 def _words(dtype: str) -> tuple[int, int]:
     """Words of an instance and channel, without and with the higher moments."""
     if "float" in dtype:
         return 2, 9
-    return (1, 8) if _itemsize(dtype) <= 2 else (2, 10)
+    return (1, 8) if itemsize(dtype) <= 2 else (2, 10)
 
 
 def stage_plan(
@@ -262,7 +257,7 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
     crops: CropSettings = settings["crops"]
     window = shape.depth * crops.diameter**2
     group = min(shape.group, shape.channels)
-    stored = _itemsize(crops.dtype) if crops.dtype else shape.pixel
+    stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
     written = number * window * (shape.channels * stored + crops.extract_mask)
     on_disk = math.ceil(written * min(settings["ratio"], 1.0))
     rows, columns = strip_shape(number, shape.rows, shape.columns, crops.batch)
@@ -341,7 +336,9 @@ def plan_aggregate(
     threads
         Tasks that run at the same time.
     """
-    info = _info(image, labels)
+    from harpy_core.raster import Raster
+
+    info = Raster.of(image, labels).info()
     return stage_plan("aggregate", info, stats=stats, instances=instances, threads=threads)
 
 
@@ -368,47 +365,21 @@ def plan_extract(
         ``diameter``, ``batch_size``, ``remove_background``, ``extract_mask``, ``dtype``,
         ``scale``, ``codec``, ``shard_size`` and ``shuffle``, as there.
     """
+    from harpy_core.raster import Raster
+
     settings = CropSettings.of(**crops)
-    info = _info(image, labels)
+    raster = Raster.of(image, labels)
     if instances is None or isinstance(instances, int):
         number, ratio = instances, 1.0
     else:
         from harpy_core.extract.extraction import stored_ratio
 
-        number, ratio = len(instances), stored_ratio(image, labels, instances, settings)
+        number, ratio = len(instances), stored_ratio(raster, instances, settings)
     return stage_plan(
-        "extract", info, crops=settings, ratio=ratio, instances=number, threads=threads
+        "extract",
+        raster.info(),
+        crops=settings,
+        ratio=ratio,
+        instances=number,
+        threads=threads,
     )
-
-
-def _info(image: Any, labels: Any) -> RasterInfo:
-    """The shapes of two arrays, as a description without a place."""
-    from harpy_core.raster.reading import check_arrays, unwrapped
-
-    image, labels = unwrapped(image), unwrapped(labels)
-    check_arrays(image, labels)
-    chunks = [_chunks(array, tiles) for array, tiles in ((image, 2), (labels, 2))]
-    return RasterInfo(
-        uri="",
-        image=None,
-        labels=None,
-        channels=[str(c) for c in range(image.shape[0])],
-        image_shape=tuple(image.shape),
-        image_chunks=chunks[0],
-        image_dtype=str(image.dtype),
-        labels_shape=tuple(labels.shape),
-        labels_chunks=chunks[1],
-        labels_dtype=str(labels.dtype),
-        fingerprint="",
-    )
-
-
-def _chunks(array: Any, tiles: int) -> tuple[int, ...]:
-    """Largest chunk along each axis; the tiles that a NumPy array is worked on in."""
-    from harpy_core.raster.reading import NUMPY_TILE
-
-    found = getattr(array, "chunks", None)
-    if found is None:
-        plane = tuple(min(n, NUMPY_TILE) for n in array.shape[-tiles:])
-        return (1,) * (array.ndim - tiles) + plane
-    return tuple(max(c) if isinstance(c, tuple) else int(c) for c in found)

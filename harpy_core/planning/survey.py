@@ -71,7 +71,7 @@ def survey(
         found.lines += _contents(uri, storage_options, image)
         pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
         found.lines += _side_by_side(_facts(pixels, "images"), _facts(segmentation, "labels"))
-        names = check_elements(uri, pixels, segmentation)
+        names = check_elements(uri, pixels, segmentation).channels
         used = [names[i] for i in chosen_channels(uri, names, channels)]
         of = "" if len(used) == len(names) else f" of {len(names)}"
         found.lines.append(_row("channels") + f"{len(used)}{of}: {_list(used)}")

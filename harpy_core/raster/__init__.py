@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harpy_core.raster.info import RasterInfo
-    from harpy_core.raster.opening import Raster, describe, open_described, open_raster
+    from harpy_core.raster.opening import describe, open_described, open_raster
+    from harpy_core.raster.raster import Raster
 
 _HOME = {
-    "Raster": "opening",
+    "Raster": "raster",
     "RasterInfo": "info",
     "describe": "opening",
     "open_described": "opening",

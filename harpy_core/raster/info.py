@@ -36,7 +36,7 @@ class RasterInfo:
     image_shape, image_chunks
         (c, y, x) or (c, z, y, x), in pixels; all channels of the file.
     image_dtype
-        NumPy name of the pixel type.
+        NumPy name of the pixel type, whatever the byte order on disk.
     labels_shape, labels_chunks
         (y, x) or (z, y, x), in pixels.
     labels_dtype
@@ -96,3 +96,9 @@ class RasterInfo:
             if name.endswith(("_shape", "_chunks")):
                 fields[name] = tuple(value)
         return cls(**fields)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of a NumPy type by its name: ``uint16``, ``float64``, ``bool``."""
+    digits = "".join(filter(str.isdigit, dtype))
+    return int(digits) // 8 if digits else 1

@@ -6,48 +6,27 @@ Level paths, axes, channel names and placement are read from the metadata (Spati
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
-from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.formats.stores import is_address, open_group, open_node
 from harpy_core.raster.formats.tiff import TiffArray, is_tiff
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.placement import Placement, difference, placement
-from harpy_core.raster.reading import AxesView, ChannelView, check_arrays
+from harpy_core.raster.raster import Raster, channel_names
+from harpy_core.raster.reading import AxesView, ChannelView
 from harpy_core.storage.manifest import read_manifest
-
-__all__ = ["Raster", "describe", "fingerprint", "open_described", "open_raster"]
 
 _SPATIAL = ("z", "y", "x")
 _ALL = {"images": ("c", *_SPATIAL), "labels": _SPATIAL}
 """Axes of the two kinds of element, as the jobs want them; z may be left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Raster:
-    """An image with its labels.
-
-    Attributes
-    ----------
-    image
-        (c, y, x) or (c, z, y, x) array; a view of the chosen channels where not all were asked for.
-    labels
-        (y, x) or (z, y, x) array.
-    channels
-        A name for each channel of `image`.
-    """
-
-    image: Any
-    labels: Any
-    channels: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +97,12 @@ def open_raster(
         match, labels that are no integers, a transformation that moves labels against the image.
     """
     pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
-    names = check_elements(str(uri), pixels, segmentation)
-    arrays = [_kept(element.array, cache) for element in (pixels, segmentation)]
-    return _with_channels(str(uri), arrays[0], arrays[1], names, channels)
+    names = check_elements(str(uri), pixels, segmentation).channels
+    image_array, label_array = (_kept(e.array, cache) for e in (pixels, segmentation))
+    kept = chosen_channels(str(uri), names, channels)
+    if len(kept) < len(names):
+        image_array = ChannelView(image_array, tuple(kept))
+    return Raster.of(image_array, {segmentation.name: label_array}, [names[i] for i in kept])
 
 
 def describe(
@@ -139,18 +121,12 @@ def describe(
     place = uri if is_address(uri) else str(Path(uri).absolute())
     if labels is not None and _lie_outside(uri, image, labels, storage_options):
         labels = _beside(labels, place)
-    return RasterInfo(
+    return dataclasses.replace(
+        raster.info(),
         uri=place,
         image=image,
         labels=labels,
-        channels=raster.channels,
-        image_shape=tuple(raster.image.shape),
-        image_chunks=tuple(raster.image.chunks),
-        image_dtype=str(np.dtype(raster.image.dtype)),
-        labels_shape=tuple(raster.labels.shape),
-        labels_chunks=tuple(raster.labels.chunks),
-        labels_dtype=str(np.dtype(raster.labels.dtype)),
-        fingerprint=_declared(place) or fingerprint(raster.image, raster.labels),
+        fingerprint=_declared(place) or raster.fingerprint,
         level=level,
         storage_options=dict(storage_options or {}),
         cache=None if cache is None else str(Path(cache).absolute()),
@@ -231,15 +207,15 @@ def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
 # What the two are together ------------------------------------------------------------------------
 
 
-def check_elements(uri: str, image: Element, labels: Element) -> list[str]:
-    """Names of the channels of an image, once its labels are known to belong to it.
+def check_elements(uri: str, image: Element, labels: Element) -> Raster:
+    """The raster of an image and its labels, once they are known to belong together.
 
     Raises
     ------
     InputError
         Shapes, types or placement that do not match, channels without a name each of their own.
     """
-    check_arrays(image.array, labels.array)
+    raster = Raster.of(image.array, labels.array)
     if image.placed is not None and labels.placed is not None:
         flat = image.array.ndim == 3 or labels.array.ndim == 2
         told = difference(image.placed, labels.placed, ("y", "x") if flat else _SPATIAL)
@@ -248,30 +224,13 @@ def check_elements(uri: str, image: Element, labels: Element) -> list[str]:
                 f"{uri}: labels {labels.name!r} do not lie on the image{_called(image)}: {told}; "
                 "resample the labels onto the image's pixels"
             )
-    count = image.array.shape[0]
-    names = image.channels or [str(c) for c in range(count)]
-    if len(names) != count:
-        raise InputError(
-            f"{uri}: the image{_called(image)} has {count} channels and names for {len(names)}; "
-            "correct the names in its metadata"
-        )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{uri}: channel {twice[0]!r} stands more than once; rename one of them")
-    return names
+    where = f"{uri}: channels of the image{_called(image)}"
+    names = channel_names(image.channels, len(raster.channels), where)
+    return dataclasses.replace(raster, channels=names)
 
 
 def _called(image: Element) -> str:
     return f" {image.name!r}" if image.name else ""
-
-
-def _with_channels(
-    uri: str, image: Any, labels: Any, names: list[str], wanted: Sequence[str] | None
-) -> Raster:
-    kept = chosen_channels(uri, names, wanted)
-    if len(kept) == len(names):
-        return Raster(image, labels, names)
-    return Raster(ChannelView(image, tuple(kept)), labels, [names[i] for i in kept])
 
 
 def chosen_channels(uri: str, names: Sequence[str], wanted: Sequence[str] | None) -> list[int]:

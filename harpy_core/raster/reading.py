@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import zarr
 
-from harpy_core.errors import InputError
 from harpy_core.raster.chunks import ChunkFiles, covering
 from harpy_core.raster.formats.tiff import TiffArray, whole_key
 from harpy_core.tiles.grid import Edges, Region, regular_edges
@@ -297,46 +296,6 @@ def is_dask(array: Any) -> bool:
     return type(array).__module__.startswith("dask.array")
 
 
-def unwrapped(array: Any) -> Any:
-    """The array inside an xarray.DataArray, or the array itself."""
-    return array.data if type(array).__module__.startswith("xarray") else array
-
-
-def check_arrays(image: Any | None, labels: Any) -> None:
-    """Refuse arrays that cannot be an image and its labels.
-
-    Raises
-    ------
-    InputError
-        Wrong number of axes, labels that are not integers, pixels that are not numbers, shapes
-        that do not match.
-    """
-    if labels.ndim not in (2, 3):
-        raise InputError(
-            f"labels have {labels.ndim} axes, shape {tuple(labels.shape)}: give (y, x) or (z, y, x)"
-        )
-    if np.dtype(labels.dtype).kind not in "iu":
-        raise InputError(
-            f"labels are {np.dtype(labels.dtype)}: give integers, e.g. labels.astype('uint32')"
-        )
-    if image is None:
-        return
-    if image.ndim not in (3, 4):
-        raise InputError(
-            f"image has {image.ndim} axes, shape {tuple(image.shape)}: "
-            "give (c, y, x) or (c, z, y, x)"
-        )
-    if np.dtype(image.dtype).kind not in "biuf" or np.dtype(image.dtype).itemsize > 8:
-        raise InputError(
-            f"image pixels are {np.dtype(image.dtype)}: give integers or floats of at most 64 bits"
-        )
-    if lifted(tuple(image.shape[1:]), 3, 1) != lifted(tuple(labels.shape), 3, 1):
-        raise InputError(
-            f"image {tuple(image.shape)} and labels {tuple(labels.shape)} do not cover the same "
-            "pixels: give labels of the image's shape without its channels"
-        )
-
-
 NUMPY_TILE = 2048
 """Tiles that an unchunked array is worked on in: one plane of 16-bit pixels is 8 MiB."""
 
@@ -347,7 +306,7 @@ def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
     Parameters
     ----------
     array
-        What `unwrapped` or `open_raster` returned; Dask arrays have no reader, their blocks do.
+        An array of a `harpy_core.raster.Raster`; Dask arrays have no reader, their blocks do.
     axes
         3 for labels, 4 for an image.
     strict

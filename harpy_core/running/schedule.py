@@ -95,7 +95,11 @@ class Lazy(Protocol):
 
 
 def results(
-    function: Callable[[Any], R], tasks: Sequence[Any], client: Client | None = None
+    function: Callable[[Any], R],
+    tasks: Sequence[Any],
+    client: Client | None = None,
+    *,
+    lazy: bool = False,
 ) -> Iterator[tuple[Any, R]]:
     """Each task with its result, in the order of the tasks.
 
@@ -104,11 +108,13 @@ def results(
     function
         Run on each task, or on what `on_blocks` makes of a lazy one.
     tasks
-        All `Readable` or all `Lazy`.
+        All `Readable`, or all `Lazy`.
     client
         A Dask client; None runs in this process.
+    lazy
+        Which of the two they are.
     """
-    if tasks and hasattr(tasks[0], "on_blocks"):
+    if lazy:
         yield from zip(tasks, _computed(function, tasks, client), strict=True)
     else:
         sent = tasks if client is None else (task.detached() for task in tasks)

@@ -14,14 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from harpy_core.raster.reading import (
-    ArrayReader,
-    Reader,
-    delivered,
-    is_dask,
-    lifted,
-    reader_of,
-)
+from harpy_core.raster.raster import Raster
+from harpy_core.raster.reading import ArrayReader, Reader, delivered
 from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
 from harpy_core.tiles.scratch import scratch
 
@@ -96,19 +90,31 @@ def _pixels(region: Region, channels: tuple[int, ...]) -> int:
     return planes * math.prod(b - a for a, b in region)
 
 
-def label_tasks(labels: Any, strict: bool = False) -> list[Task]:
-    """Tasks on labels alone, tiled by their own chunks."""
-    reader = reader_of(labels, 3, strict)
-    return [Task(region, (), reader, None) for region in regions_of(coarsened(reader.edges))]
+def label_tasks(raster: Raster, strict: bool = False) -> list[Task] | list[LazyTask]:
+    """Tasks on labels alone, tiled by their own chunks.
+
+    Parameters
+    ----------
+    strict
+        Make missing chunks of Zarr arrays errors.
+    """
+    edges = coarsened(raster.label_edges())
+    regions = regions_of(edges)
+    if raster.lazy:
+        blocks = _blocks(raster.labels, edges)
+        return [
+            LazyTask(region, (), block, []) for region, block in zip(regions, blocks, strict=True)
+        ]
+    reader = raster.label_reader(strict)
+    return [Task(region, (), reader, None) for region in regions]
 
 
 def image_tasks(
-    image: Any,
-    labels: Any,
+    raster: Raster,
     threads: int,
     channels: tuple[int, ...] | None = None,
     strict: bool = False,
-) -> list[Task]:
+) -> list[Task] | list[LazyTask]:
     """Tasks on an image and its labels, tiled by the image's chunks.
 
     Parameters
@@ -116,27 +122,28 @@ def image_tasks(
     threads
         Tasks that can run at the same time.
     channels
-        Some of the edges of the image's chunks along c; all channels without.
+        Some of the edges of the image's chunks along c; all channels without, and where it is
+        lazy: every block of a Dask image is in one task.
     strict
         Make missing chunks of Zarr arrays errors.
     """
-    pixels, reader = reader_of(image, 4, strict), reader_of(labels, 3, strict)
-    regions = regions_of(coarsened(pixels.edges[1:]))
-    groups = split_channels(channels or pixels.edges[0], len(regions), threads)
+    edges, spatial = tile_edges(raster)
+    regions = regions_of(spatial)
+    if raster.lazy:
+        return _lazy_tasks(raster, edges, spatial, regions)
+    pixels, reader = raster.image_reader(strict), raster.label_reader(strict)
+    groups = split_channels(channels or edges, len(regions), threads)
     return [Task(region, group, reader, pixels) for region in regions for group in groups]
 
 
-def image_edges(image: Any) -> tuple[tuple[int, ...], Edges]:
+def tile_edges(raster: Raster) -> tuple[tuple[int, ...], Edges]:
     """Where the chunks of channels begin, and the tiles along z, y and x.
 
     Tiles of a Dask image go through all z, so that each is a task of its own in any job.
     """
-    if is_dask(image):
-        channels, *spatial = dask_edges(image, 4)
-        z, y, x = coarsened(tuple(spatial))
-        return channels, ((0, z[-1]), y, x)
-    reader = reader_of(image, 4)
-    return reader.edges[0], coarsened(reader.edges[1:])
+    channels, *chunks = raster.image_edges()
+    z, y, x = coarsened(tuple(chunks))
+    return channels, ((0, z[-1]), y, x) if raster.lazy else (z, y, x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,43 +200,16 @@ class BlockReader:
         return self
 
 
-def lazy_label_tasks(labels: Any) -> list[LazyTask]:
-    """Tasks on lazy labels alone."""
-    edges = coarsened(dask_edges(labels, 3))
-    blocks = _blocks(labels, edges)
-    return [
-        LazyTask(region, (), block, [])
-        for region, block in zip(regions_of(edges), blocks, strict=True)
-    ]
-
-
-def lazy_image_tasks(image: Any, labels: Any) -> list[LazyTask]:
-    """Tasks on a Dask image and labels: every block of the image is in one task."""
-    channels, edges = image_edges(image)
-    regions = regions_of(edges)
-    label_blocks = _blocks(labels, edges)
-    image_blocks = np.array(_blocks(image, (channels, *edges)), dtype=object)
+def _lazy_tasks(
+    raster: Raster, channels: tuple[int, ...], edges: Edges, regions: list[Region]
+) -> list[LazyTask]:
+    label_blocks = _blocks(raster.labels, edges)
+    image_blocks = np.array(_blocks(raster.image, (channels, *edges)), dtype=object)
     by_tile = image_blocks.reshape(-1, len(regions)).T
     return [
         LazyTask(region, channels, block, list(planes))
         for region, block, planes in zip(regions, label_blocks, by_tile, strict=True)
     ]
-
-
-def alike(image: Any, labels: Any) -> tuple[Any, Any]:
-    """Both as they are, or both as Dask arrays where one of them is."""
-    if is_dask(image) == is_dask(labels):
-        return image, labels
-    import dask.array as da
-
-    image, labels = (a if is_dask(a) else da.from_array(a) for a in (image, labels))
-    return image, labels
-
-
-def dask_edges(array: Any, axes: int) -> Edges:
-    """Where the blocks of a Dask array begin, along its canonical axes."""
-    chunks = lifted(array.chunks, axes, (1,))
-    return tuple(tuple(np.cumsum([0, *sizes]).tolist()) for sizes in chunks)
 
 
 def _blocks(array: Any, edges: Edges) -> list[Any]:

@@ -69,28 +69,3 @@ def split_channels(edges: tuple[int, ...], tiles: int, threads: int) -> list[tup
 def regions_of(edges: Edges) -> list[Region]:
     """All tiles, row by row."""
     return [tuple(region) for region in product(*(pairwise(axis) for axis in edges))]
-
-
-SLAB_BYTES = 2**30
-"""Statistics of all instances are held for as many channels at a time as fit this."""
-
-
-def slabs_of(edges: tuple[int, ...], bytes_per_channel: int, memory: int) -> list[tuple[int, ...]]:
-    """Split chunks of channels into slabs that fit some memory, each of at least one chunk.
-
-    Parameters
-    ----------
-    edges
-        Of the chunks along c.
-    bytes_per_channel
-        What one channel takes.
-    memory
-        What a slab may take.
-    """
-    fitting = memory // max(bytes_per_channel, 1)
-    slabs = [[edges[0]]]
-    for edge in edges[1:]:
-        if len(slabs[-1]) > 1 and edge - slabs[-1][0] > fitting:
-            slabs.append([slabs[-1][-1]])
-        slabs[-1].append(edge)
-    return [tuple(slab) for slab in slabs]

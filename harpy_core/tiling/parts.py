@@ -14,7 +14,7 @@ import zarr
 
 from harpy_core.config.crops import Codec
 from harpy_core.errors import InputError
-from harpy_core.raster.opening import Raster
+from harpy_core.raster.raster import Raster
 from harpy_core.running.schedule import in_order
 from harpy_core.storage import codecs
 from harpy_core.tiling.linking import Index, chunk_file, first_alike, link_encoding

@@ -27,7 +27,7 @@ from harpy_core.config.crops import Codec
 from harpy_core.errors import InputError
 from harpy_core.provenance import source_digest
 from harpy_core.raster.fingerprints import fingerprint
-from harpy_core.raster.opening import Raster
+from harpy_core.raster.raster import Raster
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.schedule import in_order, threads_of
 from harpy_core.storage import codecs, shards, spatialdata_store

@@ -257,7 +257,7 @@ def test_blocks_of_a_lazy_image_are_computed_once() -> None:
 def test_workers_give_the_same_bits_as_threads(form: str, client: Client, tmp_path: Any) -> None:
     case = tissue("u2")
     image = as_form(form, case.image, case.image_chunks, tmp_path)
-    labels = as_form(form, case.labels, case.label_chunks, tmp_path)
+    labels = as_form(form, case.labels, case.label_chunks, tmp_path, "labels")
     with tiles_of(1):
         found = hc.aggregate_stats(image, labels, STATISTICS, client=client)
         assert_same_bits(found, hc.aggregate_stats(image, labels, STATISTICS))

@@ -100,7 +100,7 @@ def test_the_store_is_byte_for_byte_the_same_on_workers(
 ) -> None:
     case = tissue()
     image = as_form(form, case.image, case.image_chunks, tmp_path)
-    labels = as_form(form, case.labels, case.label_chunks, tmp_path)
+    labels = as_form(form, case.labels, case.label_chunks, tmp_path, "labels")
     options = {"diameter": 13, "batch_size": 10}
     with tiles_of(1):
         hc.extract_instances(image, labels, tmp_path / "here", **options)

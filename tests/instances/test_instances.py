@@ -35,7 +35,7 @@ def test_instances_are_those_that_scipy_finds(
     case: Case, form: str, engine: str, number: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile), threads(number):
-        labels = as_form(form, case.labels, case.label_chunks, folder)
+        labels = as_form(form, case.labels, case.label_chunks, folder, "labels")
         found = hc.find_instances(labels, engine=engine)
     count, centroid, box = geometry(case.labels)
     np.testing.assert_array_equal(found.id, labels_in(case.labels))
@@ -64,7 +64,7 @@ def test_workers_find_what_threads_find(client: Client, tmp_path: Any) -> None:
     labels = np.random.default_rng(0).integers(0, 900, (3, 60, 60)).astype("u4")
     for form in ("numpy", "zarr", "dask"):
         with tiles_of(1):
-            given = as_form(form, labels, (2, 20, 25), tmp_path)
+            given = as_form(form, labels, (2, 20, 25), tmp_path, "labels")
             assert_equal(hc.find_instances(given, client=client), hc.find_instances(labels))
 
 

@@ -126,7 +126,7 @@ def test_crops_are_those_of_the_oracle(
 @given(cases(), st.sampled_from(FORMS))
 def test_instances_are_those_of_the_processor(case: Case, form: str) -> None:
     with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile):
-        labels = as_form(form, case.labels, case.label_chunks, folder)
+        labels = as_form(form, case.labels, case.label_chunks, folder, "labels")
         found, expected = (find_instances(labels, engine=e) for e in ("cupy", "numpy"))
     for name in ("id", "count", "centroid", "bbox"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -28,8 +28,8 @@ from stores import (
 import harpy_core as hc
 from harpy_core.raster import RasterInfo, describe, open_described, open_raster
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.formats.tiff import TiffArray
-from harpy_core.raster.opening import fingerprint
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -490,9 +490,21 @@ def edit(path: Path, **metadata: Any) -> None:
         ("g", "raw/image", "solid", None, "do not cover the same pixels"),
         ("g", "empty", "cells", None, "g/empty: no multiscales in its metadata"),
         ("g", "cells", "cells", None, "axes are y, x; rewrite it as c, y, x"),
-        ("twice.ome.tif", None, "labels.tif", None, "channel 'DAPI' stands more than once"),
-        ("twice.zarr", None, "cells", None, "channel 'DAPI' stands more than once"),
-        ("few.zarr", None, "cells", None, "image has 3 channels and names for 2"),
+        (
+            "twice.ome.tif",
+            None,
+            "labels.tif",
+            None,
+            "'DAPI' stands more than once",
+        ),
+        (
+            "twice.zarr",
+            None,
+            "cells",
+            None,
+            "'DAPI' stands more than once",
+        ),
+        ("few.zarr", None, "cells", None, "channels of the image: 2 names for an image of 3"),
         ("time.zarr", None, None, None, "axes are t, c, y, x; rewrite it as c, y, x or c, z, y, x"),
         ("turned.zarr", None, "cells", None, "axes are y, x, c; rewrite it as c, y, x"),
         ("floats.zarr", None, "cells", None, "labels are float32"),

@@ -112,9 +112,13 @@ FORMS = ("numpy", "zarr", "zarr2", "memory", "dask", "xarray")
 
 
 def as_form(
-    form: str, array: np.ndarray, chunks: tuple[int, ...], folder: str | os.PathLike[str]
+    form: str,
+    array: np.ndarray,
+    chunks: tuple[int, ...],
+    folder: str | os.PathLike[str],
+    kind: str = "image",
 ) -> Any:
-    """The array as one of the kinds that users have."""
+    """The array as one of the kinds that users have; of xarray, with its axes the other way."""
     if form == "numpy":
         return array
     if form == "memory":
@@ -125,9 +129,10 @@ def as_form(
         return zarr.create_array(place, data=array, chunks=chunks, zarr_format=version)
     lazy = da.from_array(array, chunks)
     if form == "xarray":
-        return xr.DataArray(
-            lazy, dims=("c", "z", "y", "x")[-array.ndim :] if array.ndim > 2 else None
-        )
+        axes = "czyx" if kind == "image" else "zyx"
+        if array.ndim < len(axes):
+            axes = axes.replace("z", "")
+        return xr.DataArray(lazy.T, dims=[*reversed(axes)])
     return lazy
 
 

@@ -17,7 +17,7 @@ def extracted(
 ) -> Crops:
     """Crops of a case, given as some form of array."""
     image = as_form(form, case.image, case.image_chunks, folder)
-    labels = as_form(labels_form or form, case.labels, case.label_chunks, folder)
+    labels = as_form(labels_form or form, case.labels, case.label_chunks, folder, "labels")
     with tiles_of(case.tile):
         return hc.extract_instances(image, labels, Path(folder) / "crops", **options)
 

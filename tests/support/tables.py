@@ -21,7 +21,7 @@ def measured(case: Case, form: str = "numpy", labels_form: str = "", **options: 
     """All statistics of a case, given as some form of array."""
     with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile):
         image = as_form(form, case.image, case.image_chunks, folder)
-        labels = as_form(labels_form or form, case.labels, case.label_chunks, folder)
+        labels = as_form(labels_form or form, case.labels, case.label_chunks, folder, "labels")
         return hc.aggregate_stats(image, labels, STATISTICS, **options)
 
 

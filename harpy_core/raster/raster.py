@@ -1,0 +1,279 @@
+"""An image with its labels, checked: what every job is made of.
+
+Nothing else asks what kind of array was given; how pixels are read is `reading`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harpy_core.errors import InputError
+from harpy_core.raster.fingerprints import fingerprint
+from harpy_core.raster.info import RasterInfo
+from harpy_core.raster.reading import NUMPY_TILE, Reader, delivered, is_dask, lifted, reader_of
+from harpy_core.tiles.grid import Edges
+
+LABELS = "labels"
+"""Name of a layer that was given without one."""
+
+_AXES = {"image": ("c", "z", "y", "x"), "labels": ("z", "y", "x")}
+"""Axes as the jobs want them; z may be left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """An image with its labels; `Raster.of` makes one of arrays of any kind and checks them.
+
+    Attributes
+    ----------
+    image
+        (c, y, x) or (c, z, y, x) array, a view of the chosen channels where not all were asked
+        for; None for a job on labels alone.
+    layers
+        Label arrays by name, each (y, x) or (z, y, x); Dask arrays all, and the image too, or none.
+    channels
+        A name for each channel of `image`.
+    """
+
+    image: Any
+    layers: Mapping[str, Any]
+    channels: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        image: Any | None,
+        labels: Any | Mapping[str, Any],
+        channels: Sequence[str] | None = None,
+    ) -> Raster:
+        """Make a raster of arrays as users have them.
+
+        Parameters
+        ----------
+        image
+            (c, y, x) or (c, z, y, x): what `open_raster` opened, or a NumPy, Dask, Zarr or xarray
+            array, whose axes are found by their names; None for labels alone.
+        labels
+            (y, x) or (z, y, x) integers, likewise; or several, by name.
+        channels
+            A name for each channel; their numbers without.
+
+        Raises
+        ------
+        InputError
+            No array, wrong axes, labels that are not integers, pixels that are not numbers,
+            shapes that do not match, a channel without a name of its own.
+        """
+        given = labels if isinstance(labels, Mapping) else {LABELS: labels}
+        if not given:
+            raise InputError("labels: none given; give an array of them")
+        layers = {name: _unwrapped(array, "labels") for name, array in given.items()}
+        pixels = None if image is None else _unwrapped(image, "image")
+        for array in layers.values():
+            _check_labels(array)
+            if pixels is not None:
+                _check_image(pixels, array)
+        number = 0 if pixels is None else pixels.shape[0]
+        pixels, *alike = _alike(pixels, *layers.values())
+        named = dict(zip(layers, alike, strict=True))
+        return cls(pixels, named, channel_names(channels, number))
+
+    @property
+    def labels(self) -> Any:
+        """The first of the layers."""
+        return next(iter(self.layers.values()))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the image's axes; of the labels' without an image."""
+        array, known = (self.labels, "labels") if self.image is None else (self.image, "image")
+        return _named(known, array.ndim)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether pixels are computed, block by block, by a user's Dask graph."""
+        return is_dask(self.labels)
+
+    @property
+    def pixel_type(self) -> np.dtype:
+        """Type in which the image's pixels are measured."""
+        return delivered(np.dtype(self.image.dtype))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of what tells this input from another one."""
+        return fingerprint(*self._arrays)
+
+    @cached_property
+    def content(self) -> str:
+        """The fingerprint without the times of files: equal for copies of a store."""
+        return fingerprint(*self._arrays, times=False)
+
+    def image_edges(self) -> Edges:
+        """Where the image's chunks begin along c, z, y and x, and the end of the last."""
+        return _edges(self.image, 4)
+
+    def label_edges(self) -> Edges:
+        """Where the chunks of the labels begin along z, y and x, and the end of the last."""
+        return _edges(self.labels, 3)
+
+    def image_reader(self, strict: bool = False) -> Reader:
+        """Reader of the image, unless it is lazy: then its blocks have one each."""
+        return reader_of(self.image, 4, strict)
+
+    def label_reader(self, strict: bool = False) -> Reader:
+        """Reader of the labels, unless they are lazy."""
+        return reader_of(self.labels, 3, strict)
+
+    def info(self) -> RasterInfo:
+        """Shapes and types alone, as a description without a place."""
+        return RasterInfo(
+            uri="",
+            image=None,
+            labels=None,
+            channels=self.channels,
+            image_shape=tuple(self.image.shape),
+            image_chunks=_chunks(self.image),
+            image_dtype=_type_name(self.image),
+            labels_shape=tuple(self.labels.shape),
+            labels_chunks=_chunks(self.labels),
+            labels_dtype=_type_name(self.labels),
+            fingerprint="",
+        )
+
+    @property
+    def _arrays(self) -> list[Any]:
+        return [array for array in (self.image, *self.layers.values()) if array is not None]
+
+
+def channel_names(
+    channels: Sequence[str] | None, number: int, where: str = "channels"
+) -> list[str]:
+    """A unique name for each channel.
+
+    Parameters
+    ----------
+    channels
+        Names that were given or found; None numbers the channels.
+    number
+        How many channels there are.
+    where
+        What an error names.
+
+    Raises
+    ------
+    InputError
+        Too few, too many, or the same name twice.
+    """
+    names = [str(c) for c in range(number)] if channels is None else [str(c) for c in channels]
+    if len(names) != number:
+        raise InputError(
+            f"{where}: {len(names)} names for an image of {number} channels; give one for each"
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where}: {twice[0]!r} stands more than once; rename one of them")
+    return names
+
+
+# What was given -----------------------------------------------------------------------------------
+
+
+def _unwrapped(array: Any, kind: str) -> Any:
+    """The array inside an xarray.DataArray, its axes in order; or the array itself."""
+    if type(array).__module__.startswith("xarray") and hasattr(array, "dims"):
+        array = _in_order(array, kind)
+    if any(not hasattr(array, name) for name in ("shape", "dtype", "ndim")):
+        raise InputError(
+            f"{kind}: a {type(array).__name__} is no array; give one of NumPy, Dask, Zarr or xarray"
+        )
+    return array
+
+
+def _in_order(array: Any, kind: str) -> Any:
+    """The pixels of an xarray.DataArray with its axes in the jobs' order, by their names."""
+    dims = [str(dim) for dim in array.dims]
+    if dims == [f"dim_{i}" for i in range(len(dims))]:
+        # xarray's own, where no names were given.
+        return array.data
+    alone = {dim: 0 for dim in array.dims if str(dim).lower() == "t" and array.sizes[dim] == 1}
+    array = array.isel(alone) if alone else array
+    places = {str(dim).lower(): dim for dim in array.dims}
+    wanted = [axis for axis in _AXES[kind] if axis in places]
+    complete = len(places) == array.ndim == len(wanted)
+    if not complete or tuple(wanted) != _named(kind, array.ndim):
+        whole, flat = _AXES[kind], _named(kind, len(_AXES[kind]) - 1)
+        raise InputError(
+            f"{kind}: dimensions are {', '.join(dims)}: give ({', '.join(flat)}) or "
+            f"({', '.join(whole)}), in any order, with array.rename(...) or array.isel(...)"
+        )
+    order = [places[axis] for axis in wanted]
+    return (array if order == list(array.dims) else array.transpose(*order)).data
+
+
+def _named(kind: str, count: int) -> tuple[str, ...]:
+    known = _AXES[kind]
+    return known if count == len(known) else tuple(axis for axis in known if axis != "z")
+
+
+def _check_labels(labels: Any) -> None:
+    if labels.ndim not in (2, 3):
+        raise InputError(
+            f"labels have {labels.ndim} axes, shape {tuple(labels.shape)}: give (y, x) or (z, y, x)"
+        )
+    if np.dtype(labels.dtype).kind not in "iu":
+        raise InputError(
+            f"labels are {np.dtype(labels.dtype)}: give integers, e.g. labels.astype('uint32')"
+        )
+
+
+def _check_image(image: Any, labels: Any) -> None:
+    if image.ndim not in (3, 4):
+        raise InputError(
+            f"image has {image.ndim} axes, shape {tuple(image.shape)}: "
+            "give (c, y, x) or (c, z, y, x)"
+        )
+    if np.dtype(image.dtype).kind not in "biuf" or np.dtype(image.dtype).itemsize > 8:
+        raise InputError(
+            f"image pixels are {np.dtype(image.dtype)}: give integers or floats of at most 64 bits"
+        )
+    if lifted(tuple(image.shape[1:]), 3, 1) != lifted(tuple(labels.shape), 3, 1):
+        raise InputError(
+            f"image {tuple(image.shape)} and labels {tuple(labels.shape)} do not cover the same "
+            "pixels: give labels of the image's shape without its channels"
+        )
+
+
+def _alike(*arrays: Any) -> list[Any]:
+    """All as they are, or all as Dask arrays where one of them is."""
+    if len({is_dask(array) for array in arrays if array is not None}) < 2:
+        return list(arrays)
+    import dask.array as da
+
+    return [a if a is None or is_dask(a) else da.from_array(a) for a in arrays]
+
+
+def _edges(array: Any, axes: int) -> Edges:
+    if not is_dask(array):
+        return reader_of(array, axes).edges
+    chunks = lifted(array.chunks, axes, (1,))
+    return tuple(tuple(np.cumsum([0, *sizes]).tolist()) for sizes in chunks)
+
+
+def _chunks(array: Any) -> tuple[int, ...]:
+    """Largest chunk along each axis; the tiles that a NumPy array is worked on in."""
+    found = getattr(array, "chunks", None)
+    if found is None:
+        plane = tuple(min(n, NUMPY_TILE) for n in array.shape[-2:])
+        return (1,) * (array.ndim - 2) + plane
+    return tuple(max(c) if isinstance(c, tuple) else int(c) for c in found)
+
+
+def _type_name(array: Any) -> str:
+    """NumPy's name of a pixel type, whatever the byte order it is stored in."""
+    return str(np.dtype(array.dtype).newbyteorder("="))
