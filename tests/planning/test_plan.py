@@ -14,12 +14,12 @@ import pytest
 from cases import as_form, threads, tiles_of
 
 import harpy_core as hc
+from harpy_core.aggregate.slabs import SLAB_BYTES
 from harpy_core.config.crops import CropSettings
 from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import describe
 from harpy_core.raster.reading import ChannelView
 from harpy_core.running import schedule
-from harpy_core.tiles import grid
 
 STATS = ["mean", "std", "max"]
 
@@ -37,9 +37,9 @@ def counted_tasks() -> Iterator[list[int]]:
     given: list[int] = []
     results = schedule.results
 
-    def counting(function: Any, tasks: Any, client: Any = None) -> Iterator[Any]:
+    def counting(function: Any, tasks: Any, *given_too: Any, **options: Any) -> Iterator[Any]:
         given.append(len(tasks))
-        return results(function, tasks, client)
+        return results(function, tasks, *given_too, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule, "results", counting)
@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_image() -> None:
     small, large = planned(8192), planned(65536)
     assert large.bytes_read >= 64 * small.bytes_read
     assert large.bytes_per_task <= small.bytes_per_task
-    assert small.result_bytes < large.result_bytes <= grid.SLAB_BYTES
+    assert small.result_bytes < large.result_bytes <= SLAB_BYTES
     assert large.memory(4) == 4 * large.bytes_per_task + large.result_bytes
 
 
