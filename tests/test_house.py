@@ -30,6 +30,7 @@ ROOMS = (
     "benchmark",
     "figures",
     "workflow",
+    "cli",
 )
 """From the top of the house to its bottom."""
 

@@ -7,9 +7,11 @@ folder outside the checkout: ``python -I installed.py FOLDER``.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
+import anndata
 import numpy as np
 import yaml
 
@@ -67,8 +69,21 @@ def check_jobs(folder: Path) -> None:
     assert all((folder / f"{name}.png").stat().st_size for name in ("tissue", "crops", "heatmap"))
 
 
+def check_command(folder: Path) -> None:
+    """The command is there, measures the same, and tells a mistake in one line."""
+    command = Path(sys.prefix, "bin/harpy-core")
+    call = [command, "aggregate", folder / "ihc.zarr", "-o", folder / "table.zarr"]
+    subprocess.run([*call, "--stats", ",".join(STATS)], check=True)
+    raster = hc.open_raster(folder / "ihc.zarr")
+    expected = hc.aggregate_stats(raster.image, raster.labels, STATS)
+    assert np.array_equal(anndata.read_zarr(folder / "table.zarr").X, expected.X)
+    again = subprocess.run(call, capture_output=True, text=True)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
+
+
 if __name__ == "__main__":
     check_environment()
     check_documents()
     check_jobs(Path(sys.argv[1]))
+    check_command(Path(sys.argv[1]))
     print(f"harpy-core {hc.__version__} works on Python {sys.version.split()[0]}")

@@ -1,0 +1,271 @@
+"""The commands: what was typed becomes sections of the config, and these one call each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from harpy_core import __version__
+from harpy_core.cli.options import as_options, options_of, section_of
+from harpy_core.config.crops import CropSettings
+from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Extract, Source
+from harpy_core.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from harpy_core.raster import RasterInfo
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CROPPED = tuple(name for name in Extract.model_fields if name != "channels")
+"""Keys of a crop's section; its channels are those of the source."""
+
+_COMPLETION = """\b
+Completion of commands, options and their values:
+  bash  eval "$(_HARPY_CORE_COMPLETE=bash_source harpy-core)"
+  zsh   eval "$(_HARPY_CORE_COMPLETE=zsh_source harpy-core)"
+  fish  _HARPY_CORE_COMPLETE=fish_source harpy-core | source"""
+
+
+def run() -> NoReturn:
+    """Run what was typed; a mistake is told in one line, and nothing was written."""
+    try:
+        harpy_core.main(prog_name="harpy-core", standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.Abort:
+        print("harpy-core: stopped", file=sys.stderr)
+        sys.exit(130)
+    except (InputError, OSError, click.ClickException) as error:
+        told = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        print(f"harpy-core: {as_options(' '.join(told.split()))}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+@click.group(epilog=_COMPLETION, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def harpy_core() -> None:
+    """Measure every cell of a microscopy image, from the image and its segmentation.
+
+    IMAGE is a SpatialData, OME-Zarr or plain Zarr store, zipped or not, at a path or at an s3://,
+    gs:// or https:// address, or a TIFF. LABELS is an element of the same store, or the path or
+    address of a label TIFF or Zarr array; it may be left out where the store has only one.
+    """
+
+
+def on_an_image(command: F) -> F:
+    """Arguments and options of every command that reads an image."""
+    command = options_of(Source, "image", "level", "channels", "cache", "storage_options")(command)
+    command = click.argument("labels", required=False, type=click.Path())(command)
+    return click.argument("uri", metavar="IMAGE", type=click.Path())(command)
+
+
+def on_workers(command: F) -> F:
+    """Options of every command whose work is done by threads or workers."""
+    command = options_of(Cluster)(command)
+    command = click.option(
+        "--cores",
+        type=click.IntRange(min=1),
+        help="Cores of this machine to use, on workers of their own; without it and without "
+        "--cluster and its options: all of them, on threads of this process.",
+    )(command)
+    return options_of(Case, "engine")(command)
+
+
+def to_a_store(command: F) -> F:
+    """Where the result goes, and whether it may replace another."""
+    command = click.option("--overwrite", is_flag=True, help="Replace what stands at OUTPUT.")(
+        command
+    )
+    return click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Store to write; it appears when it is complete.",
+    )(command)
+
+
+@harpy_core.command()
+@on_an_image
+@to_a_store
+@options_of(Aggregate)
+@on_workers
+def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
+    """Write the statistics of every channel in every instance, as an AnnData table."""
+    section = section_of(Aggregate, typed)
+    _refuse_taken(output, overwrite)
+    info = _described(typed)
+    from harpy_core.aggregate.store import aggregate_to_store
+    from harpy_core.instances.finding import find_instances
+    from harpy_core.raster import open_described
+    from harpy_core.storage.locks import sole_writer
+
+    raster = open_described(info)
+    engine = typed["engine"] or "auto"
+    with sole_writer(output), _workers(typed) as client:
+        _announce("aggregate", info, typed, output, stats=section.stats)
+        instances = find_instances(raster.labels, engine=engine, client=client, progress=True)
+        aggregate_to_store(
+            raster.image,
+            raster.labels,
+            output,
+            instances,
+            section.stats,
+            raster.channels,
+            engine=engine,
+            client=client,
+            progress=True,
+            ignore_nan=section.ignore_nan,
+            region=info.labels or "labels",
+        )
+    click.echo(f"{output}: {len(instances):,} instances x {len(raster.channels):,} channels")
+
+
+@harpy_core.command()
+@on_an_image
+@to_a_store
+@options_of(Extract, *CROPPED)
+@on_workers
+def extract(output: Path, overwrite: bool, **typed: Any) -> None:
+    """Write one centred crop of every instance; what an earlier, killed run did is kept."""
+    section = section_of(Extract, {**typed, "channels": None})
+    _refuse_taken(output, overwrite)
+    info = _described(typed)
+    from harpy_core.extract.extraction import extract_instances
+    from harpy_core.raster import open_described
+    from harpy_core.tiles.labels import read_labels
+
+    raster = open_described(info)
+    settings = CropSettings.within(section.model_dump())
+    index = read_labels(section.index) if isinstance(section.index, str) else section.index
+    with _workers(typed) as client:
+        _announce("extract", info, typed, output, crops=settings)
+        crops = extract_instances(
+            raster.image,
+            raster.labels,
+            output,
+            channels=raster.channels,
+            index=index,
+            engine=typed["engine"] or "auto",
+            client=client,
+            overwrite=overwrite,
+            progress=True,
+            **settings.model_dump(),
+        )
+    click.echo(f"{output}: {len(crops):,} crops of {len(raster.channels):,} channels")
+
+
+@harpy_core.command()
+@on_an_image
+@options_of(Aggregate, "stats")
+@options_of(Extract, *CROPPED)
+@on_workers
+def plan(**typed: Any) -> None:
+    """Tell what both jobs would read, write and hold in memory, without running them."""
+    stats = section_of(Aggregate, typed).stats
+    crops = section_of(Extract, {**typed, "channels": None})
+    info = _described(typed)
+    planned: dict[str, dict[str, Any]] = {
+        "instances": {},
+        "aggregate": {"stats": stats},
+        "extract": {"crops": crops},
+    }
+    for stage, settings in planned.items():
+        click.echo(_sentence(stage, info, typed, Path(), settings))
+
+
+@harpy_core.command()
+@on_an_image
+def check(**typed: Any) -> None:
+    """Tell what is found in an image and its labels: shapes, chunks, codec, channels, a sample."""
+    source = section_of(Source, typed)
+    from harpy_core.planning.survey import survey
+
+    found = survey(
+        source.uri,
+        source.image,
+        source.labels,
+        source.channels,
+        level=source.level,
+        storage_options=source.storage_options,
+    )
+    click.echo("\n".join(found.lines))
+    if found.problem:
+        raise InputError(found.problem)
+
+
+@harpy_core.command()
+@click.argument("name", type=click.Choice(DATASETS), metavar="NAME")
+@to_a_store
+def fetch(name: str, output: Path, overwrite: bool) -> None:
+    """Make or download a registered dataset as a SpatialData store; ihc is small and real."""
+    _refuse_taken(output, overwrite)
+    from harpy_core.datasets import fetch as fetched
+
+    fetched(name, output, progress=True)
+    click.echo(str(output))
+
+
+def _refuse_taken(output: Path, overwrite: bool) -> None:
+    if os.path.lexists(output) and not overwrite:
+        raise InputError(f"{output}: already there; choose another path, or give --overwrite")
+
+
+def _described(typed: Mapping[str, Any]) -> RasterInfo:
+    """What is read, with all that was found of it."""
+    source = section_of(Source, typed)
+    if source.uri in DATASETS and not os.path.exists(source.uri):
+        raise InputError(
+            f"{source.uri}: a registered dataset; make it first: "
+            f"harpy-core fetch {source.uri} -o {source.uri}.zarr"
+        )
+    from harpy_core.raster import describe
+
+    return describe(**source.model_dump())
+
+
+@contextmanager
+def _workers(typed: Mapping[str, Any]) -> Iterator[Client | None]:
+    """The Dask client that was asked for, or None: threads of this process."""
+    where = section_of(Cluster, typed)
+    section_of(Case, {"engine": typed["engine"], "source": {"uri": "-"}})
+    if typed["cores"] is None and where == Cluster():
+        yield None
+        return
+    from harpy_core.running import cluster
+
+    engine = typed["engine"] or "auto"
+    with cluster.connect(where, threads=_cores(typed), engine=engine) as client:
+        yield client
+
+
+def _cores(typed: Mapping[str, Any]) -> int:
+    return typed["cores"] or len(os.sched_getaffinity(0))
+
+
+def _announce(
+    stage: str, info: RasterInfo, typed: Mapping[str, Any], output: Path, **settings: Any
+) -> None:
+    """Say what a job is about to do, or refuse it."""
+    click.echo(_sentence(stage, info, typed, output.absolute().parent, settings), err=True)
+
+
+def _sentence(
+    stage: str, info: RasterInfo, typed: Mapping[str, Any], folder: Path, settings: dict[str, Any]
+) -> str:
+    from harpy_core.planning import forecast
+    from harpy_core.planning.plan import stage_plan
+
+    where = section_of(Cluster, typed)
+    planned = stage_plan(stage, info, **settings)
+    forecast.refuse_unfit(planned, where, _cores(typed), folder)
+    return forecast.sentence(planned, where, _cores(typed), folder)
