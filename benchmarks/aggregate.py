@@ -58,8 +58,8 @@ def kernels(name: str, store: Path, repeats: int) -> Table:
     runs = encode_runs(labels, compiled)
     arguments = (planes, runs.start, runs.length, runs.slot, runs.slots)
     encode = median_seconds(lambda: encode_runs(labels, compiled), repeats)
-    sums = median_seconds(lambda: compiled.reduce(*arguments, False, False), repeats)
-    full = median_seconds(lambda: compiled.reduce(*arguments, True, False), repeats)
+    sums = median_seconds(lambda: compiled.reduce(*arguments, "sum", False), repeats)
+    full = median_seconds(lambda: compiled.reduce(*arguments, "full", False), repeats)
     plain = median_seconds(lambda: [plane.sum(dtype=np.uint64) for plane in planes], repeats)
     dense = name == "dense"
     table.add("runs in the tile", len(runs.start), "")

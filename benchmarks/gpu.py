@@ -122,8 +122,8 @@ def kernels_alone(store: Path, repeats: int) -> Table:
         size = loaded_bytes(runs, planes)
         launch = partial(gpu.launch_sums, session, planes=there, channels=channels, runs=on_card)
         works = {
-            "sum": gpu.Work(gpu.sums_type(planes.dtype, False, False), False, 1, None),
-            "nine statistics": gpu.Work(gpu.sums_type(planes.dtype, True, False), True, 8, None),
+            "sum": gpu.Work.of(planes.dtype, "sum"),
+            "nine statistics": gpu.Work.of(planes.dtype, "full"),
         }
         taken = {
             what: clock.seconds(partial(launch, work=work, pivot=None))
@@ -173,8 +173,8 @@ def calls(store: Path, repeats: int, with_gpu: bool) -> Table:
     for name, kernels in engines.items():
         works = {
             "encode": lambda k=kernels: encode_runs(labels, k),
-            "sum": lambda k=kernels: k.reduce(*arguments, False, False),
-            "nine statistics": lambda k=kernels: k.reduce(*arguments, True, False),
+            "sum": lambda k=kernels: k.reduce(*arguments, "sum", False),
+            "nine statistics": lambda k=kernels: k.reduce(*arguments, "full", False),
             "gather": lambda k=kernels: k.gather(
                 planes, runs.start, target, length, side * side, out
             ),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harpy_core.instances.finding import find_instances
     from harpy_core.planning.plan import plan_aggregate, plan_extract
     from harpy_core.raster import open_raster
-    from harpy_core.statistics.declared import STATISTICS
+    from harpy_core.statistics.declared import STATISTICS, Statistic
     from harpy_core.training.batches import CropBatches
     from harpy_core.training.dataset import CropDataset as CropDataset
     from harpy_core.training.normalisation import crop_percentiles
@@ -28,6 +28,7 @@ _HOME = {
     "CropDataset": "training.dataset",
     "InputError": "errors",
     "STATISTICS": "statistics.declared",
+    "Statistic": "statistics.declared",
     "aggregate_stats": "aggregate.aggregation",
     "crop_percentiles": "training.normalisation",
     "extract_instances": "extract.extraction",
@@ -42,6 +43,7 @@ __all__ = [
     "STATISTICS",
     "CropBatches",
     "InputError",
+    "Statistic",
     "__version__",
     "aggregate_stats",
     "crop_percentiles",

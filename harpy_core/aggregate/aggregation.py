@@ -11,136 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harpy_core import __version__
-from harpy_core.instances.finding import GeometryTable, Instances
-from harpy_core.kernels import engine as kernels_of
-from harpy_core.kernels import layout
+from harpy_core.aggregate.merging import StatisticsTable, measure_tile
+from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import Bar, track
-from harpy_core.running.tasks import Task, image_tasks, tile_edges
-from harpy_core.statistics.declared import Statistic, chosen
-from harpy_core.statistics.moments import PixelSums, finish, measure_pixels, merge
+from harpy_core.running.tasks import image_tasks, tile_edges
+from harpy_core.statistics.declared import Statistic, chosen, partials_of, words_of
 from harpy_core.tiles.labels import checked_labels
-from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from distributed import Client
 
 
-@dataclass(frozen=True, slots=True)
-class TilePart:
-    """What one task adds: only the instances it holds.
-
-    Attributes
-    ----------
-    ids : (instances,) uint64
-    geometry
-        Of the instances' pixels in the tile.
-    sums
-        One for each group of channels that the task read, with the group.
-    """
-
-    ids: np.ndarray
-    geometry: Geometry
-    sums: list[tuple[slice, PixelSums]]
-
-
-def measure_tile(task: Task, engine: str, full: bool, ignore_nan: bool) -> TilePart | None:
-    """Measure one tile: its labels encoded once, each of its image chunks decoded once."""
-    kernels = kernels_of(engine)
-    runs = encode_runs(task.read_labels(), kernels, task.plane_shape())
-    if runs.slots == 0:
-        return None
-    geometry = measure_geometry(runs, kernels, task.origin)
-    count = geometry.totals[:, 0]
-    sums = [
-        (channels, measure_pixels(planes, runs, count, kernels, full, ignore_nan))
-        for channels, planes in task.read_planes()
-    ]
-    return TilePart(runs.ids, geometry, sums)
-
-
-class StatisticsTable:
-    """The sums of all instances in some channels, merged as tiles arrive.
-
-    Parameters
-    ----------
-    dtype
-        Type of the pixels.
-    full
-        Whether statistics beyond sum and count are wanted.
-    channels
-        First channel, and one past the last.
-    engine
-        Whose index of labels is used.
-    """
-
-    def __init__(self, dtype: np.dtype, full: bool, channels: tuple[int, int], engine: str) -> None:
-        self._first = channels[0]
-        self._index = kernels_of(engine).LabelIndex()
-        self._geometry = GeometryTable()
-        self._sums = PixelSums.empty(dtype, full, 0, channels[1] - channels[0])
-
-    def add(self, part: TilePart) -> None:
-        """Merge a tile."""
-        rows = self._index.rows(part.ids)
-        if len(self._index) > len(self._sums.whole):
-            self._sums = self._sums.grown(max(len(self._index), 2 * len(self._sums.whole)))
-        if part.sums[0][0].start == self._first:
-            self._geometry.add(rows, part.geometry)
-        for channels, sums in part.sums:
-            place = slice(channels.start - self._first, channels.stop - self._first)
-            here = self._sums.at(rows, place)
-            merge(here, sums)
-            self._sums.put(rows, place, here)
-
-    def finish(
-        self, statistics: dict[str, Statistic], index: np.ndarray | None
-    ) -> tuple[Instances, dict[str, np.ndarray]]:
-        """Instances by id, or as `index` asks, and of each statistic (instances, c) float64."""
-        known = self._index.ids
-        order = np.argsort(known)
-        rows, present = order, np.ones(len(order), bool)
-        if index is not None:
-            place = np.searchsorted(known[order], index)
-            place[place == len(known)] = 0
-            rows = order[place] if len(known) else np.zeros(len(index), np.int64)
-            present = known[rows] == index if len(known) else np.zeros(len(index), bool)
-        count = np.zeros(len(rows), np.int64)
-        count[present] = self._geometry.totals[rows[present], 0]
-        centroid = np.full((len(rows), 3), np.nan)
-        centroid[present] = self._geometry.totals[rows[present], 1:] / count[present][:, np.newaxis]
-        bbox = np.zeros((len(rows), 6), np.int64)
-        bbox[present] = self._geometry.box[rows[present]]
-        ids = known[rows] if index is None else index
-        return Instances(ids, count, centroid, bbox), self._finished(
-            statistics, rows, present, count
-        )
-
-    def _finished(
-        self,
-        statistics: dict[str, Statistic],
-        rows: np.ndarray,
-        present: np.ndarray,
-        count: np.ndarray,
-    ) -> dict[str, np.ndarray]:
-        """Channel by channel, so that what is held on the way stays small."""
-        channels = self._sums.whole.shape[1]
-        layers = {name: np.full((len(rows), channels), np.nan) for name in statistics}
-        if "count" in layers:
-            layers["count"][:] = 0.0
-        for c in range(channels):
-            moments = finish(self._sums.at(rows[present], slice(c, c + 1)), count[present])
-            for name, statistic in statistics.items():
-                layers[name][present, c] = statistic.finish(moments)[:, 0]
-        return layers
-
-
 def aggregate_stats(
     image: Any,
     labels: Any,
-    stats: Sequence[str] | str = ("mean", "count"),
+    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
     channels: Sequence[str] | None = None,
     index: Sequence[int] | np.ndarray | None = None,
     engine: str = "auto",
@@ -163,7 +51,7 @@ def aggregate_stats(
     labels
         (y, x) or (z, y, x), non-negative integers of any kind; 0 is background.
     stats
-        Names from `harpy_core.STATISTICS`.
+        Names from `harpy_core.STATISTICS`, or a `harpy_core.Statistic` of one's own.
     channels
         A name for each channel; ``"0"``, ``"1"``, … without.
     index
@@ -230,7 +118,7 @@ class Aggregation:
         cls,
         image: Any,
         labels: Any,
-        stats: Sequence[str] | str,
+        stats: Sequence[str | Statistic] | str | Statistic,
         channels: Sequence[str] | None,
         engine: str,
         ignore_nan: bool,
@@ -243,9 +131,9 @@ class Aggregation:
         return cls(raster, statistics, engines.resolved(engine, client), ignore_nan, strict)
 
     @property
-    def full(self) -> bool:
-        """Whether a statistic needs more than sum and count."""
-        return any(statistic.full for statistic in self.statistics.values())
+    def partials(self) -> tuple[str, ...]:
+        """What tiles have to say of their instances."""
+        return partials_of(self.statistics.values())
 
     @property
     def pixels(self) -> int:
@@ -260,7 +148,7 @@ class Aggregation:
     @property
     def bytes_per_value(self) -> int:
         """Memory of one instance in one channel: its sums while they grow, and its statistics."""
-        words = sum(layout.words(self.raster.pixel_type, self.full))
+        words = words_of(self.partials, str(self.raster.pixel_type))
         return 8 * (2 * words + len(self.statistics))
 
     def measure(
@@ -278,10 +166,11 @@ class Aggregation:
             Labels to report; all without.
         """
         tasks = image_tasks(self.raster, schedule.threads_of(client), edges, self.strict)
-        work = partial(measure_tile, engine=self.engine, full=self.full, ignore_nan=self.ignore_nan)
-        table = StatisticsTable(
-            self.raster.pixel_type, self.full, (edges[0], edges[-1]), self.engine
+        work = partial(
+            measure_tile, engine=self.engine, partials=self.partials, ignore_nan=self.ignore_nan
         )
+        kind = self.raster.pixel_type
+        table = StatisticsTable(kind, self.partials, (edges[0], edges[-1]), self.engine)
         for task, part in schedule.results(work, tasks, client, lazy=self.raster.lazy):
             if part is not None:
                 table.add(part)

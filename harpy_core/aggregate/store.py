@@ -17,6 +17,7 @@ from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.running.progress import track
+from harpy_core.statistics.declared import Statistic
 from harpy_core.storage.folders import staging
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def aggregate_to_store(
     labels: Any,
     path: str | os.PathLike[str],
     instances: Instances,
-    stats: Sequence[str] | str = ("mean", "count"),
+    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
     channels: Sequence[str] | None = None,
     engine: str = "auto",
     client: Client | None = None,

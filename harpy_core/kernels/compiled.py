@@ -12,12 +12,22 @@ import numba
 import numpy as np
 
 from harpy_core.kernels import layout
-from harpy_core.kernels.layout import LONGEST_RUN, bias_of, family_of
+from harpy_core.kernels.layout import LONGEST_RUN, Loop, bias_of, family_of, place_of
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
 _MOST = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+_POWERS = place_of("narrow", "full", "powers")
+_SQUARE = _POWERS + layout.SQUARE
+_CUBE = _POWERS + layout.CUBE
+_FOURTH = _POWERS + layout.FOURTH
+_FULL_MIN = place_of("narrow", "full", "extremes") + layout.LEAST
+_NARROW_MIN = place_of("narrow", "extremes", "extremes") + layout.LEAST
+_WIDE_MIN = place_of("wide", "extremes", "extremes") + layout.LEAST
+_COUNT = place_of("real", "sum", "count")
+_REAL_MIN = place_of("real", "extremes", "extremes") + layout.LEAST
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -283,31 +293,61 @@ def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out:
 
 
 @_jit
+def _extremes_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out: Any) -> None:
+    channels = planes.shape[0]
+    for i in range(start.size):
+        first = start[i]
+        last = first + length[i]
+        k = slot[i]
+        shift = np.uint32(bias * length[i])
+        for c in range(0, channels, 2):
+            d = min(c + 1, channels - 1)
+            one = shift
+            two = shift
+            x_least = y_least = np.int32(0x7FFFFFFF)
+            x_most = y_most = np.int32(-0x80000000)
+            for p in range(first, last):
+                x = np.int32(planes[c, p])
+                y = np.int32(planes[d, p])
+                one = np.uint32(one + np.uint32(x))
+                two = np.uint32(two + np.uint32(y))
+                x_least = np.int32(min(x_least, x))
+                x_most = np.int32(max(x_most, x))
+                y_least = np.int32(min(y_least, y))
+                y_most = np.int32(max(y_most, y))
+            out[k, c, 0] += np.uint64(one)
+            _add_extremes(out[k, c], _NARROW_MIN, x_least + bias, x_most + bias)
+            if d > c:
+                out[k, d, 0] += np.uint64(two)
+                _add_extremes(out[k, d], _NARROW_MIN, y_least + bias, y_most + bias)
+
+
+@_jit
+def _add_extremes(words: Any, place: Any, least: Any, most: Any) -> None:
+    words[place] = min(words[place], np.uint64(least))
+    words[place + 1] = max(words[place + 1], np.uint64(most))
+
+
+@_jit
+def _add_wide(words: Any, place: Any, low: Any, high: Any) -> None:
+    """Add an integer of two words to one in `words`."""
+    total = words[place] + low
+    words[place + 1] += high
+    if total < low:
+        words[place + 1] += _ONE
+    words[place] = total
+
+
+@_jit
 def _add_powers(
-    words: Any,
-    total: Any,
-    square: Any,
-    cube: Any,
-    fourth_low: Any,
-    fourth_high: Any,
-    least: Any,
-    most: Any,
+    words: Any, total: Any, square: Any, cube: Any, fourth_low: Any, fourth_high: Any
 ) -> None:
-    words[layout.SUM] += total
-    words[layout.NARROW_SQUARE] += square
-    low = words[layout.NARROW_CUBE] + cube
-    if low < cube:
-        words[layout.NARROW_CUBE_HIGH] += _ONE
-    words[layout.NARROW_CUBE] = low
+    words[0] += total
+    _add_wide(words, _SQUARE, square, np.uint64(0))
+    _add_wide(words, _CUBE, cube, np.uint64(0))
     fourth_high += fourth_low >> _32
     fourth = (fourth_high << _32) | (fourth_low & _LOW)
-    low = words[layout.NARROW_FOURTH] + fourth
-    words[layout.NARROW_FOURTH_HIGH] += fourth_high >> _32
-    if low < fourth:
-        words[layout.NARROW_FOURTH_HIGH] += _ONE
-    words[layout.NARROW_FOURTH] = low
-    words[layout.NARROW_MIN] = min(words[layout.NARROW_MIN], np.uint64(least))
-    words[layout.NARROW_MAX] = max(words[layout.NARROW_MAX], np.uint64(most))
+    _add_wide(words, _FOURTH, fourth, fourth_high >> _32)
 
 
 @_jit
@@ -344,22 +384,24 @@ def _full_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out
                 y4_high += fourth >> _32
                 y_least = np.uint32(min(y_least, np.uint32(y)))
                 y_most = np.uint32(max(y_most, np.uint32(y)))
-            _add_powers(out[k, c], x1, x2, x3, x4_low, x4_high, x_least, x_most)
+            _add_powers(out[k, c], x1, x2, x3, x4_low, x4_high)
+            _add_extremes(out[k, c], _FULL_MIN, x_least, x_most)
             if d > c:
-                _add_powers(out[k, d], y1, y2, y3, y4_low, y4_high, y_least, y_most)
+                _add_powers(out[k, d], y1, y2, y3, y4_low, y4_high)
+                _add_extremes(out[k, d], _FULL_MIN, y_least, y_most)
 
 
 @_jit
 def _reduce_wide(
-    planes: Any, start: Any, length: Any, slot: Any, bias: Any, full: Any, out: Any
+    planes: Any, start: Any, length: Any, slot: Any, bias: Any, extremes: Any, out: Any
 ) -> None:
     for i in range(start.size):
         first = start[i]
         last = first + length[i]
         k = slot[i]
         for c in range(planes.shape[0]):
-            low = out[k, c, layout.SUM]
-            high = out[k, c, layout.SUM_HIGH]
+            low = out[k, c, 0]
+            high = out[k, c, 1]
             least = _MOST
             most = np.uint64(0)
             for p in range(first, last):
@@ -369,16 +411,15 @@ def _reduce_wide(
                     high += _ONE
                 least = min(least, x)
                 most = max(most, x)
-            out[k, c, layout.SUM] = low
-            out[k, c, layout.SUM_HIGH] = high
-            if full:
-                out[k, c, layout.WIDE_MIN] = min(out[k, c, layout.WIDE_MIN], least)
-                out[k, c, layout.WIDE_MAX] = max(out[k, c, layout.WIDE_MAX], most)
+            out[k, c, 0] = low
+            out[k, c, 1] = high
+            if extremes:
+                _add_extremes(out[k, c], _WIDE_MIN, least, most)
 
 
 @_jit
 def _reduce_real(
-    planes: Any, start: Any, length: Any, slot: Any, full: Any, ignore_nan: Any, out: Any
+    planes: Any, start: Any, length: Any, slot: Any, extremes: Any, ignore_nan: Any, out: Any
 ) -> None:
     for i in range(start.size):
         first = start[i]
@@ -387,8 +428,8 @@ def _reduce_real(
         for c in range(planes.shape[0]):
             total = 0.0
             count = 0
-            least = out[k, c, layout.REAL_MIN] if full else 0.0
-            most = out[k, c, layout.REAL_MAX] if full else 0.0
+            least = out[k, c, _REAL_MIN] if extremes else 0.0
+            most = out[k, c, _REAL_MIN + 1] if extremes else 0.0
             for p in range(first, last):
                 x = np.float64(planes[c, p])
                 if ignore_nan and x != x:
@@ -399,11 +440,11 @@ def _reduce_real(
                     least = x
                 if x > most or x != x:
                     most = x
-            out[k, c, layout.SUM] += total
-            out[k, c, layout.REAL_COUNT] += count
-            if full:
-                out[k, c, layout.REAL_MIN] = least
-                out[k, c, layout.REAL_MAX] = most
+            out[k, c, 0] += total
+            out[k, c, _COUNT] += count
+            if extremes:
+                out[k, c, _REAL_MIN] = least
+                out[k, c, _REAL_MIN + 1] = most
 
 
 def reduce(
@@ -412,29 +453,22 @@ def reduce(
     length: np.ndarray,
     slot: np.ndarray,
     slots: int,
-    full: bool,
+    loop: Loop,
     ignore_nan: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the pixels of each slot; see `reference.reduce`."""
-    integers, floats, _ = layout.words(planes.dtype, full)
-    whole = np.zeros((slots, planes.shape[0], integers), np.uint64)
-    real = np.zeros((slots, planes.shape[0], floats))
+) -> np.ndarray:
+    """Sums and extremes of the pixels of each slot; see `reference.reduce`."""
     family = family_of(planes.dtype)
+    words = layout.of_no_pixel(family, loop, (slots, len(planes)))
+    table = (start, length, slot)
     bias = bias_of(planes.dtype)
     if family == "real":
-        if full:
-            real[..., layout.REAL_MIN], real[..., layout.REAL_MAX] = np.inf, -np.inf
-        _reduce_real(planes, start, length, slot, full, ignore_nan, real)
+        _reduce_real(planes, *table, loop == "extremes", ignore_nan, words.view(np.float64))
     elif family == "wide":
-        if full:
-            whole[..., layout.WIDE_MIN] = _MOST
-        _reduce_wide(planes, start, length, slot, np.uint64(bias), full, whole)
-    elif full:
-        whole[..., layout.NARROW_MIN] = _MOST
-        _full_narrow(planes, start, length, slot, np.int32(bias), whole)
+        _reduce_wide(planes, *table, np.uint64(bias), loop == "extremes", words)
     else:
-        _sum_narrow(planes, start, length, slot, np.int32(bias), whole)
-    return whole, real
+        narrow = {"sum": _sum_narrow, "extremes": _extremes_narrow, "full": _full_narrow}[loop]
+        narrow(planes, *table, np.int32(bias), words)
+    return words
 
 
 @_jit

@@ -186,10 +186,47 @@ struct NarrowSum : NoCentre {
 };
 
 template <class P>
+struct NarrowExtremes : NoCentre {
+    typedef P Pixel;
+    typedef Mask<P> Inside;
+    static constexpr int WORDS = 3;
+    static constexpr int CHANNELS = 2;
+    u64 total = 0;
+    u32 least = ALL, most = 0;
+
+    __device__ void add(const Chunk<P>& chunk, const Mask<P>& mask, Nothing) {
+        const Packed<P> packed(chunk, mask);
+#pragma unroll
+        for (int i = 0; i < Chunk<P>::SIZE; ++i) {
+            least = least_of(least, packed.pixel_or_most(i, mask));
+            most = most_of(most, packed.pixel(i));
+        }
+        total += packed.sum();
+    }
+    __device__ void merge(const NarrowExtremes& other) {
+        total += other.total;
+        least = least_of(least, other.least);
+        most = most_of(most, other.most);
+    }
+    __device__ void write(u64* word) const {
+        word[0] = total;
+        word[1] = least == ALL ? ~0ull : least;  // of no pixel at all
+        word[2] = most;
+    }
+    __device__ static NarrowExtremes read(const u64* word) {
+        NarrowExtremes sums;
+        sums.total = word[0];
+        sums.least = (u32)word[1];
+        sums.most = (u32)word[2];
+        return sums;
+    }
+};
+
+template <class P>
 struct NarrowFull : NoCentre {
     typedef P Pixel;
     typedef Mask<P> Inside;
-    static constexpr int WORDS = 8;
+    static constexpr int WORDS = 9;
     static constexpr int CHANNELS = 2;
     u64 total = 0, squares = 0;
     Wide cubes, fourths;
@@ -230,23 +267,24 @@ struct NarrowFull : NoCentre {
     __device__ void write(u64* word) const {
         word[0] = total;
         word[1] = squares;
-        word[2] = cubes.low;
-        word[3] = cubes.high;
-        word[4] = fourths.low;
-        word[5] = fourths.high;
-        word[6] = least == ALL ? ~0ull : least;  // of no pixel at all
-        word[7] = most;
+        word[2] = 0;  // no tile has the 2^32 pixels that it takes
+        word[3] = cubes.low;
+        word[4] = cubes.high;
+        word[5] = fourths.low;
+        word[6] = fourths.high;
+        word[7] = least == ALL ? ~0ull : least;  // of no pixel at all
+        word[8] = most;
     }
     __device__ static NarrowFull read(const u64* word) {
         NarrowFull sums;
         sums.total = word[0];
         sums.squares = word[1];
-        sums.cubes.low = word[2];
-        sums.cubes.high = word[3];
-        sums.fourths.low = word[4];
-        sums.fourths.high = word[5];
-        sums.least = (u32)word[6];
-        sums.most = (u32)word[7];
+        sums.cubes.low = word[3];
+        sums.cubes.high = word[4];
+        sums.fourths.low = word[5];
+        sums.fourths.high = word[6];
+        sums.least = (u32)word[7];
+        sums.most = (u32)word[8];
         return sums;
     }
 };
@@ -278,10 +316,10 @@ struct WideSum : NoCentre {
 };
 
 template <class P>
-struct WideFull : NoCentre {
+struct WideExtremes : NoCentre {
     typedef P Pixel;
     typedef Span Inside;
-    static constexpr int WORDS = 6;
+    static constexpr int WORDS = 4;
     static constexpr int CHANNELS = 2;
     Wide total;
     u64 least = ~0ull, most = 0;
@@ -295,7 +333,7 @@ struct WideFull : NoCentre {
             most = most_of(most, span.has(i) ? x : 0ull);
         }
     }
-    __device__ void merge(const WideFull& other) {
+    __device__ void merge(const WideExtremes& other) {
         total.add(other.total);
         least = least_of(least, other.least);
         most = most_of(most, other.most);
@@ -303,17 +341,15 @@ struct WideFull : NoCentre {
     __device__ void write(u64* word) const {
         word[0] = total.low;
         word[1] = total.high;
-        word[2] = 0;  // pivot
-        word[3] = least;
-        word[4] = most;
-        word[5] = 0;  // count
+        word[2] = least;
+        word[3] = most;
     }
-    __device__ static WideFull read(const u64* word) {
-        WideFull sums;
+    __device__ static WideExtremes read(const u64* word) {
+        WideExtremes sums;
         sums.total.low = word[0];
         sums.total.high = word[1];
-        sums.least = word[3];
-        sums.most = word[4];
+        sums.least = word[2];
+        sums.most = word[3];
         return sums;
     }
 };
@@ -354,10 +390,10 @@ struct RealSum : NoCentre {
 };
 
 template <class P, bool SKIP>
-struct RealFull : NoCentre {
+struct RealExtremes : NoCentre {
     typedef P Pixel;
     typedef Span Inside;
-    static constexpr int WORDS = 5;
+    static constexpr int WORDS = 4;
     static constexpr int CHANNELS = 2;
     RealSum<P, SKIP> sum;
     double least = double_of(0x7FF0000000000000ull), most = double_of(0xFFF0000000000000ull);
@@ -372,22 +408,21 @@ struct RealFull : NoCentre {
             most = counts ? most_of(x, most) : most;
         }
     }
-    __device__ void merge(const RealFull& other) {
+    __device__ void merge(const RealExtremes& other) {
         sum.merge(other.sum);
         least = least_of(other.least, least);
         most = most_of(other.most, most);
     }
     __device__ void write(u64* word) const {
         sum.write(word);
-        word[2] = 0;  // pivot
-        word[3] = bits_of(least);
-        word[4] = bits_of(most);
+        word[2] = bits_of(least);
+        word[3] = bits_of(most);
     }
-    __device__ static RealFull read(const u64* word) {
-        RealFull sums;
+    __device__ static RealExtremes read(const u64* word) {
+        RealExtremes sums;
         sums.sum = RealSum<P, SKIP>::read(word);
-        sums.least = double_of(word[3]);
-        sums.most = double_of(word[4]);
+        sums.least = double_of(word[2]);
+        sums.most = double_of(word[3]);
         return sums;
     }
 };

@@ -21,7 +21,7 @@ import numpy as np
 from harpy_core.errors import InputError
 from harpy_core.kernels import layout
 from harpy_core.kernels.compiled import LabelIndex, by_slot, geometry, number
-from harpy_core.kernels.layout import LONGEST_RUN, family_of
+from harpy_core.kernels.layout import LONGEST_RUN, LOOPS, Loop, family_of
 from harpy_core.kernels.reference import cut
 from harpy_core.tiles.scratch import allocate_with, filling, scratch
 
@@ -40,8 +40,8 @@ PIXELS_PER_PART = 8192
 tile are shared out too."""
 
 LANES_PER_STRETCH = 16
-CHANNELS = {False: 4, True: 2}
-"""Channels a warp sums at a time, by whether powers and extremes are taken; as in `gpu.cu`."""
+CHANNELS = {"sum": 4, "extremes": 2, "full": 2, "powers": 2}
+"""Channels a warp sums at a time, by what it sums; as in `gpu.cu`."""
 
 _ALIGNED = 16
 """Bytes of a load: every plane begins on a border of as many, and ends on one."""
@@ -401,17 +401,14 @@ def reduce(
     length: np.ndarray,
     slot: np.ndarray,
     slots: int,
-    full: bool,
+    loop: Loop,
     ignore_nan: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the pixels of each slot; see `reference.reduce`."""
-    integers, floats, _ = layout.words(planes.dtype, full)
-    shape = (slots, len(planes))
-    work = Work(sums_type(planes.dtype, full, ignore_nan), full, integers or floats, None)
-    words = _summed(work, planes, (start, length, slot), slots)
-    if integers:
-        return words, np.zeros((*shape, 0))
-    return np.zeros((*shape, 0), np.uint64), words.view(np.float64)
+) -> np.ndarray:
+    """Sums and extremes of the pixels of each slot; see `reference.reduce`."""
+    if len(start) == 0:
+        return layout.of_no_pixel(family_of(planes.dtype), loop, (slots, len(planes)))
+    work = Work.of(planes.dtype, loop, ignore_nan)
+    return _summed(work, planes, (start, length, slot), slots)
 
 
 def powers(
@@ -427,7 +424,9 @@ def powers(
     The order of the sums is fixed: first along a lane's pixels, then over the lanes of a warp, then
     over an instance's parts.
     """
-    work = Work(powers_type(planes.dtype, ignore_nan), True, 4, pivot)
+    if len(start) == 0:
+        return np.zeros((*pivot.shape, 4))
+    work = Work(powers_type(planes.dtype, ignore_nan), CHANNELS["powers"], 4, pivot)
     return _summed(work, planes, (start, length, slot), len(pivot)).view(np.float64)
 
 
@@ -439,8 +438,8 @@ class Work:
     ----------
     sums
         Name of the type in `gpu.cu`.
-    full
-        Whether it is more than sum and count.
+    channels
+        Channels a warp sums at a time.
     words
         What it writes for an instance and channel.
     pivot : (slots, c)
@@ -448,9 +447,15 @@ class Work:
     """
 
     sums: str
-    full: bool
+    channels: int
     words: int
     pivot: np.ndarray | None
+
+    @classmethod
+    def of(cls, dtype: np.dtype, loop: Loop, ignore_nan: bool = False) -> Work:
+        """One of the loops of `layout.LOOPS`."""
+        words = layout.words_of(family_of(dtype), loop)
+        return cls(sums_type(dtype, loop, ignore_nan), CHANNELS[loop], words, None)
 
 
 def _summed(
@@ -458,8 +463,8 @@ def _summed(
 ) -> np.ndarray:
     """(slots, c, words) uint64."""
     shape = (slots, len(planes), work.words)
-    if len(table[0]) == 0 or 0 in shape:
-        return _of_nothing(planes.dtype, work, shape)
+    if 0 in shape:
+        return np.zeros(shape, np.uint64)
     session = session_of_thread()
     runs = session.runs(*table, slots)
     there = session.planes(planes)
@@ -479,7 +484,7 @@ def launch_sums(
     partial, out = session.room("partial", size * parts), session.room("sums", size * slots)
     session.card.launch(
         f"reduce<{work.sums}>",
-        (_blocks(parts * WARP), -(-channels // CHANNELS[work.full])),
+        (_blocks(parts * WARP), -(-channels // work.channels)),
         planes.buffer,
         np.int64(planes.pitch),
         np.int32(channels),
@@ -502,20 +507,6 @@ def launch_sums(
         out,
     )
     return out
-
-
-def _of_nothing(dtype: np.dtype, work: Work, shape: tuple[int, ...]) -> np.ndarray:
-    """The words of instances without pixels."""
-    words = np.zeros(shape, np.uint64)
-    if work.full and work.pivot is None:
-        family = family_of(dtype)
-        if family == "real":
-            words.view(np.float64)[..., layout.REAL_MIN] = np.inf
-            words.view(np.float64)[..., layout.REAL_MAX] = -np.inf
-        else:
-            least = layout.NARROW_MIN if family == "narrow" else layout.WIDE_MIN
-            words[..., least] = np.iinfo(np.uint64).max
-    return words
 
 
 def gather(
@@ -558,16 +549,16 @@ def gather(
     card.wait()
 
 
-def sums_type(dtype: np.dtype, full: bool, ignore_nan: bool) -> str:
-    """The type in `gpu.cu` that sums pixels of a NumPy type."""
+def sums_type(dtype: np.dtype, loop: str, ignore_nan: bool) -> str:
+    """The type in `gpu.cu` that a loop over pixels of a NumPy type sums in."""
     family = family_of(dtype)
     skip = f", {'true' if ignore_nan else 'false'}" if family == "real" else ""
-    return f"{family.capitalize()}{'Full' if full else 'Sum'}<{_C_TYPES[_code(dtype)]}{skip}>"
+    return f"{family.capitalize()}{loop.capitalize()}<{_C_TYPES[_code(dtype)]}{skip}>"
 
 
 def powers_type(dtype: np.dtype, ignore_nan: bool) -> str:
     """The type in `gpu.cu` that sums powers about a pivot."""
-    return sums_type(dtype, True, ignore_nan).replace("Full", "Powers")
+    return sums_type(dtype, "powers", ignore_nan)
 
 
 def word_type(dtype: np.dtype) -> str:
@@ -590,7 +581,7 @@ def every_kernel() -> Iterator[str]:
         yield from (f"{kernel}<{word}>" for kernel in ("gather", "count_runs", "find_runs"))
     for dtype in map(np.dtype, _C_TYPES):
         for ignore_nan in (False, True)[: 1 + (dtype.kind == "f")]:
-            sums = [sums_type(dtype, full, ignore_nan) for full in (False, True)]
+            sums = [sums_type(dtype, loop, ignore_nan) for loop in LOOPS[family_of(dtype)]]
             if family_of(dtype) != "narrow":
                 sums.append(powers_type(dtype, ignore_nan))
             for name in sums:

@@ -4,12 +4,14 @@ Three families of pixel types, each with the arithmetic that suits it:
 
 narrow
     integers of at most 16 bits. Sums of the first four powers fit integers, so nothing is ever
-    rounded: ``whole`` holds them, in two words each where one can overflow.
+    rounded: they take two words each where one can overflow.
 wide
     integers of 32 and 64 bits. The sum is exact in two words; higher moments are float64 sums of
     powers of the distance to an integer pivot near the mean.
 real
     floats. Sums and moments in float64, the moments about a pivot near the mean.
+
+A word is 8 bytes and kept as uint64; those of floats are the bits of a float64.
 
 Signed integers are shifted by half their range (`bias_of`), which keeps their order and lets one
 unsigned kernel serve both; the shift is undone when statistics are finished.
@@ -26,35 +28,29 @@ LONGEST_RUN = 1 << 15
 
 Family = Literal["narrow", "wide", "real"]
 
-SUM = 0
-SUM_HIGH = 1
+Loop = Literal["sum", "extremes", "full"]
+"""A loop over the pixels of a tile, which makes several partials at once."""
 
-NARROW_SQUARE = 1
-NARROW_CUBE = 2
-NARROW_CUBE_HIGH = 3
-NARROW_FOURTH = 4
-NARROW_FOURTH_HIGH = 5
-NARROW_MIN = 6
-NARROW_MAX = 7
-
-WIDE_PIVOT = 2
-WIDE_MIN = 3
-WIDE_MAX = 4
-WIDE_COUNT = 5
-
-REAL_COUNT = 1
-REAL_PIVOT = 2
-REAL_MIN = 3
-REAL_MAX = 4
-
-_WORDS = {
-    ("narrow", False): (1, 0, 0),
-    ("narrow", True): (8, 0, 0),
-    ("wide", False): (2, 0, 0),
-    ("wide", True): (6, 0, 4),
-    ("real", False): (0, 2, 0),
-    ("real", True): (0, 5, 4),
+LOOPS: dict[Family, dict[Loop, dict[str, int]]] = {
+    "narrow": {
+        "sum": {"sum": 1},
+        "extremes": {"sum": 1, "extremes": 2},
+        "full": {"sum": 1, "powers": 6, "extremes": 2},
+    },
+    "wide": {"sum": {"sum": 2}, "extremes": {"sum": 2, "extremes": 2}},
+    "real": {
+        "sum": {"sum": 1, "count": 1},
+        "extremes": {"sum": 1, "count": 1, "extremes": 2},
+    },
 }
+"""What each loop writes for an instance and channel: partials in the order of their words, with
+how many each has. Cheaper loops come first."""
+
+SQUARE, CUBE, FOURTH = 0, 2, 4
+"""Words of ``powers`` of narrow pixels: the lower of two each."""
+
+LEAST, MOST = 0, 1
+"""Words of ``extremes``."""
 
 
 def family_of(dtype: np.dtype) -> Family:
@@ -77,6 +73,29 @@ def bias_of(dtype: np.dtype) -> int:
     return 1 << (8 * dtype.itemsize - 1) if dtype.kind == "i" else 0
 
 
-def words(dtype: np.dtype, full: bool) -> tuple[int, int, int]:
-    """Words an instance and channel take: integer, float, and sums of powers about the pivot."""
-    return _WORDS[family_of(dtype), full]
+def words_of(family: Family, loop: Loop) -> int:
+    """Words that a loop writes for an instance and channel."""
+    return sum(LOOPS[family][loop].values())
+
+
+def place_of(family: Family, loop: Loop, partial: str) -> int:
+    """The first word of a partial among those that a loop writes."""
+    partials = list(LOOPS[family][loop])
+    return sum(LOOPS[family][loop][name] for name in partials[: partials.index(partial)])
+
+
+def of_no_pixel(family: Family, loop: Loop, shape: tuple[int, ...]) -> np.ndarray:
+    """The words that a loop over no pixel writes: `shape` × words, uint64."""
+    words = np.zeros((*shape, words_of(family, loop)), np.uint64)
+    if "extremes" in LOOPS[family][loop]:
+        place = place_of(family, loop, "extremes")
+        reset_extremes(family, words[..., place : place + 2])
+    return words
+
+
+def reset_extremes(family: Family, words: np.ndarray) -> None:
+    """Make the extremes of no pixel of what lies in some words, (…, 2) uint64."""
+    if family == "real":
+        words.view(np.float64)[..., LEAST], words.view(np.float64)[..., MOST] = np.inf, -np.inf
+    else:
+        words[..., LEAST], words[..., MOST] = np.iinfo(np.uint64).max, 0

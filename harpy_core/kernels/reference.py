@@ -6,12 +6,10 @@ Each works on one tile. `start` and `length` describe its runs as offsets into a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from harpy_core.kernels import layout
-from harpy_core.kernels.layout import LONGEST_RUN, bias_of, family_of
+from harpy_core.kernels.layout import LONGEST_RUN, Family, Loop, bias_of, family_of, place_of
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
@@ -158,116 +156,93 @@ def _by_slot(
     return (high << _32) | (low & _LOW), high >> _32
 
 
-def _extreme(
-    ufunc: np.ufunc, values: np.ndarray, bounds: np.ndarray, slot: np.ndarray, out: np.ndarray
-) -> None:
-    ufunc.at(out, slot, ufunc.reduceat(values, bounds))
-
-
 def reduce(
     planes: np.ndarray,
     start: np.ndarray,
     length: np.ndarray,
     slot: np.ndarray,
     slots: int,
-    full: bool,
+    loop: Loop,
     ignore_nan: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the pixels of each slot, in the words that `layout` describes.
+) -> np.ndarray:
+    """Sums and extremes of the pixels of each slot.
 
     Parameters
     ----------
     planes
         (c, plane), the channels of the tile, flattened.
-    full
-        Also the sums of powers and the extremes.
+    loop
+        Which of `layout.LOOPS` of the pixels' family.
     ignore_nan
         Leave NaN pixels out of float images.
 
     Returns
     -------
-    whole : (slots, c, integer words) uint64
-    real : (slots, c, float words) float64
-        Of the float family: sum, count, and where `full` also pivot, minimum and maximum.
+    (slots, c, words) uint64
+        The partials of the loop, in their order.
     """
-    integers, floats, _ = layout.words(planes.dtype, full)
-    whole = np.zeros((slots, planes.shape[0], integers), np.uint64)
-    real = np.zeros((slots, planes.shape[0], floats))
+    family = family_of(planes.dtype)
+    words = layout.of_no_pixel(family, loop, (slots, len(planes)))
     pixels, bounds = _pixels(start, length)
-    reduce_plane: Callable[..., None] = {
-        "narrow": _reduce_narrow,
-        "wide": _reduce_wide,
-        "real": _reduce_real,
-    }[family_of(planes.dtype)]
     for c, plane in enumerate(planes):
-        reduce_plane(plane[pixels], bounds, slot, full, ignore_nan, whole[:, c], real[:, c])
-    return whole, real
+        if family == "real":
+            _reduce_real(plane[pixels], bounds, slot, ignore_nan, words[:, c].view(np.float64))
+        else:
+            _reduce_integers(_unsigned(plane[pixels]), bounds, slot, family, loop, words[:, c])
+        if "extremes" in layout.LOOPS[family][loop]:
+            least = place_of(family, loop, "extremes")
+            _extremes(plane[pixels], bounds, slot, ignore_nan, words[:, c, least : least + 2])
+    return words
 
 
-def _reduce_narrow(
-    values: np.ndarray,
+def _reduce_integers(
+    x: np.ndarray,
     bounds: np.ndarray,
     slot: np.ndarray,
-    full: bool,
-    ignore_nan: bool,
-    whole: np.ndarray,
-    real: np.ndarray,
+    family: Family,
+    loop: Loop,
+    words: np.ndarray,
 ) -> None:
-    x = _unsigned(values)
-    slots = len(whole)
-    whole[:, layout.SUM] = _by_slot(x, bounds, slot, slots)[0]
-    if not full:
-        return
-    square = x * x
-    whole[:, layout.NARROW_SQUARE] = _by_slot(square, bounds, slot, slots)[0]
-    cube, fourth = layout.NARROW_CUBE, layout.NARROW_FOURTH
-    whole[:, cube], whole[:, cube + 1] = _by_slot(square * x, bounds, slot, slots)
-    whole[:, fourth], whole[:, fourth + 1] = _by_slot(square * square, bounds, slot, slots)
-    _extremes_of_integers(x, bounds, slot, whole, layout.NARROW_MIN)
-
-
-def _extremes_of_integers(
-    x: np.ndarray, bounds: np.ndarray, slot: np.ndarray, whole: np.ndarray, word: int
-) -> None:
-    whole[:, word] = np.iinfo(np.uint64).max
-    _extreme(np.minimum, x, bounds, slot, whole[:, word])
-    _extreme(np.maximum, x, bounds, slot, whole[:, word + 1])
-
-
-def _reduce_wide(
-    values: np.ndarray,
-    bounds: np.ndarray,
-    slot: np.ndarray,
-    full: bool,
-    ignore_nan: bool,
-    whole: np.ndarray,
-    real: np.ndarray,
-) -> None:
-    x = _unsigned(values)
-    low, high = _by_slot(x, bounds, slot, len(whole))
-    whole[:, layout.SUM], whole[:, layout.SUM_HIGH] = low, high
-    if full:
-        _extremes_of_integers(x, bounds, slot, whole, layout.WIDE_MIN)
+    slots = len(words)
+    low, high = _by_slot(x, bounds, slot, slots)
+    words[:, 0] = low
+    if family == "wide":
+        words[:, 1] = high
+    if loop == "full":
+        powers = words[:, place_of(family, loop, "powers") :]
+        square = x * x
+        for place, power in (
+            (layout.SQUARE, square),
+            (layout.CUBE, square * x),
+            (layout.FOURTH, square * square),
+        ):
+            powers[:, place], powers[:, place + 1] = _by_slot(power, bounds, slot, slots)
 
 
 def _reduce_real(
-    values: np.ndarray,
-    bounds: np.ndarray,
-    slot: np.ndarray,
-    full: bool,
-    ignore_nan: bool,
-    whole: np.ndarray,
-    real: np.ndarray,
+    values: np.ndarray, bounds: np.ndarray, slot: np.ndarray, ignore_nan: bool, words: np.ndarray
 ) -> None:
     x = values.astype(np.float64)
     keep = ~np.isnan(x) if ignore_nan else np.ones(x.shape, bool)
     kept = np.where(keep, x, 0.0)
-    np.add.at(real[:, layout.SUM], slot, np.add.reduceat(kept, bounds))
-    np.add.at(real[:, layout.REAL_COUNT], slot, np.add.reduceat(keep.astype(float), bounds))
-    if full:
-        real[:, layout.REAL_MIN], real[:, layout.REAL_MAX] = np.inf, -np.inf
-        _extreme(np.minimum, np.where(keep, x, np.inf), bounds, slot, real[:, layout.REAL_MIN])
-        _extreme(np.maximum, np.where(keep, x, -np.inf), bounds, slot, real[:, layout.REAL_MAX])
+    np.add.at(words[:, 0], slot, np.add.reduceat(kept, bounds))
+    count = place_of("real", "sum", "count")
+    np.add.at(words[:, count], slot, np.add.reduceat(keep.astype(float), bounds))
+
+
+def _extremes(
+    values: np.ndarray, bounds: np.ndarray, slot: np.ndarray, ignore_nan: bool, words: np.ndarray
+) -> None:
+    if values.dtype.kind == "f":
+        words = words.view(np.float64)
+        small = large = values.astype(np.float64)
+        if ignore_nan:
+            small = np.where(np.isnan(small), np.inf, small)
+            large = np.where(np.isnan(large), -np.inf, large)
+    else:
+        small = large = _unsigned(values)
+    np.minimum.at(words[:, layout.LEAST], slot, np.minimum.reduceat(small, bounds))
+    np.maximum.at(words[:, layout.MOST], slot, np.maximum.reduceat(large, bounds))
 
 
 def powers(

@@ -12,7 +12,7 @@ from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import part_size, strip_shape
 from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.statistics.declared import chosen
+from harpy_core.statistics.declared import Statistic, chosen, partials_of, words_of
 from harpy_core.tiles.grid import coarsened, regular_edges, split_channels
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class _Shape:
     tiles: int
     pixel: int
     held: int
-    words: tuple[int, int]
+    dtype: str
     label: int
     image_buffer: int
     chunk_buffer: int
@@ -112,7 +112,7 @@ class _Shape:
             tiles=math.prod(len(axis) - 1 for axis in tiles),
             pixel=pixel,
             held=held,
-            words=_words(info.image_dtype),
+            dtype=info.image_dtype,
             label=label,
             # A view of some channels is copied from the chunk that holds them.
             image_buffer=planes * held * (1 + chosen_channels),
@@ -153,18 +153,13 @@ def _canonical(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])
 
 
-def _words(dtype: str) -> tuple[int, int]:
-    """Words of an instance and channel, without and with the higher moments."""
-    if "float" in dtype:
-        return 2, 9
-    return (1, 8) if itemsize(dtype) <= 2 else (2, 10)
 
 
 def stage_plan(
     stage: str,
     info: RasterInfo,
     *,
-    stats: Sequence[str] = ("mean", "count"),
+    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
     crops: CropSettings | None = None,
     ratio: float = 1.0,
     instances: int | None = None,
@@ -218,8 +213,7 @@ def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str
 
 def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
     statistics = chosen(settings["stats"])
-    full = any(statistic.full for statistic in statistics.values())
-    words = shape.words[full]
+    words = words_of(partials_of(statistics.values()), shape.dtype)
     in_channel = number * _WORD * (2 * words + len(statistics))
     slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
     groups = [split_channels(slab, shape.tiles, settings["threads"]) for slab in slabs]
@@ -318,7 +312,7 @@ def _open_crops(shape: _Shape, crops: CropSettings, number: int) -> int:
 def plan_aggregate(
     image: Any,
     labels: Any,
-    stats: Sequence[str] = ("mean", "count"),
+    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
     *,
     instances: int | None = None,
     threads: int = 1,

@@ -1,53 +1,132 @@
-"""The statistics there are, declared: what each needs, and how it is finished.
+"""The partials and the statistics there are, declared.
 
-A new statistic that can be finished from `moments.Moments` is one entry here and no new loop over
-tiles. This module imports nothing heavy: the workflow reads the names while it is parsed.
+A partial is what a tile can say of an instance in a channel, and what is merged with what other
+tiles say of it. A statistic is finished from the partials that it needs. A job makes the union of
+the partials of the statistics asked for, in one read of the pixels.
+
+A statistic that existing partials suffice for is one entry of `STATISTICS`. A partial is one entry
+of `PARTIALS` with its module, and a kernel in each engine. This module imports nothing heavy: the
+workflow reads names and sizes while it is parsed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from harpy_core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harpy_core.statistics.moments import Moments
+    from harpy_core.kernels.layout import Family
+    from harpy_core.statistics.partials import Tile
+
+
+class Arithmetic(Protocol):
+    """What the module of a partial does with words, (instances, c, words) uint64 each."""
+
+    def empty(self, family: Family, words: np.ndarray) -> None:
+        """Make words of zeros those of no pixel at all."""
+
+    def merge(self, family: Family, into: np.ndarray, other: np.ndarray) -> None:
+        """Add what is said of other pixels of the same instances, in place."""
+
+    def make(self, tile: Tile, made: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Measure a tile, where the loops of `kernels.layout` do not make it."""
+
+    def finish(self, dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) -> Any:
+        """What statistics are finished from, given the pixels of each instance, (instances, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Statistic:
-    """One number per instance and channel.
+class Partial:
+    """What a tile can say of an instance in a channel.
 
     Attributes
     ----------
     description
         What it is, in a few words.
-    full
-        Whether it needs higher powers or extremes, beyond the sum and the count.
-    finish
-        From the moments to its values, (instances, c) float64.
+    module
+        Home of its `Arithmetic`.
+    words
+        Words of 8 bytes that an instance and channel take, for each family of pixel types.
+    after
+        Partials that it is made and finished with.
     """
 
     description: str
-    full: bool
-    finish: Callable[[Moments], np.ndarray]
+    module: str
+    words: Mapping[Family, int]
+    after: tuple[str, ...] = ()
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Its functions, imported on first use."""
+        return cast(Arithmetic, importlib.import_module(self.module))
 
 
-def _mean(moments: Moments) -> np.ndarray:
-    return _ratio(moments.total, moments.count)
+_HOME = "harpy_core.statistics"
+
+PARTIALS: dict[str, Partial] = {
+    "count": Partial(
+        "pixels that were counted", f"{_HOME}.count", {"narrow": 0, "wide": 0, "real": 1}
+    ),
+    "sum": Partial(
+        "sum of the pixels",
+        f"{_HOME}.sums",
+        {"narrow": 1, "wide": 2, "real": 1},
+        after=("count",),
+    ),
+    "extremes": Partial(
+        "smallest and largest pixel", f"{_HOME}.extremes", {"narrow": 2, "wide": 2, "real": 2}
+    ),
+    "powers": Partial(
+        "sums of the second to fourth power",
+        f"{_HOME}.powers",
+        {"narrow": 6, "wide": 6, "real": 6},
+        after=("count", "sum", "extremes"),
+    ),
+}
+"""What a tile can say, each after those it is made with."""
 
 
-def _skewness(moments: Moments) -> np.ndarray:
-    return _ratio(moments.m3, moments.m2**1.5)
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One number for each instance and channel.
 
+    Attributes
+    ----------
+    name
+        What its layer is called.
+    description
+        What it is, in a few words, with its formula.
+    needs
+        Partials that it is finished from.
+    finish
+        From the finished partials, in the order of `needs`, to its values, (instances, c) float64:
+        ``count`` and ``sum`` are such arrays; ``extremes`` has `least` and `most`; ``powers`` has
+        the central moments `m2`, `m3` and `m4` of the population.
+    unit
+        ``intensity``, ``intensity^2``, ``pixels`` or nothing.
+    """
 
-def _kurtosis(moments: Moments) -> np.ndarray:
-    return _ratio(moments.m4, moments.m2**2) - 3.0
+    name: str
+    description: str
+    needs: tuple[str, ...]
+    finish: Callable[..., np.ndarray]
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.needs if name not in PARTIALS]
+        if unknown or not self.needs:
+            raise InputError(
+                f"statistic {self.name!r}: needs {unknown[0] if unknown else 'nothing'!r}; "
+                f"choose from the partials {', '.join(PARTIALS)}"
+            )
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -58,33 +137,84 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ratio
 
 
-STATISTICS: dict[str, Statistic] = {
-    "count": Statistic("pixels measured", False, lambda m: m.count),
-    "sum": Statistic("sum of the pixels", False, lambda m: m.total),
-    "mean": Statistic("mean of the pixels", False, _mean),
-    "var": Statistic("variance of the population", True, lambda m: m.m2),
-    "std": Statistic("standard deviation of the population", True, lambda m: m.m2**0.5),
-    "min": Statistic("smallest pixel", True, lambda m: m.least),
-    "max": Statistic("largest pixel", True, lambda m: m.most),
-    "skew": Statistic("skewness of the population, m3 / m2^1.5", True, _skewness),
-    "kurtosis": Statistic("excess kurtosis (Fisher), m4 / m2^2 - 3", True, _kurtosis),
-}
+_ALL = (
+    Statistic("count", "pixels measured", ("count",), lambda count: count, "pixels"),
+    Statistic("sum", "sum of the pixels", ("sum",), lambda total: total, "intensity"),
+    Statistic("mean", "mean of the pixels", ("sum", "count"), _ratio, "intensity"),
+    Statistic("var", "variance of the population, m2", ("powers",), lambda p: p.m2, "intensity^2"),
+    Statistic(
+        "std",
+        "standard deviation of the population, m2^0.5",
+        ("powers",),
+        lambda p: p.m2**0.5,
+        "intensity",
+    ),
+    Statistic("min", "smallest pixel", ("extremes",), lambda e: e.least, "intensity"),
+    Statistic("max", "largest pixel", ("extremes",), lambda e: e.most, "intensity"),
+    Statistic(
+        "skew",
+        "skewness of the population, m3 / m2^1.5",
+        ("powers",),
+        lambda p: _ratio(p.m3, p.m2**1.5),
+    ),
+    Statistic(
+        "kurtosis",
+        "excess kurtosis (Fisher), m4 / m2^2 - 3",
+        ("powers",),
+        lambda p: _ratio(p.m4, p.m2**2) - 3.0,
+    ),
+)
+
+STATISTICS: dict[str, Statistic] = {statistic.name: statistic for statistic in _ALL}
 
 
-def chosen(names: Sequence[str] | str) -> dict[str, Statistic]:
-    """The statistics asked for, in the order asked for.
+def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Statistic]:
+    """The statistics asked for, by name, in the order asked for.
 
     Raises
     ------
     InputError
-        A name that is no statistic, or none at all.
+        A name that is no statistic, two statistics of one name, or none at all.
     """
-    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = [asked] if isinstance(asked, str | Statistic) else list(asked)
     if not wanted:
         raise InputError(f"stats = []: choose at least one of {', '.join(STATISTICS)}")
-    for name in wanted:
-        if name not in STATISTICS:
-            close = get_close_matches(str(name), STATISTICS, 1)
-            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(STATISTICS)}"
-            raise InputError(f"stats: {name!r} is not a statistic; {hint}")
-    return {name: STATISTICS[name] for name in dict.fromkeys(wanted)}
+    found: dict[str, Statistic] = {}
+    for one in wanted:
+        statistic = one if isinstance(one, Statistic) else _named(one)
+        if found.setdefault(statistic.name, statistic) is not statistic:
+            raise InputError(
+                f"stats: two statistics are called {statistic.name!r}; rename one of them"
+            )
+    return found
+
+
+def _named(name: str) -> Statistic:
+    if name not in STATISTICS:
+        close = get_close_matches(str(name), STATISTICS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(STATISTICS)}"
+        raise InputError(f"stats: {name!r} is not a statistic; {hint}")
+    return STATISTICS[name]
+
+
+def partials_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
+    """The partials that some statistics are finished from, and those that these are made with."""
+    needed = {name for statistic in statistics for name in statistic.needs}
+    for name in reversed(PARTIALS):
+        if name in needed:
+            needed.update(PARTIALS[name].after)
+    return tuple(name for name in PARTIALS if name in needed)
+
+
+def family_called(dtype: str) -> Family:
+    """The family of a pixel type by NumPy's name for it, as `kernels.layout` defines families."""
+    if "float" in dtype:
+        return "real"
+    digits = "".join(c for c in dtype if c.isdigit())
+    return "wide" if digits and int(digits) > 16 else "narrow"
+
+
+def words_of(partials: Iterable[str], dtype: str) -> int:
+    """Words that some partials of an instance and channel take, for a pixel type by its name."""
+    family = family_called(dtype)
+    return sum(PARTIALS[name].words[family] for name in partials)

@@ -91,13 +91,16 @@ def test_kernels_keep_everything_in_registers_and_load_16_bytes_at_a_time() -> N
 def test_the_kernels_know_the_same_words_as_the_layout() -> None:
     source = gpu.SOURCE.read_text(encoding="utf-8")
     for kind in ("u2", "u4", "f4"):
-        for full in (False, True):
-            integers, floats, _ = layout.words(np.dtype(kind), full)
-            name = gpu.sums_type(np.dtype(kind), full, False).partition("<")[0]
+        family = layout.family_of(np.dtype(kind))
+        for loop in layout.LOOPS[family]:
+            name = gpu.sums_type(np.dtype(kind), loop, False).partition("<")[0]
             body = source[source.index(f"struct {name} ") :]
             found = {
                 key: int(re.search(rf"int {key} = (\d+);", body)[1])  # type: ignore[index]
                 for key in ("WORDS", "CHANNELS")
             }
-            assert found == {"WORDS": integers or floats, "CHANNELS": gpu.CHANNELS[full]}
+            assert found == {
+                "WORDS": layout.words_of(family, loop),
+                "CHANNELS": gpu.CHANNELS[loop],
+            }
     assert f"__launch_bounds__({gpu.BLOCK})" in source

@@ -12,7 +12,7 @@ from emulated import emulation
 
 from harpy_core import InputError
 from harpy_core.kernels import compiled, engine, gpu, layout, reference
-from harpy_core.kernels.layout import LONGEST_RUN, bias_of
+from harpy_core.kernels.layout import LONGEST_RUN, bias_of, place_of
 
 Table = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -44,8 +44,8 @@ def owned(plane: np.ndarray, runs: Table, slot: int) -> list[int]:
     return [int(v) for part in mine for v in part]
 
 
-def whole_number(words: np.ndarray, low: int, two: bool) -> int:
-    return int(words[low]) + (int(words[low + 1]) << 64 if two else 0)
+def whole_number(words: np.ndarray, low: int) -> int:
+    return int(words[low]) + (int(words[low + 1]) << 64)
 
 
 @pytest.mark.parametrize("dtype", NARROW)
@@ -56,18 +56,18 @@ def test_powers_of_narrow_pixels_are_summed_without_rounding(
     planes = pixels(rng, (2, 4000), dtype)
     planes[1] = np.iinfo(dtype).max
     runs = table(rng, 4000, 5)
-    whole, _ = kernels.reduce(planes, *runs, 5, True, False)
-    simple, _ = kernels.reduce(planes, *runs, 5, False, False)
+    full, light, simple = (
+        kernels.reduce(planes, *runs, 5, loop, False) for loop in ("full", "extremes", "sum")
+    )
+    powers, extremes = (place_of("narrow", "full", name) for name in ("powers", "extremes"))
     for c, plane in enumerate(planes):
         for slot in range(5):
             x = [v + bias_of(planes.dtype) for v in owned(plane, runs, slot)]
-            words = whole[slot, c]
-            assert int(simple[slot, c, layout.SUM]) == int(words[layout.SUM]) == sum(x)
-            assert int(words[layout.NARROW_SQUARE]) == sum(v**2 for v in x)
-            assert whole_number(words, layout.NARROW_CUBE, True) == sum(v**3 for v in x)
-            assert whole_number(words, layout.NARROW_FOURTH, True) == sum(v**4 for v in x)
-            assert int(words[layout.NARROW_MIN]) == min(x)
-            assert int(words[layout.NARROW_MAX]) == max(x)
+            words = full[slot, c]
+            assert int(simple[slot, c, 0]) == int(light[slot, c, 0]) == int(words[0]) == sum(x)
+            for place, power in ((layout.SQUARE, 2), (layout.CUBE, 3), (layout.FOURTH, 4)):
+                assert whole_number(words, powers + place) == sum(v**power for v in x)
+            assert words[extremes:].tolist() == light[slot, c, 1:].tolist() == [min(x), max(x)]
 
 
 def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: ModuleType) -> None:
@@ -75,12 +75,12 @@ def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: Module
     start = np.arange(4, dtype=np.int64) * LONGEST_RUN
     runs = (start, np.full(4, LONGEST_RUN, np.int32), np.zeros(4, np.int32))
     number = 4 * LONGEST_RUN
-    for full in (False, True):
-        whole, _ = kernels.reduce(planes, *runs, 1, full, False)
-        assert int(whole[0, 0, layout.SUM]) == number * 65535
-    assert int(whole[0, 0, layout.NARROW_SQUARE]) == number * 65535**2
-    assert whole_number(whole[0, 0], layout.NARROW_CUBE, True) == number * 65535**3
-    assert whole_number(whole[0, 0], layout.NARROW_FOURTH, True) == number * 65535**4
+    for loop in layout.LOOPS["narrow"]:
+        words = kernels.reduce(planes, *runs, 1, loop, False)[0, 0]
+        assert int(words[0]) == number * 65535
+    powers = place_of("narrow", "full", "powers")
+    for place, power in ((layout.SQUARE, 2), (layout.CUBE, 3), (layout.FOURTH, 4)):
+        assert whole_number(words, powers + place) == number * 65535**power
 
 
 @pytest.mark.parametrize("dtype", WIDE)
@@ -89,13 +89,13 @@ def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: ModuleType
     planes = pixels(rng, (2, 4000), dtype)
     planes[1] = np.iinfo(dtype).max
     runs = table(rng, 4000, 5)
-    whole, _ = kernels.reduce(planes, *runs, 5, True, False)
+    words, simple = (kernels.reduce(planes, *runs, 5, loop, False) for loop in ("extremes", "sum"))
+    extremes = place_of("wide", "extremes", "extremes")
     for c, plane in enumerate(planes):
         for slot in range(5):
             x = [v + bias_of(planes.dtype) for v in owned(plane, runs, slot)]
-            assert whole_number(whole[slot, c], layout.SUM, True) == sum(x)
-            assert int(whole[slot, c, layout.WIDE_MIN]) == min(x)
-            assert int(whole[slot, c, layout.WIDE_MAX]) == max(x)
+            assert whole_number(words[slot, c], 0) == whole_number(simple[slot, c], 0) == sum(x)
+            assert words[slot, c, extremes:].tolist() == [min(x), max(x)]
 
 
 @pytest.mark.parametrize("dtype", [*WIDE, *REAL[1:]])
@@ -123,10 +123,11 @@ def test_sums_of_floats_agree_with_nan_among_them(
     runs = table(rng, 4000, 9)
     with np.errstate(invalid="ignore"):
         found, expected = (
-            k.reduce(planes, *runs, 9, True, ignore_nan)[1] for k in (kernels, reference)
+            k.reduce(planes, *runs, 9, "extremes", ignore_nan).view(np.float64)
+            for k in (kernels, reference)
         )
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-9)
-    assert np.isnan(found[:, 0, layout.SUM]).any() != ignore_nan
+    assert np.isnan(found[:, 0, 0]).any() != ignore_nan
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])

@@ -1,4 +1,4 @@
-"""Sums of parts, merged in any order, against those of the whole."""
+"""Partials of parts, merged in any order, against those of the whole."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from oracle import statistics_of
 
 from harpy_core.kernels import compiled
 from harpy_core.raster.reading import delivered
-from harpy_core.statistics import moments
-from harpy_core.statistics.declared import STATISTICS
-from harpy_core.statistics.moments import PixelSums, finish, measure_pixels, merge
+from harpy_core.statistics import wide
+from harpy_core.statistics.declared import PARTIALS, STATISTICS
+from harpy_core.statistics.partials import Partials, Tile
 from harpy_core.tiles.runs import RunTable
 
 
-def sums_of(values: np.ndarray) -> PixelSums:
-    """Sums over all pixels of one instance and channel."""
+def partials_of(values: np.ndarray) -> Partials:
+    """All partials of the pixels of one instance and channel."""
     number = len(values)
     runs = RunTable(
         np.zeros(1, np.int64),
@@ -30,13 +30,17 @@ def sums_of(values: np.ndarray) -> PixelSums:
         number,
         number,
     )
-    count = np.array([number])
-    return measure_pixels(values[np.newaxis], runs, count, compiled, full=True, ignore_nan=False)
+    tile = Tile(values[np.newaxis], runs, np.array([[number]]), compiled, ignore_nan=False)
+    return Partials.of(tile, tuple(PARTIALS))
 
 
-def finished(sums: PixelSums, count: int) -> dict[str, float]:
-    found = finish(sums, np.array([count]))
-    return {name: float(s.finish(found)[0, 0]) for name, s in STATISTICS.items()}
+def of_nothing(dtype: np.dtype) -> Partials:
+    return Partials.empty(dtype, tuple(PARTIALS), 1, 1)
+
+
+def finished(partials: Partials, count: int) -> dict[str, float]:
+    found = partials.finish(STATISTICS.values(), np.array([count]))
+    return {name: float(values[0, 0]) for name, values in found.items()}
 
 
 @given(
@@ -52,11 +56,11 @@ def test_parts_merged_in_any_order_give_the_statistics_of_the_whole(
     values = values.astype(delivered(values.dtype))
     expected = statistics_of(values)
     bounds = np.cumsum([0, *sizes])
-    parts = [sums_of(values[a:b]) for a, b in pairwise(bounds)]
+    parts = [partials_of(values[a:b]) for a, b in pairwise(bounds)]
     for order in (range(len(parts)), reversed(range(len(parts))), rng.permutation(len(parts))):
-        total = PixelSums.empty(values.dtype, True, 1, 1)
+        total = of_nothing(values.dtype)
         for i in order:
-            merge(total, parts[i])
+            total.merge(parts[i])
         found = finished(total, len(values))
         size = float(np.abs(values.astype(np.float64)).max())
         slack = {"sum": size * len(values), "mean": size, "skew": 1.0, "kurtosis": 1.0}
@@ -68,18 +72,18 @@ def test_parts_merged_in_any_order_give_the_statistics_of_the_whole(
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u8", "i4", "f4", "f8"])
 def test_merging_with_no_pixel_at_all_changes_nothing(dtype: str) -> None:
     values = pixels(np.random.default_rng(0), (50,), dtype)
-    alone = finished(sums_of(values), 50)
+    alone = finished(partials_of(values), 50)
     for first, second in (
-        (PixelSums.empty(values.dtype, True, 1, 1), sums_of(values)),
-        (sums_of(values), PixelSums.empty(values.dtype, True, 1, 1)),
+        (of_nothing(values.dtype), partials_of(values)),
+        (partials_of(values), of_nothing(values.dtype)),
     ):
-        merge(first, second)
+        first.merge(second)
         assert finished(first, 50) == alone
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u8", "i4", "f4", "f8"])
 def test_no_pixel_at_all_has_no_statistics(dtype: str) -> None:
-    found = finished(PixelSums.empty(np.dtype(dtype), True, 1, 1), 0)
+    found = finished(of_nothing(np.dtype(dtype)), 0)
     assert found.pop("count") == 0
     assert np.all(np.isnan(list(found.values())))
 
@@ -87,18 +91,18 @@ def test_no_pixel_at_all_has_no_statistics(dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["u2", "u8", "f8"])
 def test_growing_keeps_what_is_there(dtype: str) -> None:
     values = pixels(np.random.default_rng(0), (50,), dtype)
-    sums = sums_of(values)
-    grown = sums.grown(4)
-    assert finished(grown.at(slice(0, 1), slice(0, 1)), 50) == finished(sums, 50)
+    alone = partials_of(values)
+    grown = alone.grown(4)
+    assert finished(grown.at(slice(0, 1), slice(0, 1)), 50) == finished(alone, 50)
     rows = np.array([2])
-    grown.put(rows, slice(0, 1), sums)
-    assert finished(grown.at(rows, slice(0, 1)), 50) == finished(sums, 50)
+    grown.put(rows, slice(0, 1), alone)
+    assert finished(grown.at(rows, slice(0, 1)), 50) == finished(alone, 50)
 
 
 @given(st.integers(-(2**127), 2**127 - 1))
 def test_wide_integers_become_floats_with_one_rounding(number: int) -> None:
     low, high = number % 2**64, (number >> 64) % 2**64
-    found = moments._to_float((np.array([low], np.uint64), np.array([high], np.uint64)))
+    found = wide.to_float((np.array([low], np.uint64), np.array([high], np.uint64)))
     assert found[0] == float(number)
 
 
@@ -112,7 +116,7 @@ def test_arithmetic_on_two_words_is_that_of_integers(a: int, b: int, c: int) -> 
 
     one, two = words(a)[0], words(b)[0]
     with np.errstate(over="ignore"):
-        assert integer(moments._multiply(one, two)) == a * b
-        assert integer(moments._add(words(a * b), words(c))) == (a * b + c) % 2**128
-        assert integer(moments._subtract(words(a * b), words(c))) == (a * b - c) % 2**128
-        assert integer(moments._multiply_pair(words(c), two)) == c * b % 2**128
+        assert integer(wide.multiply(one, two)) == a * b
+        assert integer(wide.add(words(a * b), words(c))) == (a * b + c) % 2**128
+        assert integer(wide.subtract(words(a * b), words(c))) == (a * b - c) % 2**128
+        assert integer(wide.multiply_pair(words(c), two)) == c * b % 2**128

@@ -1,0 +1,29 @@
+"""The partial ``count``: a word of floats alone, of which NaN may be left out.
+
+Of integers every pixel counts, and how many there are is known from the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from harpy_core.kernels.layout import Family, family_of
+
+
+def empty(family: Family, words: np.ndarray) -> None:
+    """Nothing is there to be set."""
+
+
+def merge(family: Family, into: np.ndarray, other: np.ndarray) -> None:
+    """Add the count of other pixels of the same instances."""
+    if family == "real":
+        into.view(np.float64)[...] += other.view(np.float64)
+
+
+def finish(dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
+    """Pixels that were counted, (instances, c) float64."""
+    if family_of(dtype) == "real":
+        return made["count"].view(np.float64)[..., 0].copy()
+    return np.broadcast_to(pixels.astype(np.float64), made["count"].shape[:2])

@@ -1,0 +1,144 @@
+"""Partials of the instances of a tile or an image: made, merged and finished as declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from harpy_core.kernels.layout import LOOPS, Family, Loop, family_of
+from harpy_core.statistics.declared import PARTIALS, Statistic
+from harpy_core.tiles.runs import RunTable
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Some channels of a tile, and what is known of its instances.
+
+    Attributes
+    ----------
+    planes : (c, plane)
+        Pixels, C-contiguous.
+    runs
+        Where the instances lie in a plane.
+    pixels : (slots, 1)
+        How many each instance has in the tile.
+    kernels
+        The engine's module.
+    ignore_nan
+        Leave NaN pixels out.
+    """
+
+    planes: np.ndarray
+    runs: RunTable
+    pixels: np.ndarray
+    kernels: ModuleType
+    ignore_nan: bool
+
+    @property
+    def family(self) -> Family:
+        """Family of the pixels' type."""
+        return family_of(self.planes.dtype)
+
+    @property
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The runs as kernels take them."""
+        return self.runs.start, self.runs.length, self.runs.slot
+
+
+@dataclass(frozen=True, slots=True)
+class Partials:
+    """What is known of the pixels of some instances, in some channels.
+
+    Attributes
+    ----------
+    dtype
+        Type of the pixels.
+    words : (instances, c, words) uint64 each
+        Of each partial by name, as many as `PARTIALS` declares.
+    """
+
+    dtype: np.dtype
+    words: dict[str, np.ndarray]
+
+    @classmethod
+    def empty(
+        cls, dtype: np.dtype, partials: Sequence[str], instances: int, channels: int
+    ) -> Partials:
+        """Those of no pixel at all: merging into them changes nothing."""
+        family = family_of(dtype)
+        words = {}
+        for name in partials:
+            size = PARTIALS[name].words[family]
+            words[name] = np.zeros((instances, channels, size), np.uint64)
+            PARTIALS[name].arithmetic.empty(family, words[name])
+        return cls(dtype, words)
+
+    @classmethod
+    def of(cls, tile: Tile, partials: Sequence[str]) -> Partials:
+        """Those of a tile's instances, in one loop over its pixels where one makes them all."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            made = _looped(tile, partials)
+            for name in partials:
+                if name not in made:
+                    made[name] = PARTIALS[name].arithmetic.make(tile, made)
+        return cls(tile.planes.dtype, {name: made[name] for name in partials})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.words.values())))
+
+    def grown(self, instances: int) -> Partials:
+        """The same with room for more instances."""
+        channels = next(iter(self.words.values())).shape[1]
+        larger = Partials.empty(self.dtype, tuple(self.words), instances, channels)
+        for name, words in self.words.items():
+            larger.words[name][: len(words)] = words
+        return larger
+
+    def at(self, rows: np.ndarray | slice, channels: slice) -> Partials:
+        """Those of some instances and channels; a copy where `rows` is an array."""
+        return Partials(self.dtype, {n: words[rows, channels] for n, words in self.words.items()})
+
+    def put(self, rows: np.ndarray, channels: slice, partials: Partials) -> None:
+        """Store what `at` gave."""
+        for name, words in self.words.items():
+            words[rows, channels] = partials.words[name]
+
+    def merge(self, other: Partials) -> None:
+        """Add those of other pixels of the same instances and channels, in place."""
+        family = family_of(self.dtype)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            for name, words in self.words.items():
+                PARTIALS[name].arithmetic.merge(family, words, other.words[name])
+
+    def finish(self, statistics: Iterable[Statistic], pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Each statistic by name, (instances, c) float64.
+
+        Parameters
+        ----------
+        pixels
+            (instances,) how many each instance has.
+        """
+        each = pixels.reshape(-1, 1)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            finished = {
+                name: PARTIALS[name].arithmetic.finish(self.dtype, self.words, each)
+                for name in self.words
+            }
+            return {s.name: s.finish(*(finished[name] for name in s.needs)) for s in statistics}
+
+
+def _looped(tile: Tile, partials: Sequence[str]) -> dict[str, np.ndarray]:
+    """The partials that one loop makes: the cheapest that leaves the fewest to be made after it."""
+    loops = LOOPS[tile.family]
+    loop: Loop = min(loops, key=lambda name: len(set(partials) - set(loops[name])))
+    words = tile.kernels.reduce(tile.planes, *tile.table, tile.runs.slots, loop, tile.ignore_nan)
+    made, place = {}, 0
+    for name, size in loops[loop].items():
+        made[name] = words[..., place : place + size]
+        place += size
+    if "count" not in made:
+        made["count"] = words[..., :0]
+    return made
