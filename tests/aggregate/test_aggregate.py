@@ -217,6 +217,20 @@ def test_the_table_names_channels_statistics_and_provenance() -> None:
     assert found.uns["harpy_core"]["stats"] == ["max", "mean"]
 
 
+def test_a_statistic_of_ones_own_is_a_layer_beside_the_others(client: Client) -> None:
+    case = tissue("u2")
+    spread = hc.Statistic("range", "max - min", ("extremes",), lambda e: e.most - e.least)
+    for workers in (None, client):
+        found = hc.aggregate_stats(case.image, case.labels, ("mean", spread), client=workers)
+        expected = measured(case)
+        assert list(found.layers) == ["mean", "range"]
+        assert found.uns["harpy_core"]["stats"] == ["mean", "range"]
+        np.testing.assert_array_equal(found.layers["mean"], expected.layers["mean"])
+        np.testing.assert_array_equal(
+            found.layers["range"], expected.layers["max"] - expected.layers["min"]
+        )
+
+
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_each_image_chunk_is_decoded_once(number: int, tmp_path: Any) -> None:
     case = tissue("u2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import statistics_of
 
+from harpy_core.errors import InputError
 from harpy_core.kernels import compiled
 from harpy_core.raster.reading import delivered
 from harpy_core.statistics import wide
-from harpy_core.statistics.declared import PARTIALS, STATISTICS
+from harpy_core.statistics.declared import PARTIALS, STATISTICS, Statistic, chosen
+from harpy_core.statistics.declared import partials_of as partials_of_statistics
 from harpy_core.statistics.partials import Partials, Tile
 from harpy_core.tiles.runs import RunTable
 
 
-def partials_of(values: np.ndarray) -> Partials:
-    """All partials of the pixels of one instance and channel."""
+def partials_of(values: np.ndarray, partials: Sequence[str] = tuple(PARTIALS)) -> Partials:
+    """Partials of the pixels of one instance and channel."""
     number = len(values)
     runs = RunTable(
         np.zeros(1, np.int64),
@@ -31,7 +34,7 @@ def partials_of(values: np.ndarray) -> Partials:
         number,
     )
     tile = Tile(values[np.newaxis], runs, np.array([[number]]), compiled, ignore_nan=False)
-    return Partials.of(tile, tuple(PARTIALS))
+    return Partials.of(tile, partials)
 
 
 def of_nothing(dtype: np.dtype) -> Partials:
@@ -97,6 +100,59 @@ def test_growing_keeps_what_is_there(dtype: str) -> None:
     rows = np.array([2])
     grown.put(rows, slice(0, 1), alone)
     assert finished(grown.at(rows, slice(0, 1)), 50) == finished(alone, 50)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2"])
+def test_moments_are_right_for_more_pixels_than_a_square_sum_of_one_word_has_room_for(
+    dtype: str,
+) -> None:
+    limits = np.iinfo(dtype)
+    values = np.array([limits.max, limits.max - 1, limits.max, limits.min], dtype)
+    partials, count = partials_of(values), len(values)
+    for _ in range(40):
+        again = Partials(partials.dtype, {n: w.copy() for n, w in partials.words.items()})
+        partials.merge(again)
+        count *= 2
+    found = finished(partials, count)
+    for name, value in statistics_of(values).items():
+        scale = count / len(values) if name in ("count", "sum") else 1
+        assert found[name] == pytest.approx(value * scale, rel=1e-12), name
+
+
+def test_no_more_is_made_than_the_statistics_need() -> None:
+    made = {"mean": ("count", "sum"), "min": ("extremes",), "max": ("extremes",)}
+    for name, partials in made.items():
+        assert partials_of_statistics([STATISTICS[name]]) == partials
+    everything = partials_of_statistics(STATISTICS.values())
+    assert everything == tuple(PARTIALS)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "f4", "f8"])
+def test_a_partial_is_the_same_whatever_is_made_with_it(dtype: str) -> None:
+    values = pixels(np.random.default_rng(0), (50,), dtype)
+    everything = finished(partials_of(values), 50)
+    for name, statistic in STATISTICS.items():
+        alone = partials_of(values, partials_of_statistics([statistic]))
+        value = float(alone.finish([statistic], np.array([50]))[name][0, 0])
+        assert value == everything[name], name
+
+
+def test_a_statistic_of_ones_own_is_finished_from_partials() -> None:
+    values = np.arange(50, dtype="u2")
+    variation = Statistic(
+        "cv", "m2^0.5 / mean", ("powers", "sum", "count"), lambda p, s, n: p.m2**0.5 * n / s
+    )
+    found = partials_of(values, partials_of_statistics([variation]))
+    value = found.finish([variation], np.array([50]))["cv"].item()
+    assert value == pytest.approx(values.std() / values.mean())
+
+
+def test_a_statistic_that_needs_what_nobody_makes_is_refused() -> None:
+    with pytest.raises(InputError, match="'entropy': needs 'histogram'; choose from the partials"):
+        Statistic("entropy", "", ("histogram",), lambda h: h)
+    mean = Statistic("mean", "of another kind", ("sum",), lambda s: s)
+    with pytest.raises(InputError, match="two statistics are called 'mean'"):
+        chosen(["mean", mean])
 
 
 @given(st.integers(-(2**127), 2**127 - 1))
