@@ -65,7 +65,9 @@ class StatisticsTable:
         Whose index of labels is used.
     """
 
-    def __init__(self, dtype: np.dtype, partials: Sequence[str], channels: tuple[int, int]) -> None:
+    def __init__(
+        self, dtype: np.dtype, partials: Sequence[str], channels: tuple[int, int], engine: str
+    ) -> None:
         self._first = channels[0]
         self._index = kernels_of(engine).LabelIndex()
         self._geometry = GeometryTable()

@@ -22,6 +22,7 @@ from harpy_core.config.crops import Codec, Extract
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.kernels.registry import AUTO, ENGINES
+from harpy_core.statistics.declared import STATISTICS
 
 Dataset = Literal[
     "ihc",
@@ -32,7 +33,6 @@ Dataset = Literal[
     "merscope-liver",
 ]
 Published = Literal["macsima-tonsil", "merscope-liver"]
-StatisticName = Literal["count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis"]
 Stage = Literal["aggregate", "extract"]
 PEER = "harpy"
 """What else a benchmark measures: the peer, in an environment of its own."""
@@ -41,9 +41,11 @@ MEASURED = (*ENGINES, PEER)
 if TYPE_CHECKING:
     MeasuredEngine = str
     StageEngine = str
+    StatisticName = str
 else:
     MeasuredEngine = Literal[MEASURED]
     StageEngine = Literal[AUTO, *ENGINES]
+    StatisticName = Literal[tuple(STATISTICS)]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
 ELEMENTS = {
@@ -51,7 +53,6 @@ ELEMENTS = {
     "merscope-liver": ("clahe", "segmentation_mask_full"),
 }
 """Names of the image and the labels in the published stores."""
-STATISTICS: tuple[str, ...] = get_args(StatisticName)
 
 _SECRETS = {"key", "secret", "password", "token"}
 _NO_SECRETS = ("anon", "google_default", "cloud")

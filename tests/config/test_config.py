@@ -15,7 +15,7 @@ import pytest
 from harpy_core.config.cases import image_cases
 from harpy_core.config.documents import DEFAULT_CONFIG, generated
 from harpy_core.config.mistakes import load
-from harpy_core.config.models import DATASETS, STATISTICS, Benchmark, Config, Stage
+from harpy_core.config.models import DATASETS, Benchmark, Config, Stage
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
@@ -324,9 +324,7 @@ def test_the_engine_harpy_needs_a_python_of_its_own() -> None:
 def test_names_are_those_of_the_modules_that_own_them() -> None:
     from harpy_core import datasets
     from harpy_core.benchmark import sweep as benchmark
-    from harpy_core.statistics import declared as statistics
 
-    assert set(STATISTICS) == set(statistics.STATISTICS)
     assert set(DATASETS) == set(datasets.REGISTRY)
     assert set(get_args(Stage)) == set(benchmark.STAGES)
 
