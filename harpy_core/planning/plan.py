@@ -153,8 +153,6 @@ def _canonical(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])
 
 
-
-
 def stage_plan(
     stage: str,
     info: RasterInfo,
