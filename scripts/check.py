@@ -6,7 +6,7 @@ from harpy_core.workflow.script import running
 def main(snakemake):
     """Print what was found, then what cannot be used."""
     with running(snakemake):
-        from harpy_core.config.models import load
+        from harpy_core.config.mistakes import load
         from harpy_core.errors import InputError
         from harpy_core.planning.inspection import inspect
 

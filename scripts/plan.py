@@ -6,7 +6,7 @@ from harpy_core.workflow.script import running
 def main(snakemake):
     """Print one line for each case and stage."""
     with running(snakemake):
-        from harpy_core.config.models import load
+        from harpy_core.config.mistakes import load
         from harpy_core.planning import forecast as outlook
 
         config = load(snakemake.params.config, snakemake.params.file)

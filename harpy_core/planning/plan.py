@@ -64,6 +64,11 @@ class Plan:
     instances: int | None
     device_bytes_per_task: int = 0
 
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes read and written."""
+        return self.bytes_read + self.bytes_written
+
     def memory(self, threads: int) -> int:
         """Bytes held at most by `threads` tasks at work and the result."""
         return threads * self.bytes_per_task + self.result_bytes

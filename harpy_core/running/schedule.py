@@ -10,6 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -22,10 +24,23 @@ IN_FLIGHT = 3
 """Tasks handed out for each thread: one at work and enough behind it to hide the way there."""
 
 
+_own_threads: ContextVar[int | None] = ContextVar("_own_threads", default=None)
+
+
+@contextmanager
+def own_threads(number: int) -> Iterator[None]:
+    """Run tasks without a client on so many threads of this process, not on one for each core."""
+    before = _own_threads.set(number)
+    try:
+        yield
+    finally:
+        _own_threads.reset(before)
+
+
 def threads_of(client: Client | None) -> int:
     """How many tasks can run at the same time."""
     if client is None:
-        return len(os.sched_getaffinity(0))
+        return _own_threads.get() or len(os.sched_getaffinity(0))
     return max(sum(client.nthreads().values()), 1)
 
 
@@ -44,7 +59,7 @@ def in_order(
     client
         A Dask client; None runs on threads of this process.
     threads
-        How many of them; one for each core without.
+        How many of them; `threads_of` the client without.
     """
     threads = threads or threads_of(client)
     width = IN_FLIGHT * threads

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from harpy_core.raster.info import RasterInfo
 
 _POOLS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
+
+OWN_THREADS_BYTES = 2**29
+"""Bytes read and written by a stage that takes about a second: less than its workers to start."""
+
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -70,6 +74,8 @@ def workers(
 ) -> Iterator[Client | None]:
     """The workers of a stage, once its plan is known to fit them and the disk.
 
+    None, the job's own threads, where starting processes would take longer than the work.
+
     Parameters
     ----------
     snakemake
@@ -88,7 +94,7 @@ def workers(
     """
     from harpy_core.planning import forecast as outlook
     from harpy_core.planning.plan import stage_plan
-    from harpy_core.running import cluster
+    from harpy_core.running import schedule
 
     where = Cluster.model_validate(snakemake.config.get("cluster", {}))
     plan = stage_plan(stage, info, **settings)
@@ -98,6 +104,13 @@ def workers(
     print(told, file=sys.stderr, flush=True)
     outlook.refuse_unfit(plan, where, snakemake.threads, folder)
     engine = snakemake.params.engine
+    if where == Cluster() and engine != "cupy" and plan.bytes_moved <= OWN_THREADS_BYTES:
+        with schedule.own_threads(snakemake.threads):
+            yield None
+        return
+    # Importing Dask takes longer than a small stage.
+    from harpy_core.running import cluster
+
     with cluster.connect(where, threads=snakemake.threads, engine=engine) as client:
         outlook.refuse_small_gpus(plan, engine, client)
         yield client

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,17 +19,60 @@ from harpy_core.config.documents import DEFAULT_CONFIG
 ROOT = Path(__file__).parents[2]
 Ended = subprocess.CompletedProcess[str]
 
+# Importing Snakemake takes longer than most of what it is asked here: a server imports it once, and
+# every call is a fresh process forked from there.
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["snakemake.cli"])
+
 
 def command(*arguments: str, cores: int = 2) -> list[str]:
     """A call of the workflow in the working directory, on its ``config.yaml``."""
-    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    return [*start, "--configfile", "config.yaml", "--cores", str(cores), *arguments]
+    return [sys.executable, "-m", "snakemake", *_arguments(*arguments, cores=cores)]
 
 
-def snakemake(folder: Path, *arguments: str, cores: int = 2) -> Ended:
-    """Run the workflow in a folder."""
-    call = command(*arguments, cores=cores)
-    return subprocess.run(call, cwd=folder, capture_output=True, text=True)
+def snakemake(
+    folder: Path, *arguments: str, cores: int = 2, environment: Mapping[str, str] | None = None
+) -> Ended:
+    """Run the workflow in a folder, on its ``config.yaml``."""
+    return started(folder, *_arguments(*arguments, cores=cores), environment=environment)
+
+
+def started(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
+    """Run Snakemake in a folder.
+
+    Parameters
+    ----------
+    environment
+        Variables besides those of this process.
+    """
+    known = {**os.environ, **(environment or {})}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        streams = [_FORKED.reducer.DupFd(stream.fileno()) for stream in (out, err)]
+        process = _FORKED.Process(target=_main, args=(str(folder), arguments, known, streams))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        told = [(stream.seek(0), stream.read())[1] for stream in (out, err)]
+    return Ended(["snakemake", *arguments], process.exitcode, *told)
+
+
+def _main(
+    folder: str, arguments: tuple[str, ...], environment: dict[str, str], streams: list[Any]
+) -> None:
+    from snakemake import cli
+
+    for number, stream in enumerate(streams, 1):
+        os.dup2(stream.detach(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["snakemake", *arguments]
+    cli.main(list(arguments))
+
+
+def _arguments(*arguments: str, cores: int) -> list[str]:
+    start = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "config.yaml"]
+    return [*start, "--cores", str(cores), *arguments]
 
 
 def small_config() -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
-from calls import ROOT, Ended, rules_of, write_config
+from calls import ROOT, Ended, rules_of, started, write_config
 from servers import files_served
 from stores import cells, pixels, tiffs
 
@@ -49,10 +46,8 @@ def parent(folder: Path, snakefile: str) -> Path:
 
 
 def ran(folder: Path, *arguments: str) -> Ended:
-    # The package as it is installed; the tests' own, not the one that a checkout would add.
-    known = {**os.environ, "PYTHONPATH": str(ROOT)}
-    call = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.run(call, cwd=folder, env=known, capture_output=True, text=True)
+    # As if the package were installed: a copy of the workflow alone has none to add.
+    return started(folder, "--cores", "2", *arguments, environment={"PYTHONPATH": str(ROOT)})
 
 
 @pytest.fixture

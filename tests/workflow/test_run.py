@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,15 +15,14 @@ from typing import Any
 
 import anndata
 import numpy as np
-import pytest
 import tifffile
 import zarr
 from calls import command, small_config, snakemake, write_config
 
+from harpy_core.raster import RasterInfo, open_described
 from harpy_core.storage.manifest import read_manifest, tree_digest
 
 Changed = Callable[[Callable[[dict[str, Any]], Any]], set[str]]
-STORES = ("results/ihc/table.manifest.json", "results/ihc/crops.manifest.json")
 
 
 def test_every_result_is_there(finished: Path) -> None:
@@ -92,31 +92,53 @@ def test_one_more_repeat_measures_only_that_one(changed: Changed) -> None:
     assert rules == {"benchmark_cell", "sweep", "figure_sweep", "report"}
 
 
-@pytest.mark.parametrize("moment", ["results/ihc/.tiled.zarr.partial-*", "logs/ihc/extract.log"])
-def test_a_killed_run_is_repeated_with_the_same_results(
-    finished: Path, tmp_path: Path, moment: str
+def test_a_run_killed_while_tiling_is_repeated_with_the_right_pixels(
+    finished: Path, tmp_path: Path
 ) -> None:
-    write_config(tmp_path, small_config())
-    kill_when(tmp_path, moment)
-    whole = [store for store in STORES if (tmp_path / store).exists()]
-    assert "results/ihc/crops.manifest.json" not in whole
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = small_config()
+    # Some hundred files, so that there is time to kill it between two of them.
+    config["cases"]["ihc"]["tile"] |= {"y": 3000, "x": 3000, "chunks": [1, 128, 128]}
+    write_config(folder, config)
+    target = "results/ihc/tiled.manifest.json"
+    kill_when(folder, "results/ihc/.tiled.zarr.partial-*", target)
+    assert not (folder / target).exists()
 
-    assert snakemake(tmp_path, "--unlock").returncode == 0
-    ended = snakemake(tmp_path, *STORES)
+    assert snakemake(folder, "--unlock").returncode == 0
+    ended = snakemake(folder, target)
     assert ended.returncode == 0, ended.stderr
-    assert not list((tmp_path / "results/ihc").glob(".*partial*"))
+    assert not list((folder / "results/ihc").glob(".*partial*"))
+    source = open_described(RasterInfo.from_json(folder / "results/ihc/source.json"))
+    tiled = open_described(RasterInfo.from_json(folder / "results/ihc/tiled.json"))
+    expected = np.tile(source.image[...], (2, 6, 6))[:, :3000, :3000]
+    np.testing.assert_array_equal(tiled.image[...], expected)
+
+
+def test_a_run_killed_while_cutting_is_repeated_with_the_same_results(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(folder / "logs")
+    shutil.rmtree(folder / "results/ihc/crops.zarr")
+    manifest = "results/ihc/crops.manifest.json"
+    (folder / manifest).unlink()
+    kill_when(folder, "logs/ihc/extract.log", manifest)
+    assert not (folder / manifest).exists()
+
+    assert snakemake(folder, "--unlock").returncode == 0
+    ended = snakemake(folder, manifest)
+    assert ended.returncode == 0, ended.stderr
+    assert not list((folder / "results/ihc").glob(".*partial*"))
+    assert read_manifest(folder / manifest) == read_manifest(finished / manifest)
     for name in ("instances", "table"):
         store = f"results/ihc/{name}.zarr"
-        assert tree_digest(tmp_path / store) == tree_digest(finished / store), name
-    for name in ("tiled", "instances", "table", "crops"):
-        manifest = f"results/ihc/{name}.manifest.json"
-        assert read_manifest(tmp_path / manifest) == read_manifest(finished / manifest), name
+        assert tree_digest(folder / store) == tree_digest(finished / store), name
 
 
-def kill_when(folder: Path, pattern: str) -> None:
+def kill_when(folder: Path, pattern: str, target: str) -> None:
     """Start the run and kill it and all its children once a file like `pattern` is there."""
     run = subprocess.Popen(
-        command(*STORES),
+        command(target),
         cwd=folder,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
@@ -133,7 +155,7 @@ def kill_when(folder: Path, pattern: str) -> None:
         run.wait()
 
 
-def test_a_users_tiffs_come_out_as_numpy_has_them(tmp_path: Path) -> None:
+def test_a_users_tiffs_come_out_of_workers_as_numpy_has_them(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     image = generator.integers(0, 4096, (2, 64, 80)).astype(np.uint16)
     labels = np.zeros((64, 80), np.uint16)
@@ -142,7 +164,9 @@ def test_a_users_tiffs_come_out_as_numpy_has_them(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.ome.tif", image, metadata=metadata)
     tifffile.imwrite(tmp_path / "labels.tif", labels)
     source = {"uri": "image.ome.tif", "labels": "labels.tif"}
-    write_config(tmp_path, {"cases": {"own": {"source": source, "aggregate": {"stats": ["mean"]}}}})
+    case = {"source": source, "aggregate": {"stats": ["mean"]}}
+    # Workers are asked for: so small a stage would start none.
+    write_config(tmp_path, {"cases": {"own": case}, "cluster": {"workers": 1}})
     ended = snakemake(tmp_path, "results/own/table.manifest.json")
     assert ended.returncode == 0, ended.stderr
     table = anndata.read_zarr(tmp_path / "results/own/table.zarr")

@@ -16,6 +16,8 @@ rule aggregate:
         "logs/{case}/aggregate.log",
     benchmark:
         "logs/benchmarks/{case}/aggregate.tsv"
+    # The table comes before the pictures.
+    priority: 1
     conda:
         "../../envs/workflow.yaml"
     threads: stage_threads

@@ -14,6 +14,8 @@ rule instances:
         "logs/{case}/instances.log",
     benchmark:
         "logs/benchmarks/{case}/instances.tsv"
+    # The table comes before the pictures.
+    priority: 1
     conda:
         "../../envs/workflow.yaml"
     threads: stage_threads
