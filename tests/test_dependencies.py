@@ -105,6 +105,14 @@ def test_the_conda_environment_of_the_workflow_asks_for_the_same() -> None:
 def test_the_conda_recipe_asks_for_the_same() -> None:
     text = (ROOT / "recipe/meta.yaml").read_text()
     recipe = yaml.safe_load(jinja2.Template(text).render(PYTHON="python"))
-    assert recipe["package"] == {"name": PROJECT["name"], "version": harpy_core.__version__}
+    assert recipe["package"]["name"] == PROJECT["name"]
+    assert recipe["package"]["version"] == harpy_core.__version__
     assert conda(recipe["requirements"]["run"]) == expected([])
     assert recipe["about"]["license"] == PROJECT["license"]
+
+
+def test_every_file_that_names_the_version_names_the_same() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert PROJECT["version"] == citation["version"] == harpy_core.__version__
+    assert re.search(r"^## .*\b(\d+\.\d+\.\d+)", changes, re.MULTILINE)[1] == PROJECT["version"]
