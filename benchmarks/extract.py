@@ -59,17 +59,17 @@ def chunks_of(crops: zarr.Array) -> list[np.ndarray]:
     return found
 
 
-def encode_all(chunks: list[np.ndarray]) -> list[bytes]:
+def encode_all(chunks: list[np.ndarray]) -> list[codecs.Encoded]:
     """Compress every chunk, and do nothing with it."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(partial(codecs.encode, "lz4"), chunks))
 
 
-def write_all(contents: list[bytes], folder: Path) -> None:
+def write_all(contents: list[codecs.Encoded], folder: Path) -> None:
     """Write a file for every chunk and wait until it is on the disk."""
 
-    def write(item: tuple[int, bytes]) -> None:
-        write_flushed(folder / str(item[0]), [item[1]])
+    def write(item: tuple[int, codecs.Encoded]) -> None:
+        write_flushed(folder / str(item[0]), item[1])
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, enumerate(contents)))
@@ -103,7 +103,9 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
         table.add("raw bytes of the crops", crops.image.nbytes / 1e9, "GB")
         chunks = chunks_of(crops.image)
         contents = encode_all(chunks)
-        table.add("encoded bytes", sum(map(len, contents)) / 1e9, "GB")
+        table.add(
+            "encoded bytes", sum(len(part) for parts in contents for part in parts) / 1e9, "GB"
+        )
         written = folder / "written"
         written.mkdir()
         instances = hc.find_instances(group["labels"], client=client)

@@ -89,7 +89,7 @@ def chunks_of(raster: Raster) -> Iterator[tuple[np.ndarray, codecs.Content]]:
             yield np.ascontiguousarray(array[place]), content
 
 
-def encode(chunk: tuple[np.ndarray, codecs.Content]) -> bytes:
+def encode(chunk: tuple[np.ndarray, codecs.Content]) -> codecs.Encoded:
     """A chunk as its file holds it."""
     pixels, content = chunk
     return codecs.encode("zstd" if content == "labels" else "lz4", pixels, content)
@@ -98,7 +98,7 @@ def encode(chunk: tuple[np.ndarray, codecs.Content]) -> bytes:
 def encode_all(chunks: list[tuple[np.ndarray, codecs.Content]], threads: int) -> list[int]:
     """Encode chunks that are in memory, and keep nothing of them; bytes of each."""
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda chunk: len(encode(chunk)), chunks))
+        return list(pool.map(lambda chunk: sum(map(len, encode(chunk))), chunks))
 
 
 def write_all(folder: Path, sizes: list[int], threads: int) -> None:
@@ -119,7 +119,7 @@ def encode_and_write_all(
     """Encode chunks that are in memory, and put each into a file, flushed to disk."""
 
     def write(number: int) -> None:
-        write_flushed(folder / str(number), [encode(chunks[number])])
+        write_flushed(folder / str(number), encode(chunks[number]))
 
     folder.mkdir()
     with ThreadPoolExecutor(threads) as pool:

@@ -7,7 +7,11 @@ def main(snakemake):
     """Read the image once and write the crops; what an earlier, killed job did is kept."""
     with running(snakemake) as logger:
         from harpy_core.config.crops import CropSettings
-        from harpy_core.extract.extraction import extract_instances, stored_ratio
+        from harpy_core.extract.extraction import (
+            committed_bytes,
+            extract_instances,
+            stored_ratio,
+        )
         from harpy_core.instances.finding import Instances
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import write_manifest
@@ -25,6 +29,7 @@ def main(snakemake):
             "instances": len(instances),
             "crops": settings,
             "ratio": stored_ratio(raster, instances, settings),
+            "committed": committed_bytes(raster, instances, settings, snakemake.output.crops),
         }
         with workers(snakemake, "extract", info, **planned) as client:
             crops = extract_instances(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from harpy_core.aggregate.store import create_layer, quiet_consolidation
+from harpy_core.aggregate.store import create_layer, quiet_consolidation, write_table
 from harpy_core.errors import InputError
 from harpy_core.storage.folders import staging
 from harpy_core.storage.manifest import digest_of, read_manifest, write_manifest
@@ -58,12 +58,7 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
             )
     table = _joined(parts)
     with staging(path) as folder:
-        import anndata
-
-        plain = anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
-        with plain, quiet_consolidation():
-            table.write_zarr(folder)
-        group = zarr.open_group(folder, mode="a", use_consolidated=False)
+        group = write_table(folder, table)
         for name in (*(f"layers/{layer}" for layer in _layers(groups[first])), "X"):
             sources = [_values(groups[field], name) for field in tables]
             orders = [_order(names, list(parts[field].var_names)) for field in tables]

@@ -18,9 +18,11 @@ from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.running.progress import track
 from harpy_core.statistics.declared import Statistic
+from harpy_core.storage import codecs
 from harpy_core.storage.folders import staging
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from distributed import Client
 
 ROWS = 2**16
@@ -96,7 +98,6 @@ def aggregate_to_store(
 
 def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: str) -> zarr.Group:
     """Write everything of a table but its values."""
-    import anndata
     import pandas as pd
 
     table = job.table(instances, {})
@@ -106,10 +107,18 @@ def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: s
         "region_key": "region",
         "instance_key": "instance_id",
     }
-    plain = anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False)
-    with plain, quiet_consolidation():
-        table.write_zarr(folder)
-    return zarr.open_group(folder, mode="a", use_consolidated=False)
+    return write_table(folder, table)
+
+
+def write_table(folder: Path, table: AnnData) -> zarr.Group:
+    """Write a table as `AnnData.write_zarr` does, with a checksum behind every chunk."""
+    import anndata
+
+    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    table.strings_to_categoricals()
+    with anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        anndata.io.write_elem(group, "/", table, dataset_kwargs={"compressors": codecs.PLAIN})
+    return group
 
 
 @contextmanager
@@ -128,6 +137,7 @@ def create_layer(group: zarr.Group, name: str, shape: tuple[int, int], width: in
         chunks=(min(max(shape[0], 1), ROWS), max(width, 1)),
         dtype=np.float64,
         fill_value=np.nan,
+        compressors=codecs.PLAIN,
         attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
         overwrite=True,
     )

@@ -15,6 +15,9 @@ from harpy_core.storage import codecs
 SAMPLES = 4
 _CROPS = 16
 _CHANNELS = 5
+_REACH = 512
+"""Pixels between crops of a sample: what is read at once has at most so many and a window more on
+each side, however far the instances are apart."""
 
 
 def stored_ratio(
@@ -40,18 +43,19 @@ def stored_ratio(
         row = (2 * sample + 1) * len(instances) // (2 * SAMPLES)
         first = sample * layout.channels // SAMPLES // layout.group * layout.group
         channels = slice(first, min(first + min(layout.group, _CHANNELS), layout.channels))
-        near = _around(instances, row)
+        near = _around(instances, row, max(_REACH, layout.diameter))
         crops = _crops(raster.image, raster.labels, near, channels, layout, remove_background)
         stored = layout.stored("image", crops)
         raw += stored.nbytes
-        encoded += len(codecs.encode(layout.codec, stored, layout.content("image")))
+        encoded += sum(map(len, codecs.encode(layout.codec, stored, layout.content("image"))))
     return encoded / raw if raw else 1.0
 
 
-def _around(instances: Instances, row: int) -> Instances:
-    """One of the instances and those nearest to it: few chunks hold them all."""
+def _around(instances: Instances, row: int, reach: int) -> Instances:
+    """One of the instances and those nearest to it, none further away than `reach` pixels."""
     distance = np.abs(instances.centroid[:, 1:] - instances.centroid[row, 1:]).max(axis=1)
-    return instances.rows(np.argsort(distance, kind="stable")[:_CROPS])
+    nearest = np.argsort(distance, kind="stable")[:_CROPS]
+    return instances.rows(nearest[distance[nearest] <= reach])
 
 
 def _crops(

@@ -184,6 +184,37 @@ def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -
     return estimate.stored_ratio(raster, instances, layout, settings.remove_background)
 
 
+def committed_bytes(
+    raster: Raster, instances: Instances, settings: CropSettings, path: str | os.PathLike[str]
+) -> int:
+    """Bytes of the crops that an interrupted run has left for the next one to go on from.
+
+    Parameters
+    ----------
+    raster
+        Image and labels.
+    instances
+        Those that will be cropped.
+    settings
+        How they will be cut and kept.
+    path
+        Of the store.
+    """
+    work = _work_folder(raster, instances, settings, Path(path))
+    layout = CropLayout.of(raster, settings, instances)
+    return CropStore(work, layout).committed_bytes(settings.shuffle is not None)
+
+
+def _work_folder(
+    raster: Raster, instances: Instances, settings: CropSettings, target: Path
+) -> WorkFolder:
+    """The working folder, named after all that decides the crops."""
+    who = hashlib.sha256(instances.id.tobytes()).hexdigest()
+    code = source_digest(__name__)
+    key = digest_of([raster.fingerprint, settings.model_dump(), who, code])[:16]
+    return WorkFolder(target, key)
+
+
 @dataclass(frozen=True, slots=True)
 class _Extraction:
     """Everything one extraction works on.
@@ -217,17 +248,14 @@ class _Extraction:
         target: Path,
         strict: bool,
     ) -> _Extraction:
-        """Plan an extraction, and name its working folder after all that decides the crops."""
+        """Decide which pixels go where."""
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
         plane = (edges[1][-1], edges[2][-1])
         windows = windows_of(instances, settings.diameter, plane, settings.remove_background)
         tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
-        who = hashlib.sha256(instances.id.tobytes()).hexdigest()
-        code = source_digest(__name__)
-        key = digest_of([raster.fingerprint, settings.model_dump(), who, code])[:16]
-        crops = CropStore(WorkFolder(target, key), layout)
+        crops = CropStore(_work_folder(raster, instances, settings, target), layout)
         return cls(raster, instances, settings, strict, windows, plan, crops)
 
     def run(self, engine: str, client: Client | None, progress: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from harpy_core.errors import InputError
 from harpy_core.extract.layout import CropLayout
 from harpy_core.storage import codecs, shards
 from harpy_core.storage.commits import KEPT, WorkFolder
@@ -33,7 +34,7 @@ class EncodedFile:
 
     name: str
     path: Path
-    parts: list[Any]
+    parts: list[bytes]
 
 
 class CropStore:
@@ -73,6 +74,17 @@ class CropStore:
         """Names of the files that are done."""
         return frozenset(self.work.records())
 
+    def committed_bytes(self, fragments: bool) -> int:
+        """Size of the files that are done.
+
+        Parameters
+        ----------
+        fragments
+            Count those too that wait to be joined.
+        """
+        records = self.work.records().items()
+        return sum(r["bytes"] for name, r in records if fragments or "fragments" not in name)
+
     def batch(self, array: str, batch: int, chunk: int, crops: np.ndarray) -> EncodedFile:
         """Encode one file of an array.
 
@@ -86,10 +98,11 @@ class CropStore:
         layout = self.layout
         members = min(layout.batch, layout.instances - batch * layout.batch)
         firsts = range(0, members, layout.chunk)
-        parts = self._encoded(array, crops, [(a, a + layout.chunk) for a in firsts])
+        chunks = self._encoded(array, crops, [(a, a + layout.chunk) for a in firsts])
+        parts = [part for chunk in chunks for part in chunk]
         if layout.sharded:
-            missing = [None] * (layout.batch // layout.chunk - len(parts))
-            parts = list(shards.packed([*parts, *missing]))
+            missing = [None] * (layout.batch // layout.chunk - len(chunks))
+            parts = list(shards.packed([*chunks, *missing]))
         path = self.work.store / array / "c" / str(batch) / str(chunk) / "0" / "0" / "0"
         return EncodedFile(batch_name(array, batch, chunk), path, parts)
 
@@ -109,11 +122,13 @@ class CropStore:
         bounds : (pieces + 1,) int64
             Where among the crops those of another batch begin, and their end.
         """
-        parts = self._encoded(array, crops, list(pairwise(bounds.tolist())))
+        pieces = self._encoded(array, crops, list(pairwise(bounds.tolist())))
         name = fragments_name(array, source, chunk)
-        return EncodedFile(name, self.work.path / _SPILLS / name, list(shards.packed(parts)))
+        return EncodedFile(name, self.work.path / _SPILLS / name, list(shards.packed(pieces)))
 
-    def _encoded(self, array: str, crops: np.ndarray, spans: list[tuple[int, int]]) -> list[Any]:
+    def _encoded(
+        self, array: str, crops: np.ndarray, spans: list[tuple[int, int]]
+    ) -> list[codecs.Encoded]:
         codec, content = self.layout.codec, self.layout.content(array)
         crops = np.ascontiguousarray(crops)
         return [codecs.encode(codec, crops[a:b], content) for a, b in spans]
@@ -134,8 +149,13 @@ class CropStore:
         """
         with open(self.work.path / _SPILLS / fragments_name(array, source, chunk), "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        encoded = shards.piece_of(content, *piece)
-        codecs.decode(self.layout.codec, encoded, out)
+        try:
+            codecs.decode(self.layout.codec, shards.piece_of(content, *piece), out)
+        except ValueError as error:
+            raise InputError(
+                f"{file.name}: cannot be read ({error}); see to the disk, remove "
+                f"{self.work.path} and run again"
+            ) from error
 
     def commit(self, file: EncodedFile) -> None:
         """Write a file and then its record, each whole and on disk, or not at all."""
@@ -157,7 +177,9 @@ class CropStore:
             group = zarr.open_group(store, mode="a")
             for name, values in arrays.items():
                 chunks = tuple(max(n, 1) for n in values.shape)
-                group.create_array(name, data=values, chunks=chunks, overwrite=True)
+                group.create_array(
+                    name, data=values, chunks=chunks, compressors=codecs.PLAIN, overwrite=True
+                )
             group.attrs.update({**facts, "digest": self.digest()})
             # What a killed run left of the metadata that Zarr was writing.
             for pattern in ("*.partial", "*/*.partial"):

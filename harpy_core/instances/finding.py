@@ -17,6 +17,7 @@ from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import Task, label_tasks
+from harpy_core.storage import codecs
 from harpy_core.storage.folders import staging
 from harpy_core.tiles.labels import checked_labels
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
@@ -83,7 +84,8 @@ class Instances:
             group = zarr.open_group(folder, mode="w")
             for name in self.__slots__:
                 values = getattr(self, name)
-                group.create_array(name, data=values, chunks=tuple(max(n, 1) for n in values.shape))
+                chunks = tuple(max(n, 1) for n in values.shape)
+                group.create_array(name, data=values, chunks=chunks, compressors=codecs.PLAIN)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Instances:

@@ -43,7 +43,8 @@ class Plan:
     bytes_written
         The result before compression.
     bytes_stored
-        What it takes of the disk: compressed as far as that is known, with temporary files.
+        What it takes of the disk: compressed as far as that is known, with temporary files, and
+        without what an interrupted run has left there.
     bytes_per_task
         Memory of one task at work.
     result_bytes
@@ -165,6 +166,7 @@ def stage_plan(
     stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
     crops: CropSettings | None = None,
     ratio: float = 1.0,
+    committed: int = 0,
     instances: int | None = None,
     threads: int = 1,
 ) -> Plan:
@@ -182,6 +184,8 @@ def stage_plan(
         How crops are cut and kept; the defaults without.
     ratio
         Bytes on disk of a byte of crops, as `harpy_core.extract.extraction.stored_ratio` finds it.
+    committed
+        Bytes of crops that an interrupted run has on disk already.
     instances
         How many there are; a guess from the area without.
     threads
@@ -194,6 +198,7 @@ def stage_plan(
         "stats": stats,
         "crops": crops or CropSettings(),
         "ratio": ratio,
+        "committed": committed,
         "threads": threads,
     }
     return planners[stage](shape, number, instances, settings)
@@ -266,7 +271,7 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
         bytes_read=shape.plane * (shape.channels * shape.pixel + groups * shape.label),
         bytes_written=written,
         # Shuffled crops are all kept twice until the store is complete.
-        bytes_stored=on_disk * (1 if crops.shuffle is None else 2),
+        bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - settings["committed"], 0),
         bytes_per_task=(
             shape.image_buffer
             + shape.chunk_buffer

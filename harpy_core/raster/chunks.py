@@ -19,7 +19,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import google_crc32c
 import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
@@ -41,6 +40,7 @@ from zarr.storage import LocalStore
 from harpy_core.errors import InputError
 from harpy_core.raster.formats.tiff import TiffArray
 from harpy_core.storage import shards
+from harpy_core.storage.checksums import verified
 
 Decoder = Callable[[Any, np.ndarray], None]
 
@@ -107,10 +107,7 @@ def _checked(decode: Decoder) -> Decoder:
     """Verify the CRC-32C that trails a chunk, then decode what stands before it."""
 
     def decode_checked(encoded: Any, out: np.ndarray) -> None:
-        content, trailer = memoryview(encoded)[:-4], memoryview(encoded)[-4:]
-        if google_crc32c.value(bytes(content)) != int.from_bytes(trailer, "little"):
-            raise ValueError("its checksum does not match")
-        decode(content, out)
+        decode(verified(encoded), out)
 
     return decode_checked
 

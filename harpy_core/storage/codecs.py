@@ -1,4 +1,7 @@
-"""The codecs we write with: one definition for Zarr's metadata and for our own encoding."""
+"""The codecs we write with: one definition for Zarr's metadata and for our own encoding.
+
+Behind each chunk stands its CRC-32C, which readers check: Blosc takes a flipped bit for a pixel.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any, Literal
 import numcodecs.blosc
 import numpy as np
 from numcodecs import Blosc
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from harpy_core.config.crops import Codec
+from harpy_core.storage.checksums import trailer, verified
 
 numcodecs.blosc.use_threads = False
 
@@ -23,6 +27,10 @@ class _Settings:
     level: int
     shuffle: Shuffle
 
+
+Encoded = tuple[bytes, bytes]
+"""A chunk and its checksum, which stand one behind the other in a file: a copy of 39 MB that joins
+them takes half as long as LZ4 itself."""
 
 Content = Literal["crops", "full crops", "image", "labels"]
 
@@ -40,9 +48,13 @@ _SETTINGS: dict[Content, dict[str, _Settings]] = {
 }
 
 
+PLAIN = (ZstdCodec(), Crc32cCodec())
+"""What `zarr.create_array` is told for small arrays: Zarr's own choice, and a checksum."""
+
+
 def compressors(
     codec: Codec, dtype: np.dtype, content: Content = "crops"
-) -> tuple[BloscCodec, ...]:
+) -> tuple[BloscCodec | Crc32cCodec, ...]:
     """What `zarr.create_array` is told of a codec.
 
     Parameters
@@ -55,7 +67,7 @@ def compressors(
         What is stored.
     """
     if codec == "none":
-        return ()
+        return (Crc32cCodec(),)
     settings = _SETTINGS[content][codec]
     return (
         BloscCodec(
@@ -64,10 +76,11 @@ def compressors(
             shuffle=settings.shuffle,
             typesize=dtype.itemsize,
         ),
+        Crc32cCodec(),
     )
 
 
-def encode(codec: Codec, values: np.ndarray, content: Content = "crops") -> bytes:
+def encode(codec: Codec, values: np.ndarray, content: Content = "crops") -> Encoded:
     """A chunk as a file holds it, independent of the array.
 
     Parameters
@@ -79,14 +92,21 @@ def encode(codec: Codec, values: np.ndarray, content: Content = "crops") -> byte
     """
     flat = values.reshape(-1)
     if codec == "none":
-        return flat.tobytes()
+        return flat.tobytes(), trailer(flat)
     settings = _SETTINGS[content][codec]
     encoded: bytes = Blosc(codec, settings.level, _SHUFFLES[settings.shuffle]).encode(flat)
-    return encoded
+    return encoded, trailer(encoded)
 
 
 def decode(codec: Codec, encoded: Any, out: np.ndarray) -> None:
-    """Decode what `encode` made, into an array of the same shape and type."""
+    """Decode what `encode` made, into an array of the same shape and type.
+
+    Raises
+    ------
+    ValueError
+        The checksum does not match.
+    """
+    encoded = verified(encoded)
     flat = out.reshape(-1).view(np.uint8)
     if codec == "none":
         flat[...] = np.frombuffer(encoded, np.uint8)

@@ -24,7 +24,7 @@ from harpy_core.storage.writing import write_flushed
 
 logger = logging.getLogger(__name__)
 
-KEPT = "what is committed stays"
+KEPT = "what is written stays"
 """What a run that could not go on leaves."""
 
 _STORE = "store"
@@ -83,8 +83,8 @@ class WorkFolder:
         """A path for a file until it is whole; not in the store, where a kill would leave it."""
         return self.path / _PARTIAL / uuid.uuid4().hex
 
-    def place(self, path: Path, parts: Sequence[Any]) -> None:
-        """Write a file, whole and on disk, or not at all.
+    def place(self, path: Path, parts: Sequence[Any], named: bool = False) -> None:
+        """Write a file, whole or not at all: with its name it has all its content.
 
         Parameters
         ----------
@@ -92,16 +92,19 @@ class WorkFolder:
             In this folder.
         parts
             Its content, as buffers one after the other.
+        named
+            Return when its name is on disk too.
         """
         temporary = self.temporary()
         with room_for(path.parent, KEPT, sum(map(len, parts))):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_flushed(temporary, parts)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            if named:
+                sync_folder(path.parent)
 
     def commit(self, name: str, path: Path, parts: Sequence[Any]) -> None:
-        """Write a file as `place` does, and then its record.
+        """Write a file, whole and on disk, and then its record.
 
         Parameters
         ----------
@@ -110,7 +113,7 @@ class WorkFolder:
         path, parts
             As in `place`.
         """
-        self.place(path, parts)
+        self.place(path, parts, named=True)
         checksum = 0
         for part in parts:
             checksum = crc32c(part, checksum)

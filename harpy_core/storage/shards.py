@@ -10,32 +10,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
-Piece = bytes | memoryview | None
+from harpy_core.storage.checksums import SIZE, trailer, verified
+
+Parts = Sequence[bytes]
 _MISSING = np.uint64(2**64 - 1)
 _ENTRY = 16
-_CHECKSUM = 4
 
 
-def packed(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """The parts of a file that holds some pieces, in order; None is a piece that is missing."""
+def packed(pieces: Sequence[Parts | None]) -> Iterator[bytes]:
+    """The parts of a file that holds some pieces, each of several parts; None is a missing one."""
     index = np.full((len(pieces), 2), _MISSING, "<u8")
     offset = 0
     for entry, piece in zip(index, pieces, strict=True):
         if piece is not None:
-            entry[:] = offset, len(piece)
-            offset += len(piece)
-            yield piece
+            size = sum(map(len, piece))
+            entry[:] = offset, size
+            offset += size
+            yield from piece
     content = index.tobytes()
     yield content
-    yield int(google_crc32c.value(content)).to_bytes(_CHECKSUM, "little")
+    yield trailer(content)
 
 
 def index_bytes(count: int) -> int:
     """Size of the index of so many pieces."""
-    return count * _ENTRY + _CHECKSUM
+    return count * _ENTRY + SIZE
 
 
 def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memoryview | None:
@@ -62,9 +63,10 @@ def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memo
     if len(content) < size:
         raise ValueError("it is cut off")
     index = content[:size] if at_start else content[-size:]
-    entries, checksum = index[:-_CHECKSUM], index[-_CHECKSUM:]
-    if google_crc32c.value(bytes(entries)) != int.from_bytes(checksum, "little"):
-        raise ValueError("the checksum of its index does not match")
+    try:
+        entries = verified(index)
+    except ValueError as error:
+        raise ValueError("the checksum of its index does not match") from error
     offset, length = np.frombuffer(entries, "<u8")[2 * number : 2 * number + 2].tolist()
     if offset == length == int(_MISSING):
         return None

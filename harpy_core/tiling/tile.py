@@ -8,16 +8,14 @@ parameters; so a run that died goes on where it stopped.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -31,10 +29,10 @@ from harpy_core.raster.raster import Raster
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.schedule import in_order, threads_of
 from harpy_core.storage import codecs, shards, spatialdata_store
-from harpy_core.storage.folders import replace_folder
+from harpy_core.storage.commits import KEPT, WorkFolder
+from harpy_core.storage.folders import room_for
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
-from harpy_core.storage.writing import write_flushed
 from harpy_core.tiles.scratch import scratch
 from harpy_core.tiling.linking import Index, Method, Way, repeat_file
 from harpy_core.tiling.parts import Part, check_linkable, image_part, labels_part
@@ -46,9 +44,6 @@ HELD = 2**28
 """Bytes of a larger source that a thread holds, for files that are made of the same chunks."""
 AT_WORK = 2
 """Files worked on for each core: one is encoded while another is on its way to the disk."""
-
-_STORE = "store"
-_PARTIAL = "partial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +147,12 @@ def tile_raster(
         found = fingerprint(raster.image, raster.labels)
         asked = [shape, chunks, method, codec, shard]
         key = digest_of([found, names, asked, source_digest(__name__)])[:16]
-        work = _begin(target.with_name(f".{target.name}.partial-{key}"), image, labels, names)
+        work = WorkFolder(target, key)
+        work.begin(partial(_write_metadata, image, labels, names))
         total = sum(math.prod(part.pixels.shape) for part in (image, labels))
         with track(total, "tile", enabled=progress) as bar:
             ways = _make((image, labels), work, method, threads, bar)
-        replace_folder(work / _STORE, target)
-        for left in target.parent.glob(f".{target.name}.partial-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        work.finish(("images", "labels"))
     if method == "link" and (ways["cloned"] or ways["copied"]):
         logger.warning(
             "%s: %d of %d chunk files could not be linked: %d share blocks, %d were copied; "
@@ -222,33 +216,27 @@ def _check_sizes(
 # Making it --------------------------------------------------------------------------------------
 
 
-def _begin(work: Path, image: Part, labels: Part, names: list[str]) -> Path:
-    """The working folder, with all metadata; what it holds of an earlier run stays."""
-    partial = work / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if not (work / _STORE).exists():
-        root = spatialdata_store.create(partial / _STORE)
-        spatialdata_store.create_image(
-            root, image.name, image.pixels.shape, image.chunks, image.dtype, names, **image.encoding
-        )
-        spatialdata_store.create_labels(
-            root, labels.name, labels.pixels.shape, labels.chunks, labels.dtype, **labels.encoding
-        )
-        spatialdata_store.consolidate(root)
-        os.replace(partial / _STORE, work / _STORE)
-    return work
+def _write_metadata(image: Part, labels: Part, names: list[str], folder: Path) -> None:
+    """A store without pixels."""
+    root = spatialdata_store.create(folder)
+    spatialdata_store.create_image(
+        root, image.name, image.pixels.shape, image.chunks, image.dtype, names, **image.encoding
+    )
+    spatialdata_store.create_labels(
+        root, labels.name, labels.pixels.shape, labels.chunks, labels.dtype, **labels.encoding
+    )
+    spatialdata_store.consolidate(root)
 
 
 def _make(
-    parts: Sequence[Part], work: Path, method: Method, threads: int, bar: Bar
+    parts: Sequence[Part], work: WorkFolder, method: Method, threads: int, bar: Bar
 ) -> Counter[str]:
     """Encode the files that are like no other, then make the others from them."""
     ways = Counter[str]()
     blocks: list[list[_Block]] = []
     repeats: list[_Repeat] = []
     for part in parts:
-        encoded, others = _missing(part, work / _STORE)
+        encoded, others = _missing(part, work.store)
         blocks.append([_Block(part, work, files) for files in _together(part, encoded)])
         repeats += [_Repeat(part, work, method, index, origin) for index, origin in others.items()]
     # Images keep the disk busy and labels the cores: side by side they take less time.
@@ -321,7 +309,7 @@ class _Block:
     """
 
     part: Part
-    work: Path
+    work: WorkFolder
     files: list[Index]
 
     def write(self) -> tuple[int, int]:
@@ -335,12 +323,12 @@ class _Block:
             if inside.shape != values.shape:
                 values[...] = 0
             held.fill(inside, region)
-            pieces = self._encoded(values)
-            if pieces:
-                self._commit(part.path(self.work / _STORE, index), pieces)
+            content = self._encoded(values)
+            if content:
+                self._commit(part.path(self.work.store, index), content)
         return len(self.files), sum(map(part.pixel_count, self.files))
 
-    def _encoded(self, values: np.ndarray) -> list[shards.Piece]:
+    def _encoded(self, values: np.ndarray) -> list[bytes]:
         """The content of a file; nothing where it is all background, which Zarr does not store."""
         part = self.part
         chunks = [
@@ -351,15 +339,11 @@ class _Block:
         ]
         if not any(chunks):
             return []
-        return list(shards.packed(chunks)) if part.unit != part.chunks else [chunks[0]]
+        return list(shards.packed(chunks) if part.unit != part.chunks else chunks[0] or ())
 
-    def _commit(self, path: Path, pieces: Iterable[shards.Piece]) -> None:
+    def _commit(self, path: Path, content: list[bytes]) -> None:
         """Give the file its name when it is whole and on disk."""
-        temporary = _temporary(self.work)
-        with _room_for(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_flushed(temporary, [piece for piece in pieces if piece])
-            os.replace(temporary, path)
+        self.work.place(path, content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,17 +365,17 @@ class _Repeat:
     """
 
     part: Part
-    work: Path
+    work: WorkFolder
     method: Method
     index: Index
     origin: Path
 
     def make(self) -> tuple[Way, int]:
         """Make it; how, and its pixels."""
-        new = self.part.path(self.work / _STORE, self.index)
-        with _room_for(new):
+        new = self.part.path(self.work.store, self.index)
+        with room_for(new, KEPT, reads=True):
             new.parent.mkdir(parents=True, exist_ok=True)
-            way = repeat_file(self.origin, new, self.method, _temporary(self.work))
+            way = repeat_file(self.origin, new, self.method, self.work.temporary())
         return way, self.part.pixel_count(self.index)
 
 
@@ -416,31 +400,13 @@ def _holds_something(values: np.ndarray) -> bool:
     return bool(some.any()) or bool(np.ascontiguousarray(values).view(np.uint8).any())
 
 
-def _temporary(work: Path) -> Path:
-    return work / _PARTIAL / f"{os.getpid()}-{threading.get_ident()}"
-
-
-def _check_room(work: Path, origins: Iterable[Path]) -> None:
+def _check_room(work: WorkFolder, origins: Iterable[Path]) -> None:
     """Refuse to begin copies that the disk cannot hold."""
     sizes: Counter[Path] = Counter(origins)
     needed = sum(n * path.stat().st_size for path, n in sizes.items() if path.exists())
-    free = shutil.disk_usage(work).free
+    free = shutil.disk_usage(work.path).free
     if needed > free:
         raise InputError(
-            f"{work.parent}: the tiled store takes {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB "
-            "are free: free some and run again, what is written stays; or use method: link"
+            f"{work.target.parent}: the tiled store takes {needed / 1e9:.1f} GB more, "
+            f"{free / 1e9:.1f} GB are free: free some and run again, {KEPT}; or use method: link"
         )
-
-
-@contextmanager
-def _room_for(path: Path) -> Iterator[None]:
-    """Tell a full disk in one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}): free some space and run again, "
-            "what is written stays"
-        ) from error

@@ -19,6 +19,9 @@ from oracle import crops as cropped
 from oracle import labels_in
 
 import harpy_core as hc
+from harpy_core.config.crops import CropSettings
+from harpy_core.extract.extraction import committed_bytes
+from harpy_core.raster import Raster
 from harpy_core.storage import commits, folders
 from harpy_core.storage.commits import WorkFolder
 from harpy_core.storage.locks import sole_writer
@@ -180,19 +183,26 @@ def test_a_run_that_dies_while_it_tidies_up_leaves_no_trap(
     assert not work_folders(target)
 
 
-def test_without_resume_everything_is_done_again(
-    arrays: tuple[Any, Any], tmp_path: Path, undisturbed: dict[str, bytes]
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_what_a_run_has_left_on_the_disk_is_known(
+    shuffle: int | None, arrays: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    with tiles_of(1):
-        with pytest.MonkeyPatch.context() as patch:
-            first = interrupt_after(patch, 9)
-            with pytest.raises(DiedError):
-                hc.extract_instances(*arrays, tmp_path / "crops", **OPTIONS)
-        with pytest.MonkeyPatch.context() as patch:
-            second = interrupt_after(patch, 10**6)
-            hc.extract_instances(*arrays, tmp_path / "crops", resume=False, **OPTIONS)
-    assert set(first) <= set(second)
-    assert tree(tmp_path / "crops") == undisturbed
+    target, settings = tmp_path / "crops", CropSettings.of(**OPTIONS, shuffle=shuffle)
+    instances = hc.find_instances(arrays[1])
+    job = (Raster.of(*arrays), instances, settings, target)
+    assert committed_bytes(*job) == 0
+    with pytest.MonkeyPatch.context() as patch, tiles_of(1):
+        interrupt_after(patch, 40)
+        with pytest.raises(DiedError):
+            hc.extract_instances(*arrays, target, **OPTIONS, shuffle=shuffle)
+    (work,) = work_folders(target)
+    names = [path.name for path in (work / "commits").iterdir()]
+    whole = [work / "store" / _chunk_of(name) for name in names if "fragments" not in name]
+    waiting = [work / "spills" / name for name in names if "fragments" in name]
+    counted = whole if shuffle is None else [*whole, *waiting]
+    kept = sum(path.stat().st_size for path in counted)
+    assert whole or waiting
+    assert committed_bytes(*job) == kept > 0
 
 
 @pytest.mark.parametrize(

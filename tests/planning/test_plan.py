@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from cases import as_form, threads, tiles_of
 
 import harpy_core as hc
 from harpy_core.aggregate.slabs import SLAB_BYTES
 from harpy_core.config.crops import CropSettings
+from harpy_core.extract.extraction import stored_ratio
 from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
-from harpy_core.raster import describe
+from harpy_core.raster import Raster, describe
 from harpy_core.raster.reading import ChannelView
 from harpy_core.running import schedule
 
@@ -237,3 +239,24 @@ def test_a_plan_refuses_the_settings_that_the_job_refuses() -> None:
     assert plan_extract(image, labels, diameter=np.int64(9)) == plan_extract(
         image, labels, diameter=9
     )
+
+
+def test_a_sample_of_cells_that_are_far_apart_is_small(tmp_path: Path) -> None:
+    size = 2**14
+    image = zarr.create_array(
+        tmp_path / "image", shape=(1, size, size), chunks=(1, 512, 512), dtype="u2"
+    )
+    labels = zarr.create_array(
+        tmp_path / "labels", shape=(size, size), chunks=(512, 512), dtype="u4"
+    )
+    centres = np.random.default_rng(0).integers(50, size - 50, (20, 2))
+    for label, (y, x) in enumerate(centres.tolist(), 1):
+        labels[y - 9 : y + 9, x - 9 : x + 9] = label
+        image[0, y - 9 : y + 9, x - 9 : x + 9] = label
+    found = hc.find_instances(labels)
+    tracemalloc.start()
+    ratio = stored_ratio(Raster.of(image, labels), found, CropSettings(diameter=32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0 < ratio < 1
+    assert peak < 2**25

@@ -204,4 +204,4 @@ def test_a_failed_job_is_told_of_and_leaves_no_result(
     assert "Error in rule instances" in ended.stderr
     assert any(told in path.read_text(encoding="utf-8") for path in folder.glob(file))
     assert not list((folder / "results/ihc").glob("*instances*"))
-    assert not list((folder / "results/ihc").glob(".*partial*"))
+    assert not list((folder / "results/ihc").glob(".*.work-*"))

@@ -101,13 +101,13 @@ def test_a_run_killed_while_tiling_is_repeated_with_the_right_pixels(
     config["cases"]["ihc"]["tile"] |= {"y": 3000, "x": 3000, "chunks": [1, 128, 128]}
     write_config(folder, config)
     target = "results/ihc/tiled.manifest.json"
-    kill_when(folder, "results/ihc/.tiled.zarr.partial-*", target)
+    kill_when(folder, "results/ihc/.tiled.zarr.work-*", target)
     assert not (folder / target).exists()
 
     assert snakemake(folder, "--unlock").returncode == 0
     ended = snakemake(folder, target)
     assert ended.returncode == 0, ended.stderr
-    assert not list((folder / "results/ihc").glob(".*partial*"))
+    assert not list((folder / "results/ihc").glob(".*.work-*"))
     source = open_described(RasterInfo.from_json(folder / "results/ihc/source.json"))
     tiled = open_described(RasterInfo.from_json(folder / "results/ihc/tiled.json"))
     expected = np.tile(source.image[...], (2, 6, 6))[:, :3000, :3000]
@@ -128,7 +128,7 @@ def test_a_run_killed_while_cutting_is_repeated_with_the_same_results(
     assert snakemake(folder, "--unlock").returncode == 0
     ended = snakemake(folder, manifest)
     assert ended.returncode == 0, ended.stderr
-    assert not list((folder / "results/ihc").glob(".*partial*"))
+    assert not list((folder / "results/ihc").glob(".*.work-*"))
     assert read_manifest(folder / manifest) == read_manifest(finished / manifest)
     for name in ("instances", "table"):
         store = f"results/ihc/{name}.zarr"
