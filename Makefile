@@ -6,11 +6,12 @@
 #                  that is installed (CUDA=12 for an older driver)
 # make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
 # make test-package  the wheel alone, in empty environments on every Python there is (PYTHONS=…)
+# make test-faults  every system call of every commit failing in turn, and 50 kills of each stage
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run tissue-figure test lint types pytest test-torch test-gpu test-slurm test-package \
-	format lock clean
+.PHONY: setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-slurm \
+	test-package format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -63,6 +64,9 @@ test-gpu: $(CUDA_VENV)/.ready
 	$(CUDA_VENV)/bin/python -m pytest -m gpu
 	if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 \
 		$(CUDA_VENV)/bin/python -m pytest -m gpu tests/kernels/test_kernels.py; fi
+
+test-faults: setup
+	$(BIN)/python -m pytest -m faults tests/faults
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm

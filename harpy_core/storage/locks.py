@@ -51,20 +51,20 @@ def sole_writer(target: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
             lock = _claimed(target)
         else:
-            _keep(handle, lock, target)
+            _check_mine(handle, lock, target)
         try:
+            with room_for(target, "nothing was begun"):
+                os.ftruncate(handle.fileno(), 0)
+                os.write(handle.fileno(), _myself().encode())
             yield
         finally:
             lock.unlink(missing_ok=True)
 
 
-def _keep(handle: TextIO, lock: Path, target: Path) -> None:
-    """Say in the lock's file who holds it, once it is known to be the one that others find."""
+def _check_mine(handle: TextIO, lock: Path, target: Path) -> None:
+    """Refuse to go on with a lock that others do not find."""
     if not lock.exists() or os.fstat(handle.fileno()).st_ino != lock.stat().st_ino:
         raise InputError(f"{target}: another process has just written it; run again")
-    handle.truncate(0)
-    handle.write(_myself())
-    handle.flush()
 
 
 def _claimed(target: Path) -> Path:

@@ -41,10 +41,17 @@ def calm(source: Path) -> dict[str, tuple[str, int]]:
     """Digest of each job's undisturbed result, and the system calls of it."""
     found = {}
     for job in JOBS:
-        with faults.quick_folder() as out, at_call(NEVER, failing(FULL)) as calls:
-            run(job, source, out)
-            found[job] = digest(out), len(calls)
+        # Twice: the first one keeps what it compiles, with calls of its own.
+        for _ in range(2):
+            with faults.quick_folder() as out, at_call(NEVER, failing(FULL)) as calls:
+                run(job, source, out)
+                found[job] = digest(out), len(calls)
     return found
+
+
+def declared(out: Path) -> bool:
+    """Whether there is a manifest: the last call of all comes after it has its name."""
+    return (out / "result.manifest.json").exists()
 
 
 def digest(out: Path) -> str:
@@ -64,7 +71,7 @@ def check_kills(job: str, source: Path, out: Path, calm: tuple[str, int], count:
             # What was committed left fewer calls than that.
             break
         assert status == -9
-        assert not (out / "result.manifest.json").exists()
+        assert not declared(out) or digest(out) == expected
     run(job, source, out)
     assert digest(out) == expected
 
@@ -85,7 +92,7 @@ def test_a_job_that_was_killed_at_any_of_many_points_is_right_in_the_end(
     expected, calls = calm[job]
     number = int(np.random.default_rng(seed).integers(calls))
     assert run_killed(number, job, source, out) == -9
-    assert not (out / "result.manifest.json").exists()
+    assert not declared(out) or digest(out) == expected
     run(job, source, out)
     assert digest(out) == expected
 
@@ -96,7 +103,7 @@ def check_failure(job: str, source: Path, out: Path, calm: tuple[str, int], numb
     assert "\n" not in str(told.value)
     assert str(out) in str(told.value)
     assert "run again" in str(told.value)
-    assert not (out / "result.manifest.json").exists()
+    assert not declared(out) or digest(out) == calm[0]
     run(job, source, out)
     assert digest(out) == calm[0]
 
@@ -141,7 +148,7 @@ def test_a_full_disk_is_told_and_the_next_run_is_right(
     with pytest.raises(InputError, match=r"No space left on device.* run again") as told:
         run(job, source, out)
     assert str(out) in str(told.value)
-    assert not (out / "result.manifest.json").exists()
+    assert not declared(out)
     ballast.unlink()
     faults.subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     run(job, source, out)

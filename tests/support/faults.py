@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 from crop_cases import tissue
 
@@ -149,7 +150,10 @@ def run_killed(number: int, job: str, source: Path, out: Path) -> int | None:
     context = get_context("forkserver")
     context.set_forkserver_preload(["faults"])
     process = context.Process(target=_run_and_die, args=(number, job, source, out))
-    process.start()
+    # The server looks for what it is to load by its environment alone.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        process.start()
     process.join()
     return process.exitcode
 
