@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harpy_core.config.models import Cluster
 from harpy_core.errors import InputError
+from harpy_core.workflow.starter import end_with_starter
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,7 +36,8 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 def running(snakemake: Any) -> Iterator[logging.Logger]:
     """Run the block as a rule's job.
 
-    Its log file tells what was given, what the block logs and how it ended. Bad input ends the
+    Its log file tells what was given, what the block logs and how it ended, and it ends with the
+    Snakemake that started it. Bad input ends the
     process with the error's one line on stderr; any other error with one line that names the log,
     where the traceback is.
 
@@ -47,6 +49,7 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
     log = Path(snakemake.log[0])
     logger = _logger(log)
     _use_one_thread_a_library()
+    end_with_starter()
     started = time.monotonic()
     name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
     logger.info("%s: started, %d threads", name, snakemake.threads)
