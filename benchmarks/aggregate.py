@@ -91,6 +91,8 @@ def through_dask(store: Path, repeats: int) -> Table:
             "mean lz4": partial(run, "lz4", ("mean",)),
             "min, max lz4": partial(run, "lz4", ("min", "max")),
             "nine lz4": partial(run, "lz4", NINE),
+            "median lz4": partial(run, "lz4", ("median",)),
+            "mean, median, iqr lz4": partial(run, "lz4", ("mean", "median", "iqr")),
             "floor zstd": partial(decode_all, group["zstd"], 2),
             "mean zstd": partial(run, "zstd", ("mean",)),
         }
@@ -100,6 +102,9 @@ def through_dask(store: Path, repeats: int) -> Table:
     table.add("mean / decode floor, LZ4", ratio(times, "mean lz4", "floor lz4"), "x", "<= 2.0")
     table.add("min, max / mean, LZ4", ratio(times, "min, max lz4", "mean lz4"), "x")
     table.add("nine / mean, LZ4", ratio(times, "nine lz4", "mean lz4"), "x")
+    table.add("median / mean, LZ4", ratio(times, "median lz4", "mean lz4"), "x", "<= 3.0")
+    several = ratio(times, "mean, median, iqr lz4", "mean lz4")
+    table.add("mean, median and iqr / mean, LZ4", several, "x")
     table.add("nine / decode floor, LZ4", ratio(times, "nine lz4", "floor lz4"), "x", "<= 3.0")
     table.add("mean / decode floor, Zstd", ratio(times, "mean zstd", "floor zstd"), "x", "<= 1.4")
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ import numpy as np
 
 from harpy_core import __version__
 from harpy_core.aggregate.merging import StatisticsTable, measure_tile
-from harpy_core.instances.finding import Instances
+from harpy_core.aggregate.whole import Assembly, refuse_unbounded, with_split
+from harpy_core.errors import InputError
+from harpy_core.instances.finding import Instances, find_instances
+from harpy_core.kernels import ENGINES
+from harpy_core.kernels import engine as kernels_of
 from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.tasks import image_tasks, tile_edges
-from harpy_core.statistics.declared import Statistic, chosen, partials_of, words_of
+from harpy_core.statistics.declared import Statistic, chosen, words_of
 from harpy_core.tiles.labels import checked_labels
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ def aggregate_stats(
     *,
     ignore_nan: bool = False,
     strict: bool = False,
+    instances: Instances | None = None,
 ) -> AnnData:
     """Statistics of every channel in every instance.
 
@@ -70,6 +76,9 @@ def aggregate_stats(
     strict
         Make a missing chunk of a Zarr array an error that names it; without, it is the array's
         fill value, as Zarr has it.
+    instances
+        What `harpy_core.find_instances` found in the labels. Median and percentiles need it, and
+        find it in a pass over the labels of their own without.
 
     Returns
     -------
@@ -84,11 +93,16 @@ def aggregate_stats(
         Shapes that do not match, negative or float labels, an unknown statistic or engine, a
         wrong number of channel names.
     """
-    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict, client)
+    job = Aggregation.of(
+        image, labels, stats, channels, engine, ignore_nan, strict, client, instances
+    )
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
         instances, layers = job.measure(job.channel_edges, client, bar, wanted)
     return job.table(instances, layers)
+
+
+_logger = logging.getLogger("harpy_core")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +117,7 @@ class Aggregation:
         What to finish, by name.
     engine
         The one its tasks use: never ``auto``.
-    ignore_nan, strict
+    ignore_nan, strict, instances
         As in `aggregate_stats`.
     """
 
@@ -112,6 +126,7 @@ class Aggregation:
     engine: str
     ignore_nan: bool
     strict: bool
+    instances: Instances | None
 
     @classmethod
     def of(
@@ -124,16 +139,23 @@ class Aggregation:
         ignore_nan: bool,
         strict: bool,
         client: Client | None,
+        instances: Instances | None = None,
     ) -> Aggregation:
         """Check the arguments of `aggregate_stats`; see there."""
         statistics = chosen(stats)
         raster = Raster.of(image, labels, channels)
-        return cls(raster, statistics, engines.resolved(engine, client), ignore_nan, strict)
+        engine = engines.resolved(engine, client)
+        whole = [name for name, statistic in statistics.items() if statistic.whole]
+        if whole and ENGINES[engine].device == "gpu":
+            _logger.info("%s: on the processor; the engine %s has no kernel", whole[0], engine)
+        if instances is None and whole:
+            instances = find_instances(raster.labels, engine=engine, client=client, strict=strict)
+        return cls(raster, statistics, engine, ignore_nan, strict, instances)
 
     @property
-    def partials(self) -> tuple[str, ...]:
-        """What tiles have to say of their instances."""
-        return partials_of(self.statistics.values())
+    def whole(self) -> list[str]:
+        """The statistics that need whole instances."""
+        return [name for name, statistic in self.statistics.items() if statistic.whole]
 
     @property
     def pixels(self) -> int:
@@ -148,7 +170,7 @@ class Aggregation:
     @property
     def bytes_per_value(self) -> int:
         """Memory of one instance in one channel: its sums while they grow, and its statistics."""
-        words = words_of(self.partials, str(self.raster.pixel_type))
+        words = words_of(self.statistics.values(), str(self.raster.pixel_type))
         return 8 * (2 * words + len(self.statistics))
 
     def measure(
@@ -166,16 +188,35 @@ class Aggregation:
             Labels to report; all without.
         """
         tasks = image_tasks(self.raster, schedule.threads_of(client), edges, self.strict)
+        statistics = tuple(self.statistics.values())
+        assembly = None
+        if self.whole and tasks:
+            tasks, assembly = self._assembled(tasks, edges[-1] - edges[0])
         work = partial(
-            measure_tile, engine=self.engine, partials=self.partials, ignore_nan=self.ignore_nan
+            measure_tile, engine=self.engine, statistics=statistics, ignore_nan=self.ignore_nan
         )
-        kind = self.raster.pixel_type
-        table = StatisticsTable(kind, self.partials, (edges[0], edges[-1]), self.engine)
+        channels = (edges[0], edges[-1])
+        kind, kernels = self.raster.pixel_type, kernels_of(self.engine)
+        table = StatisticsTable(kind, statistics, channels, kernels, assembly)
         for task, part in schedule.results(work, tasks, client, lazy=self.raster.lazy):
             if part is not None:
                 table.add(part)
             bar.advance(task.pixels)
-        return table.finish(self.statistics, index)
+        if assembly is not None and not table.holds(self.instances):
+            raise InputError(
+                "instances: not those of the labels; find the instances of these labels again"
+            )
+        return table.finish(index)
+
+    def _assembled(self, tasks: Any, channels: int) -> tuple[Any, Assembly]:
+        """The tasks with what is split between them, and where the pieces come together."""
+        if self.instances is None:
+            raise ValueError("a statistic of whole instances needs to know where they lie")
+        edges = tile_edges(self.raster)[1]
+        kind = self.raster.pixel_type
+        refuse_unbounded(self.instances, edges, kind, channels, self.whole)
+        assembly = Assembly(self.instances, kind, kernels_of(self.engine), self.ignore_nan)
+        return with_split(tasks, self.instances, edges), assembly
 
     def table(self, instances: Instances, layers: dict[str, np.ndarray]) -> AnnData:
         """The table of some instances; without X where there are no layers."""

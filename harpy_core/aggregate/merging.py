@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
+from harpy_core.aggregate.whole import Assembly, Pieces, Wholes
 from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.running.tasks import Task
-from harpy_core.statistics.declared import Statistic
+from harpy_core.statistics.declared import PARTIALS, Statistic, partials_of
 from harpy_core.statistics.partials import Partials, Tile
+from harpy_core.statistics.pixels import Gathering
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
 
 
@@ -26,15 +29,18 @@ class TilePart:
         Of the instances' pixels in the tile.
     partials
         One for each group of channels that the task read, with the group.
+    wholes
+        As many, where a statistic needs whole instances.
     """
 
     ids: np.ndarray
     geometry: Geometry
     partials: list[tuple[slice, Partials]]
+    wholes: list[Wholes]
 
 
 def measure_tile(
-    task: Task, engine: str, partials: Sequence[str], ignore_nan: bool
+    task: Task, engine: str, statistics: Sequence[Statistic], ignore_nan: bool
 ) -> TilePart | None:
     """Measure one tile: its labels encoded once, each of its image chunks decoded once."""
     kernels = kernels_of(engine)
@@ -42,12 +48,25 @@ def measure_tile(
     if runs.slots == 0:
         return None
     geometry = measure_geometry(runs, kernels, task.origin)
-    pixels = geometry.totals[:, :1]
-    found = [
-        (channels, Partials.of(Tile(planes, runs, pixels, kernels, ignore_nan), partials))
-        for channels, planes in task.read_planes()
-    ]
-    return TilePart(runs.ids, geometry, found)
+    gathering = None
+    whole = [statistic for statistic in statistics if statistic.whole]
+    if whole and task.split is not None:
+        split = np.isin(runs.ids, task.split)
+        gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
+    partials: list[tuple[slice, Partials]] = []
+    wholes: list[Wholes] = []
+    for channels, planes in task.read_planes():
+        tile = Tile(planes, runs, geometry.totals[:, :1], kernels, ignore_nan)
+        found = Partials.of(tile, merged_of(statistics))
+        partials.append((channels, found))
+        if gathering is not None:
+            wholes.append(Wholes.of(tile, found, gathering, whole))
+    return TilePart(runs.ids, geometry, partials, wholes)
+
+
+def merged_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
+    """The partials of some statistics that are merged as tiles arrive."""
+    return tuple(name for name in partials_of(statistics) if not PARTIALS[name].whole)
 
 
 class StatisticsTable:
@@ -57,22 +76,33 @@ class StatisticsTable:
     ----------
     dtype
         Type of the pixels.
-    partials
-        Their names.
+    statistics
+        What they are to be finished into.
     channels
         First channel, and one past the last.
-    engine
-        Whose index of labels is used.
+    kernels
+        The engine's module.
+    assembly
+        Where the pieces of instances meet, for statistics that need whole ones.
     """
 
     def __init__(
-        self, dtype: np.dtype, partials: Sequence[str], channels: tuple[int, int], engine: str
+        self,
+        dtype: np.dtype,
+        statistics: Sequence[Statistic],
+        channels: tuple[int, int],
+        kernels: ModuleType,
+        assembly: Assembly | None,
     ) -> None:
         self._first = channels[0]
-        self._index = kernels_of(engine).LabelIndex()
+        self._index = kernels.LabelIndex()
         self._geometry = GeometryTable()
-        self._partials = Partials.empty(dtype, partials, 0, channels[1] - channels[0])
         self._channels = channels[1] - channels[0]
+        self._partials = Partials.empty(dtype, merged_of(statistics), 0, self._channels)
+        self._merged = [statistic for statistic in statistics if not statistic.whole]
+        self._whole = {s.name: np.empty((0, self._channels)) for s in statistics if s.whole}
+        self._statistics = {statistic.name: statistic for statistic in statistics}
+        self._assembly = assembly
 
     def add(self, part: TilePart) -> None:
         """Merge a tile."""
@@ -80,6 +110,9 @@ class StatisticsTable:
         if len(self._index) > len(self._partials):
             more = max(len(self._index), 2 * len(self._partials))
             self._partials = self._partials.grown(more)
+            for name, values in self._whole.items():
+                fresh = np.full((more - len(values), self._channels), np.nan)
+                self._whole[name] = np.concatenate([values, fresh])
         if part.partials[0][0].start == self._first:
             self._geometry.add(rows, part.geometry)
         for channels, found in part.partials:
@@ -87,10 +120,38 @@ class StatisticsTable:
             here = self._partials.at(rows, place)
             here.merge(found)
             self._partials.put(rows, place, here)
+        for (channels, _), wholes in zip(part.partials, part.wholes, strict=False):
+            place = slice(channels.start - self._first, channels.stop - self._first)
+            self._keep(rows[wholes.slots], place, wholes.values)
+            self._complete(part, rows, place, wholes.pieces)
 
-    def finish(
-        self, statistics: dict[str, Statistic], index: np.ndarray | None
-    ) -> tuple[Instances, dict[str, np.ndarray]]:
+    def _keep(self, rows: np.ndarray, place: slice, values: dict[str, np.ndarray]) -> None:
+        for name, found in values.items():
+            self._whole[name][rows, place] = found
+
+    def _complete(self, part: TilePart, rows: np.ndarray, place: slice, pieces: Pieces) -> None:
+        """Add a tile's pieces to those that wait, and finish the instances they complete."""
+        if self._assembly is None or len(pieces.slots) == 0:
+            return
+        slots = pieces.slots
+        pixels = part.geometry.totals[slots, 0]
+        complete, done = self._assembly.add(place.start, part.ids[slots], pixels, pieces)
+        if done:
+            there = rows[slots[complete]]
+            whole = [self._statistics[name] for name in self._whole]
+            here = self._partials.at(there, place)
+            self._keep(there, place, self._assembly.finish(done, here, whole))
+
+    def holds(self, instances: Instances | None) -> bool:
+        """Whether these instances, with these pixels, are what the tiles held."""
+        order = np.argsort(self._index.ids)
+        found = self._geometry.instances(self._index.ids, order)
+        return instances is not None and all(
+            np.array_equal(getattr(found, name), getattr(instances, name))
+            for name in ("id", "count", "bbox")
+        )
+
+    def finish(self, index: np.ndarray | None) -> tuple[Instances, dict[str, np.ndarray]]:
         """Instances by id, or as `index` asks, and of each statistic (instances, c) float64."""
         known = self._index.ids
         order = np.argsort(known)
@@ -107,23 +168,19 @@ class StatisticsTable:
         bbox = np.zeros((len(rows), 6), np.int64)
         bbox[present] = self._geometry.box[rows[present]]
         ids = known[rows] if index is None else index
-        return Instances(ids, count, centroid, bbox), self._finished(
-            statistics, rows, present, count
-        )
+        return Instances(ids, count, centroid, bbox), self._finished(rows, present, count)
 
     def _finished(
-        self,
-        statistics: dict[str, Statistic],
-        rows: np.ndarray,
-        present: np.ndarray,
-        count: np.ndarray,
+        self, rows: np.ndarray, present: np.ndarray, count: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Channel by channel, so that what is held on the way stays small."""
-        layers = {name: np.full((len(rows), self._channels), np.nan) for name in statistics}
+        layers = {name: np.full((len(rows), self._channels), np.nan) for name in self._statistics}
         if "count" in layers:
             layers["count"][:] = 0.0
         for c in range(self._channels):
             here = self._partials.at(rows[present], slice(c, c + 1))
-            for name, values in here.finish(statistics.values(), count[present]).items():
+            for name, values in here.finish(self._merged, count[present]).items():
                 layers[name][present, c] = values[:, 0]
+            for name, values in self._whole.items():
+                layers[name][present, c] = values[rows[present], c]
         return layers

@@ -69,7 +69,9 @@ def aggregate_to_store(
     InputError
         As `aggregate_stats`, or instances that are not those of the labels.
     """
-    job = Aggregation.of(image, labels, stats, channels, engine, ignore_nan, strict, client)
+    job = Aggregation.of(
+        image, labels, stats, channels, engine, ignore_nan, strict, client, instances
+    )
     edges = job.channel_edges
     in_channel = len(instances) * job.bytes_per_value
     slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes)

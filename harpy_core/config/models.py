@@ -22,7 +22,7 @@ from harpy_core.config.crops import Codec, Extract
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.kernels.registry import AUTO, ENGINES
-from harpy_core.statistics.declared import STATISTICS
+from harpy_core.statistics.declared import NAME_PATTERN, NAMES
 
 Dataset = Literal[
     "ihc",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 else:
     MeasuredEngine = Literal[MEASURED]
     StageEngine = Literal[AUTO, *ENGINES]
-    StatisticName = Literal[tuple(STATISTICS)]
+    StatisticName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 DATASETS: tuple[str, ...] = get_args(Dataset)
 ELEMENTS = {
@@ -177,8 +177,8 @@ class Aggregate(Section):
     """Statistics of every channel in every instance."""
 
     stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
-        f"Statistics of each channel in each instance: any of {', '.join(STATISTICS)}.",
-        f"statistics are {', '.join(STATISTICS)}, each at most once",
+        f"Statistics of each channel in each instance: any of {NAMES}.",
+        f"statistics are {NAMES}, each at most once",
         default_factory=lambda: ["mean", "count"],
     )
     ignore_nan: bool = key(

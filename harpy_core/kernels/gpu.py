@@ -20,12 +20,30 @@ import numpy as np
 
 from harpy_core.errors import InputError
 from harpy_core.kernels import layout
-from harpy_core.kernels.compiled import LabelIndex, by_slot, geometry, number
+from harpy_core.kernels.compiled import (
+    LabelIndex,
+    by_slot,
+    collect,
+    geometry,
+    number,
+    order_statistics,
+)
 from harpy_core.kernels.layout import LONGEST_RUN, LOOPS, Loop, family_of
 from harpy_core.kernels.reference import cut
 from harpy_core.tiles.scratch import allocate_with, filling, scratch
 
-__all__ = ["LabelIndex", "encode", "gather", "geometry", "powers", "reduce", "trouble"]
+__all__ = [
+    "LabelIndex",
+    "by_slot",
+    "collect",
+    "encode",
+    "gather",
+    "geometry",
+    "order_statistics",
+    "powers",
+    "reduce",
+    "trouble",
+]
 
 SOURCE = Path(__file__).with_name("gpu.cu")
 OPTIONS = ("--std=c++17",)

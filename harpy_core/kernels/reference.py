@@ -245,6 +245,43 @@ def _extremes(
     np.maximum.at(words[:, layout.MOST], slot, np.maximum.reduceat(large, bounds))
 
 
+def by_slot(slot: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the runs of each slot begin once they are sorted by it, and the sorted runs."""
+    begin = np.concatenate([[0], np.cumsum(np.bincount(slot, minlength=slots))])
+    return begin, np.argsort(slot, kind="stable")
+
+
+def collect(
+    plane: np.ndarray, source: np.ndarray, target: np.ndarray, length: np.ndarray, out: np.ndarray
+) -> None:
+    """Copy stretches of one plane to their places; as `gather`, in the memory of the host."""
+    gather(plane[np.newaxis], source, target, length, 0, out)
+
+
+def order_statistics(values: np.ndarray, begin: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Pixels of some ranks of each instance.
+
+    Parameters
+    ----------
+    values
+        (n,) without NaN, those of an instance side by side; an engine may change their order.
+    begin
+        (instances + 1,) where those of each instance begin, and the end.
+    rank
+        (instances, k) from 0, for the smallest, ascending; within the instance, if it has a pixel.
+
+    Returns
+    -------
+    (instances, k) of the values' type; 0 without pixels.
+    """
+    number = np.diff(begin)
+    ordered = values[np.lexsort((values, np.repeat(np.arange(len(number)), number)))]
+    found = np.zeros(rank.shape, values.dtype)
+    there = number > 0
+    found[there] = ordered[begin[:-1][there, np.newaxis] + rank[there]]
+    return found
+
+
 def powers(
     planes: np.ndarray,
     start: np.ndarray,

@@ -12,7 +12,7 @@ from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import part_size, strip_shape
 from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.statistics.declared import Statistic, chosen, partials_of, words_of
+from harpy_core.statistics.declared import Statistic, chosen, words_of
 from harpy_core.tiles.grid import coarsened, regular_edges, split_channels
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class _Shape:
     rows: int
     columns: int
     depth: int
+    area: tuple[int, int]
 
     @classmethod
     def of(cls, info: RasterInfo) -> _Shape:
@@ -129,6 +130,7 @@ class _Shape:
             rows=len(tiles[1]) - 1,
             columns=len(tiles[2]) - 1,
             depth=shape[1],
+            area=(shape[2], shape[3]),
         )
 
     @property
@@ -221,7 +223,7 @@ def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str
 
 def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
     statistics = chosen(settings["stats"])
-    words = words_of(partials_of(statistics.values()), shape.dtype)
+    words = words_of(statistics.values(), shape.dtype)
     in_channel = number * _WORD * (2 * words + len(statistics))
     slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
     groups = [split_channels(slab, shape.tiles, settings["threads"]) for slab in slabs]
@@ -230,14 +232,21 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
     in_tile = math.ceil(number * shape.tile / shape.plane)
     part = in_tile * widest * words * _WORD
     table = number * shape.channels * _WORD * (len(statistics) + 1)
+    whole = any(statistic.whole for statistic in statistics.values())
     return Plan(
         stage="aggregate",
         tasks=shape.tiles * parts,
         bytes_read=shape.plane * (shape.channels * shape.pixel + parts * shape.label),
         bytes_written=table,
         bytes_stored=table,
-        bytes_per_task=shape.image_buffer + shape.chunk_buffer + shape.label_buffer + 2 * part,
-        result_bytes=in_channel * widest,
+        bytes_per_task=(
+            shape.image_buffer
+            + shape.chunk_buffer
+            + shape.label_buffer
+            + 2 * part
+            + whole * (_gathered(shape) + 2 * _pieces(shape, number, widest)[0])
+        ),
+        result_bytes=in_channel * widest + whole * _pieces(shape, number, widest)[1],
         instances=known,
         device_bytes_per_task=(
             shape.device_labels
@@ -246,6 +255,23 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
             + _device_sums(shape, words, in_tile)
         ),
     )
+
+
+def _gathered(shape: _Shape) -> int:
+    """Bytes of one channel's pixels side by side, of their distances to a centre, and of runs."""
+    return shape.tile * (shape.held + 2 * _WORD) + 4 * shape.runs * _WORD
+
+
+def _pieces(shape: _Shape, number: int, channels: int) -> tuple[int, int]:
+    """Bytes of the pixels of instances that lie in several tiles: of one tile's, and that wait."""
+    # About as many as lie within an instance's reach of a border; large ones are counted.
+    reach = math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
+    tall, wide = (
+        math.ceil(n / k) for n, k in zip(shape.area, (shape.rows, shape.columns), strict=True)
+    )
+    in_tile = min(2 * (tall + wide) * reach * shape.depth, shape.tile)
+    row = min(2 * (shape.area[1] + tall) * reach * shape.depth, shape.plane)
+    return in_tile * channels * shape.held, row * channels * shape.held
 
 
 def _device_sums(shape: _Shape, words: int, in_tile: int) -> int:

@@ -32,12 +32,15 @@ class Task:
         Edges of the groups of channels to read one after the other; empty for a job on labels.
     labels, image
         Where to read them; the image is None for a job on labels alone.
+    split : (n,) uint64
+        Labels of the instances in it that go on in other tiles, where a job wants to know.
     """
 
     region: Region
     channels: tuple[int, ...]
     labels: Reader
     image: Reader | None
+    split: np.ndarray | None = None
 
     @property
     def pixels(self) -> int:
@@ -154,6 +157,7 @@ class LazyTask:
     channels: tuple[int, ...]
     labels: Any
     image: list[Any]
+    split: np.ndarray | None = None
 
     @property
     def pixels(self) -> int:
@@ -166,11 +170,11 @@ class LazyTask:
         extent = tuple(b - a for a, b in self.region)
         reader = ArrayReader(np.asarray(labels), 3, extent, origin)
         image = BlockReader(blocks, self.channels, origin) if blocks else None
-        return Task(self.region, self.channels, reader, image)
+        return Task(self.region, self.channels, reader, image, self.split)
 
     def without_blocks(self) -> LazyTask:
         """The task alone, to be sent beside its computed blocks."""
-        return LazyTask(self.region, self.channels, None, [])
+        return LazyTask(self.region, self.channels, None, [], self.split)
 
 
 class BlockReader:

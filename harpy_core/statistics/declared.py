@@ -11,8 +11,10 @@ workflow reads names and sizes while it is parsed.
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -56,12 +58,15 @@ class Partial:
         Words of 8 bytes that an instance and channel take, for each family of pixel types.
     after
         Partials that it is made and finished with.
+    whole
+        Whether it is finished only where all pixels of an instance are together.
     """
 
     description: str
     module: str
     words: Mapping[Family, int]
     after: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -90,6 +95,13 @@ PARTIALS: dict[str, Partial] = {
         {"narrow": 6, "wide": 6, "real": 6},
         after=("count", "sum", "extremes"),
     ),
+    "pixels": Partial(
+        "the pixels themselves, in order",
+        f"{_HOME}.pixels",
+        {"narrow": 0, "wide": 0, "real": 0},
+        after=("count",),
+        whole=True,
+    ),
 }
 """What a tile can say, each after those it is made with."""
 
@@ -109,7 +121,8 @@ class Statistic:
     finish
         From the finished partials, in the order of `needs`, to its values, (instances, c) float64:
         ``count`` and ``sum`` are such arrays; ``extremes`` has `least` and `most`; ``powers`` has
-        the central moments `m2`, `m3` and `m4` of the population.
+        the central moments `m2`, `m3` and `m4` of the population; ``pixels`` has
+        ``quantile(q)``, and ``distances(centre)`` with quantiles of its own.
     unit
         ``intensity``, ``intensity^2``, ``pixels`` or nothing.
     """
@@ -119,6 +132,11 @@ class Statistic:
     needs: tuple[str, ...]
     finish: Callable[..., np.ndarray]
     unit: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is finished only where all pixels of an instance are together."""
+        return any(PARTIALS[name].whole for name in self.needs)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.needs if name not in PARTIALS]
@@ -163,9 +181,29 @@ _ALL = (
         ("powers",),
         lambda p: _ratio(p.m4, p.m2**2) - 3.0,
     ),
+    Statistic("median", "median", ("pixels",), lambda p: p.quantile(0.5), "intensity"),
+    Statistic(
+        "iqr",
+        "interquartile range, q75 - q25",
+        ("pixels",),
+        lambda p: p.quantile(0.75) - p.quantile(0.25),
+        "intensity",
+    ),
+    Statistic(
+        "mad",
+        "median of the absolute distances to the median",
+        ("pixels",),
+        lambda p: p.distances(p.quantile(0.5)).quantile(0.5),
+        "intensity",
+    ),
 )
 
 STATISTICS: dict[str, Statistic] = {statistic.name: statistic for statistic in _ALL}
+"""Those with a name of their own; percentiles ``q01`` to ``q99`` are statistics too."""
+
+_PERCENTILE = "q(0[1-9]|[1-9][0-9])"
+NAMES = f"{', '.join(STATISTICS)}, and the percentiles q01 to q99"
+NAME_PATTERN = f"^({'|'.join(STATISTICS)}|{_PERCENTILE})$"
 
 
 def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Statistic]:
@@ -178,7 +216,7 @@ def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Stat
     """
     wanted = [asked] if isinstance(asked, str | Statistic) else list(asked)
     if not wanted:
-        raise InputError(f"stats = []: choose at least one of {', '.join(STATISTICS)}")
+        raise InputError(f"stats = []: choose at least one of {NAMES}")
     found: dict[str, Statistic] = {}
     for one in wanted:
         statistic = one if isinstance(one, Statistic) else _named(one)
@@ -190,11 +228,26 @@ def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Stat
 
 
 def _named(name: str) -> Statistic:
+    percentile = re.fullmatch(_PERCENTILE, str(name))
+    if percentile:
+        return _percentile(int(percentile[1]))
     if name not in STATISTICS:
         close = get_close_matches(str(name), STATISTICS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(STATISTICS)}"
+        hint = f"did you mean {close[0]}?" if close else f"choose from {NAMES}"
         raise InputError(f"stats: {name!r} is not a statistic; {hint}")
     return STATISTICS[name]
+
+
+@functools.cache
+def _percentile(number: int) -> Statistic:
+    q = number / 100
+    return Statistic(
+        f"q{number:02}",
+        f"percentile {number}, linear between two pixels",
+        ("pixels",),
+        lambda p: p.quantile(q),
+        "intensity",
+    )
 
 
 def partials_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
@@ -214,7 +267,15 @@ def family_called(dtype: str) -> Family:
     return "wide" if digits and int(digits) > 16 else "narrow"
 
 
-def words_of(partials: Iterable[str], dtype: str) -> int:
-    """Words that some partials of an instance and channel take, for a pixel type by its name."""
+def words_of(statistics: Collection[Statistic], dtype: str) -> int:
+    """Words that an instance and channel take until the statistics are finished.
+
+    Parameters
+    ----------
+    dtype
+        Type of the pixels, by NumPy's name for it.
+    """
     family = family_called(dtype)
-    return sum(PARTIALS[name].words[family] for name in partials)
+    merged = sum(PARTIALS[name].words[family] for name in partials_of(statistics))
+    # Those of whole instances are finished, and kept, as these come.
+    return merged + sum(statistic.whole for statistic in statistics)

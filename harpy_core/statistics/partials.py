@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -89,10 +90,14 @@ class Partials:
     def __len__(self) -> int:
         return len(next(iter(self.words.values())))
 
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return next(iter(self.words.values())).shape[1]
+
     def grown(self, instances: int) -> Partials:
         """The same with room for more instances."""
-        channels = next(iter(self.words.values())).shape[1]
-        larger = Partials.empty(self.dtype, tuple(self.words), instances, channels)
+        larger = Partials.empty(self.dtype, tuple(self.words), instances, self.channels)
         for name, words in self.words.items():
             larger.words[name][: len(words)] = words
         return larger
@@ -113,19 +118,24 @@ class Partials:
             for name, words in self.words.items():
                 PARTIALS[name].arithmetic.merge(family, words, other.words[name])
 
-    def finish(self, statistics: Iterable[Statistic], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def finish(
+        self, statistics: Collection[Statistic], count: np.ndarray, **whole: Any
+    ) -> dict[str, np.ndarray]:
         """Each statistic by name, (instances, c) float64.
 
         Parameters
         ----------
-        pixels
-            (instances,) how many each instance has.
+        count
+            (instances,) pixels of each instance.
+        whole
+            Finished partials of whole instances, where statistics need them.
         """
-        each = pixels.reshape(-1, 1)
+        each = count.reshape(-1, 1)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            finished = {
+            needed = {name for statistic in statistics for name in statistic.needs} - set(whole)
+            finished = whole | {
                 name: PARTIALS[name].arithmetic.finish(self.dtype, self.words, each)
-                for name in self.words
+                for name in needed
             }
             return {s.name: s.finish(*(finished[name] for name in s.needs)) for s in statistics}
 
@@ -133,6 +143,9 @@ class Partials:
 def _looped(tile: Tile, partials: Sequence[str]) -> dict[str, np.ndarray]:
     """The partials that one loop makes: the cheapest that leaves the fewest to be made after it."""
     loops = LOOPS[tile.family]
+    if not any(PARTIALS[name].words[tile.family] for name in partials):
+        shape = (tile.runs.slots, len(tile.planes), 0)
+        return {name: np.zeros(shape, np.uint64) for name in partials}
     loop: Loop = min(loops, key=lambda name: len(set(partials) - set(loops[name])))
     words = tile.kernels.reduce(tile.planes, *tile.table, tile.runs.slots, loop, tile.ignore_nan)
     made, place = {}, 0

@@ -27,7 +27,7 @@ from harpy_core.kernels import compiled, gpu, layout, reference
 from harpy_core.planning.plan import plan_aggregate, plan_extract
 from harpy_core.raster.reading import reader_of
 from harpy_core.running.tasks import Task
-from harpy_core.statistics.declared import PARTIALS
+from harpy_core.statistics.declared import chosen
 from harpy_core.tiles.scratch import scratch
 
 pytestmark = pytest.mark.usefixtures("card")
@@ -295,7 +295,7 @@ def test_planes_runs_and_labels_of_a_tile_go_to_the_card_once(
     readers = reader_of(labels, 3), reader_of(image, 4)
     task = Task(((0, 1), (0, 30), (0, 30)), (0, 1, 2, 3), *readers)
     with sent(monkeypatch) as sizes:
-        measure_tile(task, "cupy", tuple(PARTIALS), ignore_nan=False)
+        measure_tile(task, "cupy", [*chosen(STATISTICS).values()], ignore_nan=False)
     assert sizes[plane] == 3
     assert sizes[labels.nbytes] == 1
     assert sizes[8 * runs] == sizes[4 * runs] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -142,6 +143,26 @@ def test_stretches_are_copied_to_their_places(dtype: str, kernels: ModuleType) -
     for s, t, n in zip(source, target, length, strict=True):
         expected[:, t : t + n] = planes[:, s : s + n]
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [*NARROW, *WIDE, *REAL[1:]])
+@pytest.mark.parametrize("spread", ["all", "few"])
+def test_pixels_of_a_rank_are_those_of_sorted_pixels(
+    dtype: str, spread: str, kernels: ModuleType
+) -> None:
+    rng = np.random.default_rng(6)
+    number = np.array([1, 0, 2, 700, 7, 5000])
+    begin = np.concatenate([[0], np.cumsum(number)])
+    values = pixels(rng, (begin[-1],), dtype)
+    if spread == "few":
+        values = rng.integers(0, 9, begin[-1]).astype(dtype)
+    ordered = [np.sort(values[a:b]) for a, b in pairwise(begin)]
+    rank = np.stack([(np.maximum(number - 1, 0) * q) // 7 for q in range(8)], axis=1)
+    found = kernels.order_statistics(values.copy(), begin, rank)
+    assert found.dtype == values.dtype
+    for i, sorted_pixels in enumerate(ordered):
+        expected = sorted_pixels[rank[i]] if number[i] else 0
+        np.testing.assert_array_equal(found[i], expected)
 
 
 def test_the_table_of_labels_finds_what_was_put_in() -> None:

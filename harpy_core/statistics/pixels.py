@@ -1,0 +1,185 @@
+"""The partial ``pixels``: the pixels of an instance in one channel, for order statistics.
+
+It cannot be merged in a bounded number of words, so what needs it is finished where an instance
+lies whole: in its tile, or where the pieces that several tiles hold of it come together. There a
+large instance of narrow integers is counted value by value, and takes no more than its histogram.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import numpy as np
+
+from harpy_core.kernels.layout import bias_of, family_of
+from harpy_core.tiles.runs import RunTable
+from harpy_core.tiles.scratch import scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """All pixels of some instances in one channel.
+
+    Attributes
+    ----------
+    values : (n,)
+        Those of an instance side by side, in any order; no NaN.
+    begin : (instances + 1,) int64
+        Where those of each instance begin, and the end.
+    spoiled : (instances,) bool
+        Whether a NaN was among them that is not to be left out.
+    kernels
+        The engine's module.
+    """
+
+    values: np.ndarray
+    begin: np.ndarray
+    spoiled: np.ndarray
+    kernels: ModuleType
+
+    @classmethod
+    def of(
+        cls, values: np.ndarray, begin: np.ndarray, kernels: ModuleType, ignore_nan: bool
+    ) -> Pixels:
+        """Pixels among which NaN may be; `values` may be put in another order later."""
+        missing = np.zeros(len(begin) - 1, np.int64)
+        nan = np.isnan(values) if values.dtype.kind == "f" else np.zeros(0, bool)
+        if not nan.any():
+            return cls(values, begin, missing > 0, kernels)
+        owner = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
+        np.add.at(missing, owner[nan], 1)
+        if not ignore_nan:
+            return cls(np.where(nan, 0, values), begin, missing > 0, kernels)
+        left = begin - np.concatenate([[0], np.cumsum(missing)])
+        return cls(values[~nan], left, np.zeros(len(missing), bool), kernels)
+
+    def quantile(self, q: float) -> np.ndarray:
+        """What `numpy.quantile` gives for the pixels as float64: (instances, 1); NaN without any.
+
+        Parameters
+        ----------
+        q
+            From 0 to 1; between two pixels linear interpolation.
+        """
+        number = np.diff(self.begin)
+        ranks, share = _between(number, q)
+        pair = self.kernels.order_statistics(self.values, self.begin, ranks).astype(np.float64)
+        found = _interpolated(pair[:, 0], pair[:, 1], share)
+        return np.where((number == 0) | self.spoiled, np.nan, found)[:, np.newaxis]
+
+    def distances(self, centre: np.ndarray) -> Pixels:
+        """The distance of each pixel to its instance's centre, (instances, 1) float64."""
+        owner = np.repeat(centre[:, 0], np.diff(self.begin))
+        with np.errstate(invalid="ignore"):
+            far = np.abs(self.values.astype(np.float64) - owner)
+        # A centre that is no number has no distances, and is spoiled already or now.
+        lost = np.isnan(far)
+        again = Pixels.of(far, self.begin, self.kernels, ignore_nan=False) if lost.any() else None
+        spoiled = self.spoiled if again is None else self.spoiled | again.spoiled
+        values = far if again is None else again.values
+        return replace(self, values=values, spoiled=spoiled)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The pixels of one instance in one channel as a histogram.
+
+    Attributes
+    ----------
+    values : (n,) float64
+        Ascending.
+    counts : (n,) int64
+        Pixels of each value.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, histogram: np.ndarray, dtype: np.dtype) -> Counted:
+        """From the counts of all values of a narrow integer type, ascending."""
+        there = np.flatnonzero(histogram)
+        return cls(there.astype(np.float64) - bias_of(dtype), histogram[there])
+
+    def quantile(self, q: float) -> np.ndarray:
+        """As `Pixels.quantile`."""
+        over = np.cumsum(self.counts)
+        ranks, share = _between(over[-1:], q)
+        low, high = self.values[np.searchsorted(over, ranks[0], "right")]
+        return _interpolated(np.array([low]), np.array([high]), share)[:, np.newaxis]
+
+    def distances(self, centre: np.ndarray) -> Counted:
+        """As `Pixels.distances`."""
+        far = np.abs(self.values - centre[0, 0])
+        order = np.argsort(far, kind="stable")
+        return Counted(far[order], self.counts[order])
+
+
+def _between(number: np.ndarray, q: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which two of some pixels in order a quantile lies between, and how far along."""
+    place = (number - 1) * q
+    low = np.clip(np.floor(place), 0, None).astype(np.int64)
+    high = np.minimum(low + 1, np.maximum(number - 1, 0))
+    return np.stack([low, high], axis=1), place - low
+
+
+def _interpolated(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The point between two values, from the nearer of them, so that it is never beyond either."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        step = high - low
+        # No negative zero: which of two zeros comes first is not defined.
+        return np.where(share >= 0.5, high - step * (1 - share), low + step * share) + 0.0
+
+
+def histogram(values: np.ndarray) -> np.ndarray:
+    """How often each value of a narrow integer type occurs, from the smallest: int64."""
+    places = values.astype(np.int64) + bias_of(values.dtype)
+    return np.bincount(places, minlength=1 << (8 * values.itemsize))
+
+
+COUNTED = 1 << 17
+"""Pixels from which on an instance of narrow integers that lies in several tiles is counted."""
+
+
+def is_counted(dtype: np.dtype, pixels: int) -> bool:
+    """Whether as many pixels of an instance are kept as a histogram."""
+    return family_of(dtype) == "narrow" and pixels > COUNTED
+
+
+class Gathering:
+    """How the pixels of a tile's instances are put side by side, those of whole instances first.
+
+    Parameters
+    ----------
+    runs
+        Of the tile.
+    pixels : (slots,) int64
+        How many each instance has.
+    split : (slots,) bool
+        Which instances have pixels in other tiles too.
+    kernels
+        The engine's module.
+    """
+
+    def __init__(
+        self, runs: RunTable, pixels: np.ndarray, split: np.ndarray, kernels: ModuleType
+    ) -> None:
+        self._kernels = kernels
+        self.slots = np.argsort(split, kind="stable")
+        """(slots,) the order in which the instances follow each other."""
+        self.whole = int((~split).sum())
+        """How many of them are whole."""
+        self.begin = np.concatenate([[0], np.cumsum(pixels[self.slots])])
+        """(slots + 1,) where the pixels of each begin, in that order."""
+        place = np.empty(len(split), np.int32)
+        place[self.slots] = np.arange(len(split), dtype=np.int32)
+        order = kernels.by_slot(place[runs.slot], len(split))[1]
+        self._source, self._length = runs.start[order], runs.length[order].astype(np.int64)
+        self._target = np.cumsum(self._length) - self._length
+
+    def pixels(self, plane: np.ndarray) -> np.ndarray:
+        """The pixels of one channel, in a buffer that the thread reuses."""
+        values = scratch("pixels", int(self.begin[-1]), plane.dtype)
+        self._kernels.collect(plane, self._source, self._target, self._length, values)
+        return values
