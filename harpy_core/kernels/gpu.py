@@ -26,8 +26,8 @@ from harpy_core.kernels.compiled import (
     collect,
     geometry,
     number,
-    order_statistics,
 )
+from harpy_core.kernels.compiled_order import order_statistics
 from harpy_core.kernels.layout import LONGEST_RUN, LOOPS, Loop, family_of
 from harpy_core.kernels.reference import cut
 from harpy_core.tiles.scratch import allocate_with, filling, scratch

@@ -183,8 +183,8 @@ def test_a_mistake_is_told_in_one_line(mapping: dict[str, Any], line: str) -> No
 
 
 def test_an_unknown_statistic_is_told_with_the_known_ones() -> None:
-    line = told(with_case(aggregate={"stats": ["mean", "median"]}))
-    assert line.startswith("cases.liver.aggregate.stats[1] = median: statistics are count, sum,")
+    line = told(with_case(aggregate={"stats": ["mean", "mode"]}))
+    assert line.startswith("cases.liver.aggregate.stats[1] = mode: statistics are count, sum,")
 
 
 @pytest.mark.parametrize(
