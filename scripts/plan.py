@@ -7,10 +7,10 @@ def main(snakemake):
     """Print one line for each case and stage."""
     with running(snakemake):
         from harpy_core.config.mistakes import load
-        from harpy_core.planning import forecast as outlook
+        from harpy_core.planning import forecast
 
         config = load(snakemake.params.config, snakemake.params.file)
-        print(outlook.table(config), flush=True)
+        print(forecast.table(config), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ import harpy_core
 from harpy_core.benchmark.profiling import ProcessTreeSampler, ProcessTreeSummary
 from harpy_core.config.models import MEASURED, PEER
 from harpy_core.errors import InputError
+from harpy_core.running.workers import ONE_THREAD
 from harpy_core.storage.manifest import write_json
 
 STAGES = ("aggregate", "extract")
 
 _GB = 1e9
 INPUT_ERROR_STATUS = 2
-_ONE_THREAD = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
 
 StrPath = str | os.PathLike[str]
 
@@ -259,7 +259,7 @@ def _environment(spec: RunSpec) -> dict[str, str]:
     Snakemake exports a rule's threads as `OMP_NUM_THREADS`: every worker would start as many.
     """
     environment = dict(os.environ)
-    environment.update({f"{name}_NUM_THREADS": "1" for name in _ONE_THREAD})
+    environment.update(ONE_THREAD)
     inherited = environment.pop("PYTHONPATH", None)
     if spec.engine != PEER:
         package = str(Path(harpy_core.__file__).parents[1])

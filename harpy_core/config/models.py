@@ -368,7 +368,10 @@ class Cluster(Section):
         default=None,
     )
     memory_limit: Size | None = key(
-        "Memory of one worker; null: an equal share of the machine's.", _SIZE_RULE, default=None
+        "Memory of one worker; null: an equal share of what the job was given (local), 2 GB a "
+        "thread (slurm).",
+        _SIZE_RULE,
+        default=None,
     )
     queue: str | None = key("SLURM partition of the workers.", _NAME_RULE, default=None)
     account: str | None = key("SLURM account of the workers.", _NAME_RULE, default=None)

@@ -1,35 +1,30 @@
 """What a config's cases will read, write and hold, before anything of it exists.
 
-Finds or foretells the raster of each case, lists the plan of every stage, and refuses a stage that
-cannot fit its workers or the disk. The figures themselves are `harpy_core.planning.plan`'s.
+Finds or foretells the raster of each case and lists the plan of every stage. The figures are
+`harpy_core.planning.plan`'s, what does not fit is `harpy_core.planning.fits`'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import Extract
-from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Config, Tile
+from harpy_core.config.models import DATASETS, Aggregate, Case, Config, Tile
 from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
+from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.plan import Plan, stage_plan
 from harpy_core.raster.info import RasterInfo, itemsize
+from harpy_core.running.given import given_cores
+from harpy_core.running.workers import KILLED_AT, Workers, engine_here
 from harpy_core.storage.manifest import read_manifest
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-THREADS_PER_WORKER = 4
-"""Where the config names no number: as `running.cluster` has it, which is slow to import."""
 
 LABELS_RATIO = 20
 """Bytes of labels for a byte on disk, at least; of tissue, dense and sparse, it is 37 to 250."""
@@ -38,30 +33,31 @@ _HEADS = ("case", "stage", "tasks", "reads", "writes", "on disk", "a worker hold
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One stage of one case, planned."""
+class PlannedStage:
+    """One stage of one case, or its measured runs together, before it runs."""
 
     case: str
     plan: Plan
-    worker_bytes: int
+    workers: Workers
     free: int
+    measured: bool = False
 
     def cells(self) -> tuple[str, ...]:
         """What the table shows."""
         plan = self.plan
         moved = (plan.bytes_read, plan.bytes_written, plan.bytes_stored)
-        sizes = map(amount, (*moved, self.worker_bytes, self.free))
+        sizes = map(amount, (*moved, worker_bytes(plan, self.workers), self.free))
         return self.case, plan.stage, f"{plan.tasks:,}", *sizes
 
 
 def table(config: Config, results: Path = Path("results")) -> str:
     """The plan of every case and stage as text, with what does not fit below it."""
-    rows = [
-        row
-        for name, unit in image_cases(config).items()
-        for row in _rows(name, unit, config, results)
+    stages = [
+        stage
+        for name, case in image_cases(config).items()
+        for stage in _planned_stages(name, case, config, results)
     ]
-    lines = [_HEADS, *(row.cells() for row in rows)]
+    lines = [_HEADS, *(stage.cells() for stage in stages)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(
@@ -72,7 +68,9 @@ def table(config: Config, results: Path = Path("results")) -> str:
     ]
     text.insert(1, "-" * len(text[0]))
     notes = [
-        f"does not fit: {row.case}: {error}" for row in rows for error in _misfits(row, config)
+        f"does not fit: {stage.case}: {error}"
+        for stage in stages
+        for error in _misfits(stage, config)
     ]
     return "\n".join([*text, *notes])
 
@@ -104,21 +102,18 @@ def describe_source(source: dict[str, Any]) -> RasterInfo:
     )
 
 
-def sentence(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> str:
+def sentence(plan: Plan, workers: Workers, folder: Path) -> str:
     """What a stage is about to do, in one line.
 
     Parameters
     ----------
     plan
         The stage's.
-    cluster
-        Where its workers run.
-    threads
-        Cores that the job was given on this machine.
+    workers
+        What `Workers.of` says of it.
     folder
         Where the result goes.
     """
-    each, _ = _workers(cluster, threads)
     who = "" if plan.instances is None else f"{plan.instances:,} instances, "
     stored = (
         ""
@@ -127,100 +122,9 @@ def sentence(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> str:
     )
     return (
         f"{plan.stage}: {who}{plan.tasks:,} tasks; reads {amount(plan.bytes_read)}, writes "
-        f"{amount(plan.bytes_written)}{stored}; a worker of {each} threads holds "
-        f"{amount(each * plan.bytes_per_task)}; {amount(free_disk(folder))} of disk are free"
+        f"{amount(plan.bytes_written)}{stored}; a worker of {workers.threads} threads "
+        f"holds {amount(worker_bytes(plan, workers))}; {amount(free_disk(folder))} of disk are free"
     )
-
-
-def _workers(cluster: Cluster, threads: int) -> tuple[int, int]:
-    """Threads of a worker, and how many workers there are."""
-    each = cluster.threads_per_worker or min(threads, THREADS_PER_WORKER)
-    return each, cluster.workers or max(threads // each, 1)
-
-
-def refuse_unfit(plan: Plan, cluster: Cluster, threads: int, folder: Path) -> None:
-    """Refuse a stage that its workers' memory or the disk cannot hold.
-
-    Parameters
-    ----------
-    plan
-        The stage's.
-    cluster
-        Where its workers run.
-    threads
-        Cores that the job was given on this machine.
-    folder
-        Where the result goes.
-
-    Raises
-    ------
-    InputError
-        In one line: what is needed, what there is, and the setting to change.
-    """
-    each, workers = _workers(cluster, threads)
-    needed = each * plan.bytes_per_task
-    if cluster.memory_limit is not None and needed > parse_bytes(cluster.memory_limit):
-        raise InputError(
-            f"cluster.memory_limit = {cluster.memory_limit}: a worker of {plan.stage} holds "
-            f"{amount(needed)} with {each} threads: raise it, or lower cluster.threads_per_worker"
-        )
-    whole = plan.memory(workers * each)
-    if cluster.kind == "local" and whole > machine_memory():
-        raise InputError(
-            f"--cores = {threads}: {plan.stage} holds {amount(whole)} with as many threads, this "
-            f"machine has {amount(machine_memory())}: give fewer cores, or make smaller chunks"
-        )
-    free = free_disk(folder)
-    if plan.bytes_stored > free:
-        sampled = plan.bytes_stored != plan.bytes_written
-        raise InputError(
-            f"{folder}: {plan.stage} {'will take about' if sampled else 'may take'} "
-            f"{amount(plan.bytes_stored)} there, {amount(free)} are free: "
-            "free some, or run in a folder on another disk"
-        )
-
-
-def refuse_small_gpus(plan: Plan, engine: str, client: Client) -> None:
-    """Refuse a stage whose tasks do not fit the GPUs of their workers, where they run on some.
-
-    Parameters
-    ----------
-    plan
-        The stage's.
-    engine
-        That was asked for.
-    client
-        The workers.
-
-    Raises
-    ------
-    InputError
-        In one line: what is needed, what there is, and the setting to change.
-    """
-    from harpy_core.running import engines
-
-    if not plan.device_bytes_per_task:
-        return
-    threads = client.nthreads()
-    for worker, free in engines.free_on_gpus(engine, client).items():
-        needed = threads[worker] * plan.device_bytes_per_task
-        if needed > free:
-            raise InputError(
-                f"worker {worker}: {plan.stage} holds {amount(needed)} on its GPU with "
-                f"{threads[worker]} threads, {amount(free)} are free there: lower "
-                "cluster.threads_per_worker, or choose the engine numba"
-            )
-
-
-def machine_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes free where a folder is, or will be."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
 
 
 def case_raster(name: str, case: ImageCase, results: Path) -> tuple[RasterInfo, int | None]:
@@ -279,14 +183,17 @@ def _tiled(info: RasterInfo, instances: int | None, case: Case) -> tuple[RasterI
     return tiled, None if instances is None else math.ceil(instances * repeats)
 
 
-def _rows(name: str, case: ImageCase, config: Config, results: Path) -> Iterator[Row]:
+def _planned_stages(
+    name: str, case: ImageCase, config: Config, results: Path
+) -> Iterator[PlannedStage]:
     info, instances = case_raster(name, case, results)
     free = free_disk(results)
-    each = config.cluster.threads_per_worker or THREADS_PER_WORKER
+    engine = engine_here(config.cluster, case.engine)
+    workers = Workers.of(config.cluster, given_cores(), engine)
     for plan in _plans(name, case, info, instances, results):
-        yield Row(name, plan, each * plan.bytes_per_task, free)
+        yield PlannedStage(name, plan, workers, free)
     if case.benchmark is not None:
-        yield from _sweep_rows(name, case, info, instances, free)
+        yield from _planned_runs(name, case, info, instances, free)
 
 
 def _plans(
@@ -358,13 +265,15 @@ def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
     return Plan("tile", math.prod(counts), written, written + labels, stored, 2 * chunk, 0, None)
 
 
-def _sweep_rows(
+def _planned_runs(
     name: str, case: Case, info: RasterInfo, instances: int | None, free: int
-) -> Iterator[Row]:
+) -> Iterator[PlannedStage]:
     """The measured runs of each stage together; each run's result is removed after it."""
     sweep = case.benchmark
     assert sweep is not None
+    limit = parse_bytes(sweep.memory_limit)
     for stage in sweep.stages:
+        workers = Workers(max(getattr(sweep.workers, stage)), sweep.threads_per_worker, limit)
         runs = len(getattr(sweep.workers, stage)) * len(sweep.engines) * sweep.repeats
         if stage == "extract":
             plan = extract_plan(case.extract or Extract(), info, instances)
@@ -373,21 +282,20 @@ def _sweep_rows(
         whole = dataclasses.replace(
             plan, stage=f"{runs} x {stage}", bytes_read=runs * plan.bytes_read
         )
-        yield Row(name, whole, sweep.threads_per_worker * plan.bytes_per_task, free)
+        yield PlannedStage(name, whole, workers, free, measured=True)
 
 
-def _misfits(row: Row, config: Config) -> Iterator[str]:
+def _misfits(stage: PlannedStage, config: Config) -> Iterator[str]:
     """Why a planned stage does not fit, if it does not."""
-    sweep = image_cases(config)[row.case].benchmark
-    if " x " in row.plan.stage and sweep is not None:
-        if row.worker_bytes > parse_bytes(sweep.memory_limit):
+    needed, limit = worker_bytes(stage.plan, stage.workers), stage.workers.memory
+    if stage.measured:
+        if limit is not None and needed > KILLED_AT * limit:
             yield (
-                f"benchmark.memory_limit = {sweep.memory_limit}: a worker of {row.plan.stage} "
-                f"holds {amount(row.worker_bytes)}: raise it, or lower threads_per_worker"
+                f"benchmark.memory_limit = {amount(limit)}: a worker of {stage.plan.stage} "
+                f"holds {amount(needed)}: raise it, or lower threads_per_worker"
             )
         return
-    threads = len(os.sched_getaffinity(0))
     try:
-        refuse_unfit(row.plan, config.cluster, threads, Path("results"))
+        refuse_unfit(stage.plan, stage.workers, config.cluster, given_cores(), Path("results"))
     except InputError as error:
         yield str(error)

@@ -15,15 +15,14 @@ import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from harpy_core.errors import InputError
-from harpy_core.kernels.registry import has_gpus, usable
+from harpy_core.kernels.registry import AUTO, usable
+from harpy_core.running.given import given_memory
+from harpy_core.running.workers import ONE_THREAD, Workers, engine_here
 
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
 
     from harpy_core.config.models import Cluster
-
-THREADS_PER_WORKER = 4
-"""Kernels and codecs run without the GIL, so a few threads share one process and its buffers."""
 
 WORKER_LOGS = "logs/workers"
 """Where SLURM writes what its workers say, unless dask-jobqueue is told of another folder."""
@@ -34,16 +33,8 @@ _LOOK_SECONDS = 5
 _ALONE = "30 minutes"
 """After how long without any worker a stage fails: ended jobs are not submitted again."""
 
-_POOLS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "BLOSC_NTHREADS",
-)
 WORKER_ENVIRONMENT = {
-    # Libraries with threads of their own would start as many again for each of ours.
-    **dict.fromkeys(_POOLS, "1"),
+    **ONE_THREAD,
     # A codec allocates every chunk it encodes. glibc would map each one anew, and Dask have it
     # give back every 64 kB that are free: new pages each time, a tenth of extraction's time.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -96,7 +87,8 @@ def local(
     workers, threads_per_worker
         Processes, and tasks at a time in each.
     memory_limit
-        Of one worker, as text ("4GB") or bytes; an equal share of the machine's without.
+        Of one worker, as text ("4GB") or bytes; without, an equal share of what
+        this process was given.
     gpus
         One for each worker in turn, as in CUDA_VISIBLE_DEVICES.
     """
@@ -113,7 +105,7 @@ def local(
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=threads_per_worker,
-                memory_limit=memory_limit or "auto",
+                memory_limit=memory_limit or given_memory() // workers,
                 local_directory=scratch,
                 # Any free port: a second cluster on the machine would warn of a taken one.
                 dashboard_address=":0",
@@ -130,9 +122,7 @@ def local(
 
 
 @contextmanager
-def connect(
-    cluster: Cluster, threads: int, memory_limit: str | int | None = None, engine: str = "auto"
-) -> Iterator[Client]:
+def connect(cluster: Cluster, threads: int, engine: str = AUTO) -> Iterator[Client]:
     """The cluster that a config asks for.
 
     Parameters
@@ -141,8 +131,6 @@ def connect(
         The config's section.
     threads
         Cores that the job was given on this machine.
-    memory_limit
-        Of one worker, where the config names none.
     engine
         What will run on it: a worker with a GPU has all cores, or its share, to decode for it.
 
@@ -152,19 +140,17 @@ def connect(
         The engine needs a GPU and there is none, no scheduler answers at the address, or SLURM
         gives no worker.
     """
-    limit = cluster.memory_limit or memory_limit
     if cluster.kind == "local":
+        engine = engine_here(cluster, engine)
+        workers = Workers.of(cluster, threads, engine)
         gpus = gpus_of(engine)
-        share = max(threads // (cluster.workers or 1), 1) if gpus else THREADS_PER_WORKER
-        per_worker = cluster.threads_per_worker or min(threads, share)
-        workers = cluster.workers or (1 if gpus else max(threads // per_worker, 1))
-        with local(workers, per_worker, limit, gpus) as client:
+        with local(workers.processes, workers.threads, workers.memory, gpus) as client:
             yield client
     elif cluster.kind == "address":
         with _by_address(str(cluster.address)) as client:
             yield client
     else:
-        with _slurm(cluster, limit, engine) as client:
+        with _slurm(cluster, Workers.of(cluster, threads, engine)) as client:
             yield client
 
 
@@ -182,7 +168,7 @@ def _by_address(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _slurm(cluster: Cluster, limit: str | int | None, engine: str) -> Iterator[Client]:
+def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
     """Workers as jobs of their own, one node's share each."""
     from dask_jobqueue import SLURMCluster
 
@@ -191,17 +177,16 @@ def _slurm(cluster: Cluster, limit: str | int | None, engine: str) -> Iterator[C
             "cluster.kind = slurm: there is no sbatch on this machine; start from a node that "
             "submits jobs, or use the kind local"
         )
-    threads = cluster.threads_per_worker or THREADS_PER_WORKER
     directives = dask.config.get("jobqueue.slurm.job-extra-directives", None) or []
-    if has_gpus(engine):
+    if workers.gpus:
         directives = [*directives, "--gres=gpu:1"]
     alone = "distributed.scheduler.no-workers-timeout"
     with (
         dask.config.set({alone: dask.config.get(alone) or _ALONE}),
         SLURMCluster(
-            cores=threads,
+            cores=workers.threads,
             processes=1,
-            memory=str(limit or f"{2 * threads}GB"),
+            memory=f"{workers.memory}B",
             walltime=cluster.walltime or "01:00:00",
             queue=cluster.queue,
             account=cluster.account,
@@ -220,7 +205,7 @@ def _slurm(cluster: Cluster, limit: str | int | None, engine: str) -> Iterator[C
         Client(jobs) as client,
     ):
         _refuse_unfit(jobs.job_script())
-        jobs.scale(cluster.workers or 2)
+        jobs.scale(workers.processes)
         _wait_for_a_worker(client, jobs)
         yield client
 

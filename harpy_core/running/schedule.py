@@ -6,13 +6,14 @@ does not depend on timing.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from harpy_core.running.given import given_cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,7 +41,7 @@ def own_threads(number: int) -> Iterator[None]:
 def threads_of(client: Client | None) -> int:
     """How many tasks can run at the same time."""
     if client is None:
-        return _own_threads.get() or len(os.sched_getaffinity(0))
+        return _own_threads.get() or given_cores()
     return max(sum(client.nthreads().values()), 1)
 
 

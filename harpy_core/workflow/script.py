@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from harpy_core.config.models import Cluster
 from harpy_core.errors import InputError
+from harpy_core.running.workers import ONE_THREAD
 from harpy_core.workflow.starter import end_with_starter
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from harpy_core.raster.info import RasterInfo
-
-_POOLS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR", "VECLIB_MAXIMUM")
 
 OWN_THREADS_BYTES = 2**29
 """Bytes read and written by a stage that takes about a second: less than its workers to start."""
@@ -48,7 +47,8 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
     """
     log = Path(snakemake.log[0])
     logger = _logger(log)
-    _use_one_thread_a_library()
+    # Snakemake exports the rule's threads: N workers would run N x N of them.
+    os.environ.update(ONE_THREAD)
     end_with_starter()
     started = time.monotonic()
     name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
@@ -95,27 +95,31 @@ def workers(
     InputError
         The stage cannot fit; the message names the setting to change.
     """
-    from harpy_core.planning import forecast as outlook
+    from harpy_core.kernels.registry import has_gpus
+    from harpy_core.planning import fits, forecast
     from harpy_core.planning.plan import stage_plan
     from harpy_core.running import schedule
+    from harpy_core.running.workers import Workers, engine_here
 
     where = Cluster.model_validate(snakemake.config.get("cluster", {}))
     plan = stage_plan(stage, info, **settings)
     folder = Path(snakemake.output[0]).parent
-    told = outlook.sentence(plan, where, snakemake.threads, folder)
+    engine, cores = snakemake.params.engine, snakemake.threads
+    asked = Workers.of(where, cores, engine_here(where, engine))
+    told = forecast.sentence(plan, asked, folder)
     logging.getLogger("harpy_core").info("  %s", told)
     print(told, file=sys.stderr, flush=True)
-    outlook.refuse_unfit(plan, where, snakemake.threads, folder)
-    engine = snakemake.params.engine
-    if where == Cluster() and engine != "cupy" and plan.bytes_moved <= OWN_THREADS_BYTES:
-        with schedule.own_threads(snakemake.threads):
+    fits.refuse_unfit(plan, asked, where, cores, folder)
+    if where == Cluster() and not has_gpus(engine) and plan.bytes_moved <= OWN_THREADS_BYTES:
+        with schedule.own_threads(cores):
             yield None
         return
     # Importing Dask takes longer than a small stage.
     from harpy_core.running import cluster
 
-    with cluster.connect(where, threads=snakemake.threads, engine=engine) as client:
-        outlook.refuse_small_gpus(plan, engine, client)
+    with cluster.connect(where, threads=cores, engine=engine) as client:
+        fits.refuse_small_workers(plan, client)
+        fits.refuse_small_gpus(plan, engine, client)
         yield client
 
 
@@ -131,8 +135,3 @@ def _logger(log: Path) -> logging.Logger:
     logger = logging.getLogger("harpy_core")
     logger.setLevel(logging.INFO)
     return logger
-
-
-def _use_one_thread_a_library() -> None:
-    """Undo Snakemake's export of the rule's threads, or N workers run N x N threads."""
-    os.environ.update({f"{pool}_NUM_THREADS": "1" for pool in _POOLS})

@@ -24,7 +24,7 @@ import harpy_core as hc
 from harpy_core.config.models import Cluster
 from harpy_core.instances.finding import find_instances
 from harpy_core.kernels import ENGINES, compiled, engine, gpu
-from harpy_core.planning.forecast import refuse_small_gpus
+from harpy_core.planning.fits import refuse_small_gpus
 from harpy_core.planning.plan import plan_aggregate
 from harpy_core.running import cluster, engines
 
@@ -198,7 +198,7 @@ def test_one_worker_decodes_for_a_gpu_with_all_its_cores(monkeypatch: pytest.Mon
     for name in ("cupy", "numba"):
         with cluster.connect(local, threads=8, engine=name):
             pass
-    assert asked == [(1, 8, "1GB", ["0", "1"]), (2, 4, "1GB", [])]
+    assert asked == [(1, 8, 10**9, ["0", "1"]), (2, 4, 10**9, [])]
 
 
 def test_each_worker_sees_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from harpy_core.config.models import Tile
 from harpy_core.datasets import REGISTRY
 from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.errors import InputError
-from harpy_core.planning import forecast as outlook
+from harpy_core.planning import forecast
 from harpy_core.raster import Raster, describe, open_raster
 from harpy_core.storage import spatialdata_store
 from harpy_core.storage.locks import sole_writer
@@ -220,7 +220,7 @@ def test_the_plan_tells_what_an_image_takes(
     tile_raster(raster, path, (12, 64, 96), tuple(chunks), **settings)
     section = Tile(c=12, y=64, x=96, chunks=chunks, **settings)
     tiled = describe(path)
-    plan = outlook._tile_plan(describe(tmp_path / "source.zarr"), tiled, section)
+    plan = forecast._tile_plan(describe(tmp_path / "source.zarr"), tiled, section)
     files = [f for f in (path / "images/image/s0/c").rglob("*") if f.is_file()]
     taken = {f.stat().st_ino: f.stat().st_size for f in files if f.stat().st_ino not in own}
     labels = np.prod(tiled.labels_shape) * 4

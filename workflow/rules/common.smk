@@ -27,10 +27,11 @@ from harpy_core.config.cases import image_cases
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import has_gpus
+from harpy_core.running.workers import Workers
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
-# What the libraries of a GPU take of a worker's memory: an estimate.
-CUDA_MB = 1000
+# What Snakemake takes inside a job of its own (measured).
+SNAKEMAKE_MB = 310
 STAGE_FIGURES = {"aggregate": "heatmap", "extract": "crops"}
 
 
@@ -125,37 +126,40 @@ def engine_of(wildcards):
 
 def stage_gpus(wildcards):
     """GPUs of a stage's job: one for each worker that it starts on its own machine."""
-    if CONFIG.cluster.kind != "local" or not has_gpus(engine_of(wildcards)):
-        return 0
-    return CONFIG.cluster.workers or 1
+    workers = Workers.of(CONFIG.cluster, 1, engine_of(wildcards))
+    return workers.gpus if workers.here else 0
 
 
 def measuring_gpus(wildcards):
     """GPUs of a measured run: one for each worker."""
-    return (
-        int(wildcards.workers)
-        if wildcards.engine != PEER and has_gpus(wildcards.engine)
-        else 0
-    )
+    on_gpus = wildcards.engine != PEER and has_gpus(wildcards.engine)
+    return int(wildcards.workers) if on_gpus else 0
 
 
 def planned_memory(stage):
     """Memory of a stage's job in MB, known from shapes alone (a resource function)."""
 
     def mem_mb(wildcards, input, threads):
-        from harpy_core.planning.plan import stage_plan
-        from harpy_core.raster.info import RasterInfo
-
-        info = RasterInfo.from_json(input.raster)
-        crops = CropSettings.within(extract_params(wildcards))
-        stats = aggregate_params(wildcards)["stats"]
-        plan = stage_plan(stage, info, stats=stats, crops=crops)
-        # Before any work is done: Snakemake inside the job, the script, and each of its workers
-        # (measured: 310, 300 and 300 MB).
-        processes = 650 + 350 * -(-threads // 4) + CUDA_MB * stage_gpus(wildcards)
-        return processes + plan.memory(threads) // 10**6
+        workers = Workers.of(CONFIG.cluster, threads, engine_of(wildcards))
+        return memory_of_job(stage, wildcards, input.raster, workers)
 
     return mem_mb
+
+
+def memory_of_job(stage, wildcards, raster, workers):
+    """Memory in MB of a job that runs a stage on some workers."""
+    from harpy_core.planning.fits import job_bytes
+    from harpy_core.planning.plan import stage_plan
+    from harpy_core.raster.info import RasterInfo
+    from harpy_core.storage.manifest import read_manifest
+
+    crops = CropSettings.within(extract_params(wildcards))
+    stats = aggregate_params(wildcards)["stats"]
+    found = f"results/{wildcards.case}/instances.manifest.json"
+    counted = read_manifest(found)["instances"] if Path(found).is_file() else None
+    info = RasterInfo.from_json(raster)
+    plan = stage_plan(stage, info, stats=stats, crops=crops, instances=counted)
+    return SNAKEMAKE_MB + job_bytes(plan, workers) // 10**6
 
 
 def sweep_cells(wildcards):
@@ -270,10 +274,13 @@ def measured_settings(wildcards):
 
 def measured_memory(wildcards, input):
     """Memory of a measured run in MB: what the plan says, or all that the peer may take."""
-    workers = int(wildcards.workers)
     sweep = case_of(wildcards).benchmark
+    workers = Workers(
+        processes=int(wildcards.workers),
+        threads=sweep.threads_per_worker,
+        memory=parse_bytes(sweep.memory_limit),
+        gpus=measuring_gpus(wildcards),
+    )
     if wildcards.engine == PEER:
-        return workers * parse_bytes(sweep.memory_limit) // 10**6
-    threads = workers * sweep.threads_per_worker
-    processes = 400 * workers + CUDA_MB * measuring_gpus(wildcards)
-    return processes + planned_memory(wildcards.stage)(wildcards, input, threads)
+        return workers.processes * workers.memory // 10**6
+    return memory_of_job(wildcards.stage, wildcards, input.raster, workers)

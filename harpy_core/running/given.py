@@ -1,0 +1,95 @@
+"""What a job was given of its machine: cores and memory, not those of the whole node.
+
+Control groups (containers, batch systems), the processes' affinity and SLURM's own words each set
+a limit; the smallest counts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_PROC = Path("/proc")
+_MIB = 2**20
+
+
+def given_cores() -> int:
+    """Cores that this process may use."""
+    limits = [len(os.sched_getaffinity(0)), *_quotas(), *_of_slurm_cores()]
+    return max(min(limits), 1)
+
+
+def given_memory() -> int:
+    """Bytes of memory that this process and its children may use together."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_memory_limits(), *_of_slurm_memory()])
+
+
+def _memory_limits() -> Iterator[int]:
+    for folder, version in _groups("memory"):
+        text = _text(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
+        if text.isdigit():
+            yield int(text)
+
+
+def _quotas() -> Iterator[int]:
+    """Whole cores of the processor time that control groups allow."""
+    for folder, version in _groups("cpu"):
+        if version == 2:
+            quota, _, period = _text(folder / "cpu.max").partition(" ")
+        else:
+            quota, period = (_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        if quota.isdigit() and period.isdigit() and int(period):
+            yield int(quota) // int(period)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _groups(controller: str) -> Iterator[tuple[Path, int]]:
+    """The control groups that hold this process, from its own up, and of which version each is."""
+    own = {}
+    for line in _text(_PROC / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))
+    for line in _text(_PROC / "self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        root, mount = before.split()[3:5]
+        kind, _, options = after.split()[:3]
+        if kind == "cgroup2":
+            version, path = 2, own.get("", "/")
+        elif kind == "cgroup" and controller in options.split(","):
+            version, path = 1, own.get(controller, "/")
+        else:
+            continue
+        inside = PurePosixPath(path)
+        # In a container the mount may begin at the container's own group.
+        below = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
+        for part in (below, *below.parents):
+            yield Path(mount) / part, version
+
+
+def _of_slurm_cores() -> Iterator[int]:
+    """Cores of this task, or of the job on this node."""
+    found = _number("SLURM_CPUS_PER_TASK") or _number("SLURM_CPUS_ON_NODE")
+    if found:
+        yield found
+
+
+def _of_slurm_memory() -> Iterator[int]:
+    # 0 is all of the node's.
+    if per_node := _number("SLURM_MEM_PER_NODE"):
+        yield per_node * _MIB
+    per_core, cores = _number("SLURM_MEM_PER_CPU"), _number("SLURM_CPUS_ON_NODE")
+    if per_core and cores:
+        yield per_core * cores * _MIB
+
+
+def _number(variable: str) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdigit() else 0
