@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, usable
 from harpy_core.running.given import given_memory
+from harpy_core.running.lookout import in_queue
 from harpy_core.running.workers import ONE_THREAD, Workers, engine_here
 
 if TYPE_CHECKING:
@@ -30,15 +31,14 @@ WORKER_LOGS = "logs/workers"
 _LOOK_SECONDS = 5
 """Between two questions to SLURM."""
 
-_ALONE = "30 minutes"
-"""After how long without any worker a stage fails: ended jobs are not submitted again."""
-
 WORKER_ENVIRONMENT = {
     **ONE_THREAD,
     # A codec allocates every chunk it encodes. glibc would map each one anew, and Dask have it
     # give back every 64 kB that are free: new pages each time, a tenth of extraction's time.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**27),
+    # Buffers are kept for the next task: a worker that pauses until it holds less waits for ever.
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
 }
 """What the processes of workers are started with."""
 
@@ -98,6 +98,7 @@ def local(
             **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
             **WORKER_ENVIRONMENT,
         },
+        "distributed.worker.memory.pause": False,
     }
     try:
         with (
@@ -180,9 +181,7 @@ def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
     directives = dask.config.get("jobqueue.slurm.job-extra-directives", None) or []
     if workers.gpus:
         directives = [*directives, "--gres=gpu:1"]
-    alone = "distributed.scheduler.no-workers-timeout"
     with (
-        dask.config.set({alone: dask.config.get(alone) or _ALONE}),
         SLURMCluster(
             cores=workers.threads,
             processes=1,
@@ -225,7 +224,7 @@ def _wait_for_a_worker(client: Client, jobs: SLURMCluster) -> None:
     """Wait for as long as SLURM has a job of ours: queues may take days."""
     while True:
         # Asked first, or a worker could come and its job end between the two questions.
-        there = not jobs.workers or _in_queue(jobs)
+        there = not jobs.workers or in_queue(jobs)
         if client.scheduler_info()["workers"]:
             return
         if not there:
@@ -234,12 +233,3 @@ def _wait_for_a_worker(client: Client, jobs: SLURMCluster) -> None:
                 f"files of {WORKER_LOGS}, tell why (often too small a memory_limit)"
             )
         time.sleep(_LOOK_SECONDS)
-
-
-def _in_queue(jobs: SLURMCluster) -> bool:
-    """Whether a worker's job waits or runs; taken for granted while squeue does not answer."""
-    ours = {str(job.job_id) for job in jobs.workers.values()}
-    ended = subprocess.run(
-        ["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True
-    )
-    return ended.returncode != 0 or not ours.isdisjoint(ended.stdout.split())

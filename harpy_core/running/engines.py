@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, ENGINES, Engine, checked, on
+from harpy_core.running.lookout import wait_for_a_worker
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -77,5 +78,6 @@ def _troubles(engine: Engine, client: Client | None) -> list[str]:
     if client is None:
         trouble = engine.trouble()
         return [trouble] if trouble else []
+    wait_for_a_worker(client)
     found = client.run(engine.trouble)
     return [f"worker {worker}: {trouble}" for worker, trouble in found.items() if trouble]

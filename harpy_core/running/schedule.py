@@ -1,5 +1,7 @@
 """Run tasks on threads or on a Dask cluster: a bounded number in flight, results in order.
 
+The number follows the cluster's threads: one that grows is used.
+
 Results come in the order of the tasks, whatever finished first, so that what is merged from them
 does not depend on timing.
 """
@@ -8,12 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from harpy_core.running.given import given_cores
+from harpy_core.running.lookout import Lookout
+from harpy_core.running.pieces import Piece, Pieces, compute
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,27 +67,48 @@ def in_order(
     threads
         How many of them; `threads_of` the client without.
     """
-    threads = threads or threads_of(client)
-    width = IN_FLIGHT * threads
     if client is None:
+        threads = threads or threads_of(None)
         with ThreadPoolExecutor(threads) as pool:
-            yield from _rolling(lambda task: pool.submit(function, task), tasks, width)
+            futures = (pool.submit(function, task) for task in tasks)
+            yield from _on_threads(futures, threads)
     else:
-        yield from _rolling(lambda task: client.submit(function, task, pure=False), tasks, width)
+        yield from _on_cluster(
+            (client.submit(function, task, pure=False) for task in tasks), client
+        )
 
 
-def _rolling(submit: Callable[[T], Any], tasks: Iterable[T], width: int) -> Iterator[Any]:
+def _on_threads(futures: Iterator[Any], threads: int) -> Iterator[Any]:
+    return _rolling(futures, lambda: threads, lambda future: future.result())
+
+
+def _on_cluster(futures: Iterator[Any], client: Client) -> Iterator[Any]:
+    lookout = Lookout(client)
+    return _rolling(futures, lambda: lookout.threads(threads_of), lookout.result)
+
+
+def _rolling(
+    futures: Iterator[Any], threads: Callable[[], int], result: Callable[[Any], Any]
+) -> Iterator[Any]:
+    """Results in order, no more futures drawn than keep the threads that there are at work."""
     waiting: deque[Any] = deque()
     try:
-        for task in tasks:
-            waiting.append(submit(task))
-            if len(waiting) >= width:
-                yield waiting.popleft().result()
+        for future in futures:
+            waiting.append(future)
+            while len(waiting) >= IN_FLIGHT * threads():
+                yield _first(waiting, result)
         while waiting:
-            yield waiting.popleft().result()
+            yield _first(waiting, result)
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _first(waiting: deque[Any], result: Callable[[Any], Any]) -> Any:
+    """The first one's result; it stays among those that wait, to be cancelled, until it is there."""
+    found = result(waiting[0])
+    waiting.popleft()
+    return found
 
 
 class Readable(Protocol):
@@ -144,17 +170,22 @@ def _run_on_blocks(function: Callable[[Any], R], task: Lazy, labels: Any, blocks
 def _computed(
     function: Callable[[Any], R], tasks: Sequence[Lazy], client: Client | None
 ) -> Iterator[R]:
-    """Results on Dask blocks, all of one graph, so that what the blocks share is made once."""
+    """Results on Dask blocks, what the blocks share made once."""
     import dask
 
     run = dask.delayed(_run_on_blocks, pure=False)
+    threads = threads_of(client)
     values = [run(function, t.without_blocks(), t.labels, t.image) for t in tasks]
-    if client is None:
-        yield from dask.compute(*values, scheduler="threads")
+    pieces = Pieces(values, apart=len(values) < threads)
+    if client is not None:
+        there = partial(client.submit, compute, pure=False)
+        yield from _on_cluster(pieces.handed_out(there), client)
         return
-    waiting = deque(client.compute(values))
-    try:
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        client.cancel(list(waiting))
+    with ThreadPoolExecutor(threads) as pool:
+        futures = pieces.handed_out(lambda piece, needed: pool.submit(_after, needed, piece))
+        yield from _on_threads(futures, threads)
+
+
+def _after(needed: list[Future[Any]], piece: Piece) -> Any:
+    """A piece's value; those it waits for were handed out before it, so one of them can run."""
+    return compute(piece, [future.result() for future in needed])

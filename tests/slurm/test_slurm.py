@@ -16,12 +16,11 @@ import one_node
 import pytest
 import yaml
 import zarr
-from distributed.scheduler import NoWorkerError
 
 from harpy_core.aggregate.aggregation import aggregate_stats
 from harpy_core.config.models import Cluster
 from harpy_core.errors import InputError
-from harpy_core.running import cluster
+from harpy_core.running import cluster, lookout, schedule
 from harpy_core.storage.manifest import read_manifest
 
 OBSTACLE = one_node.obstacle()
@@ -141,12 +140,13 @@ def test_workers_that_cannot_come_are_told_of(setting: dict[str, Any], told: str
 
 @pytest.mark.usefixtures("in_tmp_path")
 def test_a_stage_whose_workers_have_all_ended_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_ALONE", "3 seconds")
+    monkeypatch.setattr(lookout, "ALONE_SECONDS", 3.0)
     with cluster.connect(Cluster(kind="slurm", **SMALL_WORKERS), threads=1) as client:
-        waiting = client.submit(time.sleep, 300)
+        results = schedule.in_order(time.sleep, [0, 300], client)
+        next(results)
         subprocess.run(["scancel", "--name=dask-worker"], check=True)
-        with pytest.raises(NoWorkerError):
-            waiting.result(timeout=60)
+        with pytest.raises(InputError, match="has had no worker for 3 seconds"):
+            next(results)
 
 
 def test_the_profile_gives_the_results_of_a_local_run(finished_here: Path, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""What a job notices of its cluster while it waits: workers that come, end, or lack memory.
+
+A job whose workers have all ended, or end again and again for want of memory, fails with one line;
+Dask itself would wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from harpy_core.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+ALONE_SECONDS = 60.0
+"""After how long without any worker, and without one in SLURM's queue, a job fails."""
+
+LOOK_SECONDS = 2.0
+"""Between two looks at the cluster while a result is waited for."""
+
+ASK_SECONDS = 1.0
+"""How long the number of threads is taken to stay the same."""
+
+RESTARTS = 2
+"""How often workers may be restarted for memory with the same task before the job fails."""
+
+_MEMORY = (
+    "raise cluster.memory_limit, or lower cluster.threads_per_worker, so that each worker has more "
+    "memory for each of its threads"
+)
+
+_logger = logging.getLogger("harpy_core")
+
+
+def wait_for_a_worker(client: Client) -> None:
+    """Return as soon as the cluster has a worker; clusters that grow may begin without."""
+    if not client.nthreads():
+        _logger.info("waiting for the cluster's first worker")
+        client.wait_for_workers(1)
+
+
+class Lookout:
+    """A cluster while a job waits for its results."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._asked = -ASK_SECONDS
+        self._threads = 1
+        self._alone_since: float | None = None
+        self._restarts = self._count_restarts()
+        # Of dask-jobqueue.
+        self._jobs = client.cluster if hasattr(client.cluster, "job_script") else None
+
+    def threads(self, ask: Callable[[Client], int]) -> int:
+        """Tasks that can run at the same time, asked anew every second: clusters grow."""
+        now = time.monotonic()
+        if now - self._asked >= ASK_SECONDS:
+            self._asked, self._threads = now, ask(self._client)
+        return self._threads
+
+    def result(self, future: Future) -> Any:
+        """A task's result.
+
+        Raises
+        ------
+        InputError
+            All workers have ended, or they end again and again for want of memory.
+        """
+        from distributed import KilledWorker, wait
+
+        while not future.done():
+            try:
+                wait([future], timeout=LOOK_SECONDS)
+            except TimeoutError:
+                self._look(future)
+        try:
+            result = future.result()
+        except KilledWorker as error:
+            raise InputError(
+                f"{error.allowed_failures + 1} workers ended one after the other while they had "
+                f"the same task, most often for want of memory: {_MEMORY}"
+            ) from error
+        self._alone_since = None
+        return result
+
+    def _look(self, future: Future) -> None:
+        workers = len(self._client.nthreads())
+        self._refuse_to_be_alone(workers)
+        restarts = self._count_restarts() - self._restarts
+        if restarts >= RESTARTS and self._ended_workers_with(future) >= RESTARTS:
+            raise InputError(
+                f"workers were restarted for memory {restarts} times, more than once with the same "
+                f"task: {_MEMORY}"
+            )
+
+    def _refuse_to_be_alone(self, workers: int) -> None:
+        now = time.monotonic()
+        if workers or (self._jobs is not None and in_queue(self._jobs)):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since >= ALONE_SECONDS:
+            raise InputError(
+                f"the cluster has had no worker for {ALONE_SECONDS:.0f} seconds: all have ended; "
+                "their logs tell why (often too small a cluster.memory_limit, or too short a "
+                "cluster.walltime)"
+            )
+
+    def _count_restarts(self) -> int:
+        """Workers that were restarted for memory, ever."""
+        return len(self._client.get_events("worker-restart-memory"))
+
+    def _ended_workers_with(self, future: Future) -> int:
+        """How many workers ended while they had a task."""
+
+        # Sent as it is: the scheduler's process need not have this package.
+        def suspicious(key: Any, dask_scheduler: Any) -> int:
+            task = dask_scheduler.tasks.get(key)
+            return task.suspicious if task is not None else 0
+
+        found: int = self._client.run_on_scheduler(suspicious, future.key)
+        return found
+
+
+def in_queue(jobs: Any) -> bool:
+    """Whether a worker's job waits or runs; taken for granted while squeue does not answer.
+
+    Parameters
+    ----------
+    jobs
+        A cluster of dask-jobqueue.
+    """
+    ours = {str(job.job_id) for job in jobs.workers.values()}
+    ended = subprocess.run(
+        ["squeue", "--me", "--noheader", "--format=%A"], capture_output=True, text=True
+    )
+    return ended.returncode != 0 or not ours.isdisjoint(ended.stdout.split())
