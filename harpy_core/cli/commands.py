@@ -16,6 +16,7 @@ from harpy_core.cli.options import as_options, options_of, section_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Extract, Source
 from harpy_core.errors import InputError
+from harpy_core.running.given import given_cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -249,7 +250,7 @@ def _workers(typed: Mapping[str, Any]) -> Iterator[Client | None]:
 
 
 def _cores(typed: Mapping[str, Any]) -> int:
-    return typed["cores"] or len(os.sched_getaffinity(0))
+    return typed["cores"] or given_cores()
 
 
 def _announce(
@@ -262,10 +263,12 @@ def _announce(
 def _sentence(
     stage: str, info: RasterInfo, typed: Mapping[str, Any], folder: Path, settings: dict[str, Any]
 ) -> str:
-    from harpy_core.planning import forecast
+    from harpy_core.planning import fits, forecast
     from harpy_core.planning.plan import stage_plan
+    from harpy_core.running.workers import Workers, engine_here
 
-    where = section_of(Cluster, typed)
+    where, cores = section_of(Cluster, typed), _cores(typed)
     planned = stage_plan(stage, info, **settings)
-    forecast.refuse_unfit(planned, where, _cores(typed), folder)
-    return forecast.sentence(planned, where, _cores(typed), folder)
+    workers = Workers.of(where, cores, engine_here(where, typed.get("engine") or "auto"))
+    fits.refuse_unfit(planned, workers, where, cores, folder)
+    return forecast.sentence(planned, workers, folder)

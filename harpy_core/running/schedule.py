@@ -105,7 +105,7 @@ def _rolling(
 
 
 def _first(waiting: deque[Any], result: Callable[[Any], Any]) -> Any:
-    """The first one's result; it stays among those that wait, to be cancelled, until it is there."""
+    """The first one's result; until it is there, the future is among those to be cancelled."""
     found = result(waiting[0])
     waiting.popleft()
     return found
