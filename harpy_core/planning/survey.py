@@ -5,36 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
-import zarr
-from zarr.core.sync import sync
 
 from harpy_core.errors import InputError
-from harpy_core.raster.chunks import ChunkFiles
-from harpy_core.raster.formats.stores import open_group
-from harpy_core.raster.formats.tiff import TiffArray, is_tiff
-from harpy_core.raster.opening import (
-    Element,
-    axes_of,
-    check_elements,
-    chosen_channels,
-    find_elements,
-    names_in,
-)
-from harpy_core.raster.reading import AxesView
+from harpy_core.raster import axes
+from harpy_core.raster.formats import format_of, owner_of
+from harpy_core.raster.formats.format import LISTED, Element, Format, Storage, listed
+from harpy_core.raster.ngff import diagonal
+from harpy_core.raster.opening import check_elements, chosen_channels, find_elements
+from harpy_core.raster.reading import stored_in
 
 SAMPLED = 4
 """Chunks of each array that are read."""
 
 SAMPLED_BYTES = 2**28
 """Decoded bytes after which no further chunk of an array is read."""
-
-_LISTED = 12
-"""Names after which a list is cut short."""
 
 
 @dataclass(slots=True)
@@ -68,69 +55,24 @@ def survey(
     """
     found = Survey()
     try:
-        found.lines += _contents(uri, storage_options, image)
+        source = format_of(uri)
+        for name, line in source.contents(uri, image, storage_options):
+            found.lines.append(_row(name) + line)
         pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
         found.lines += _side_by_side(_facts(pixels, "images"), _facts(segmentation, "labels"))
         names = check_elements(uri, pixels, segmentation).channels
         used = [names[i] for i in chosen_channels(uri, names, channels)]
         of = "" if len(used) == len(names) else f" of {len(names)}"
-        found.lines.append(_row("channels") + f"{len(used)}{of}: {_list(used)}")
+        found.lines.append(_row("channels") + f"{len(used)}{of}: {listed(used)}")
         found.lines.append(_row("instances") + f"{_instances(segmentation.array)}")
     except InputError as error:
         found.problem = str(error)
     return found
 
 
-def _contents(
-    uri: str, storage_options: Mapping[str, Any] | None, image: str | None
-) -> Iterator[str]:
-    """The kind of file or store, and the names of what is in it."""
-    if is_tiff(uri) and Path(uri).is_file():
-        yield from _tiff_contents(uri)
-        return
-    if is_tiff(uri):
-        return
-    group = open_group(uri, storage_options)
-    yield _row("store") + f"Zarr {group.metadata.zarr_format}, {_convention(group)}"
-    for kind in ("images", "labels"):
-        names = names_in(group, kind, image or "")
-        shown = [name or "the store itself" for name in names]
-        plain = [n for n, _ in group.members()] if not names and kind == "images" else []
-        other = f"none declared; there are {_list(plain)}" if plain else "none declared"
-        yield f"{kind:<11} {_list(shown) if shown else other}"
-
-
-def _tiff_contents(uri: str) -> Iterator[str]:
-    try:
-        with tifffile.TiffFile(uri) as tiff:
-            kind = "OME-TIFF" if tiff.is_ome else "TIFF"
-            big = "Big" if tiff.is_bigtiff else ""
-            names = [series.name or str(i) for i, series in enumerate(tiff.series)]
-    except tifffile.TiffFileError as error:
-        raise InputError(f"{uri}: not a TIFF ({error}); correct the path") from error
-    yield _row("file") + f"{big}{kind}, {Path(uri).stat().st_size:,} bytes"
-    yield _row("images") + f"{_list(names)}"
-
-
-def _convention(group: zarr.Group) -> str:
-    attributes: dict[str, Any] = group.attrs.asdict()
-    if "spatialdata_attrs" in attributes:
-        return f"SpatialData {attributes['spatialdata_attrs'].get('version', '')}".rstrip()
-    ome = {**attributes, **attributes.get("ome", {})}
-    if "multiscales" in ome:
-        version = ome.get("version") or ome["multiscales"][0].get("version", "")
-        return f"OME-Zarr {version}".rstrip()
-    return "plain arrays"
-
-
 def _row(name: str) -> str:
     """The beginning of a line."""
     return f"{name:<11} "
-
-
-def _list(names: Sequence[str]) -> str:
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _side_by_side(*columns: Mapping[str, str]) -> Iterator[str]:
@@ -143,109 +85,62 @@ def _side_by_side(*columns: Mapping[str, str]) -> Iterator[str]:
 # One array ----------------------------------------------------------------------------------------
 
 
-_SHUFFLES = ("no shuffle", "shuffle", "bitshuffle")
-"""What numcodecs calls 0, 1 and 2."""
-
-
 def _facts(element: Element, kind: str) -> dict[str, str]:
     array = element.array
-    stored = array.array if isinstance(array, AxesView) else array
-    sample = _Sample(stored)
+    stored = stored_in(array)
+    found = _format(stored).storage(stored, 4 * SAMPLED)
     return {
         "": kind.removesuffix("s") if kind == "images" else kind,
         "element": element.name or "the store itself",
-        "shape": f"{_by(array.shape)} ({', '.join(axes_of(kind, array.ndim))})",
+        "shape": f"{_by(array.shape)} ({', '.join(axes.of(kind, array.ndim))})",
         "levels": f"{len(element.levels)}: "
-        + ", ".join(_by(shape[-2:]) for shape in element.levels[:_LISTED]),
+        + ", ".join(_by(shape[-2:]) for shape in element.levels[:LISTED]),
         "dtype": str(np.dtype(array.dtype)),
         "chunks": _by(array.chunks),
-        "shards": "none" if sample.unit == tuple(stored.chunks) else _by(sample.unit),
-        "codec": sample.codec(),
-        "stored": sample.presence(),
-        "compression": sample.compression(),
+        "shards": "none" if found.unit == tuple(stored.chunks) else _by(found.unit),
+        "codec": found.codec,
+        "stored": _presence(found, stored.shape),
+        "compression": _compression(found, np.dtype(stored.dtype)),
     }
+
+
+def _format(array: Any) -> Format:
+    owner = owner_of(array)
+    assert owner is not None
+    return owner
 
 
 def _by(sizes: Sequence[int]) -> str:
     return " x ".join(f"{n:,}" for n in sizes)
 
 
-def _diagonal(shape: Sequence[int], unit: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Indices of some units of an array, evenly from its first corner to its last."""
-    grid = [-(-n // c) for n, c in zip(shape, unit, strict=True)]
-    places = [tuple((2 * i + 1) * n // (2 * count) for n in grid) for i in range(count)]
-    return sorted(set(places)) if all(grid) else []
+def _compression(found: Storage, dtype: np.dtype) -> str:
+    """Decoded bytes for each stored one."""
+    sizes = [size for size in found.sizes if size]
+    if not sizes:
+        return "unknown"
+    return f"{math.prod(found.unit) * dtype.itemsize * len(sizes) / sum(sizes):.2f} x"
 
 
-class _Sample:
-    """Some of the objects that an array is stored in: chunks, shards, or segments of a TIFF."""
-
-    def __init__(self, array: zarr.Array | TiffArray) -> None:
-        self._array = array
-        self.unit: tuple[int, ...] = tuple(getattr(array, "shards", None) or array.chunks)
-        self._number = math.prod(-(-n // c) for n, c in zip(array.shape, self.unit, strict=True))
-        self._sizes: Sequence[int | None]
-        if isinstance(array, TiffArray):
-            self._sizes = array.segment_sizes(4 * SAMPLED)
-        else:
-            indices = _diagonal(array.shape, self.unit, 4 * SAMPLED)
-            self._sizes = [_stored_size(array, index) for index in indices]
-
-    def presence(self) -> str:
-        """How many of the looked-at units are there."""
-        there = sum(size is not None for size in self._sizes)
-        return f"{there} of {len(self._sizes)} that were looked at, of {self._number:,}"
-
-    def compression(self) -> str:
-        """Decoded bytes for each stored one."""
-        sizes = [size for size in self._sizes if size]
-        if not sizes:
-            return "unknown"
-        decoded = math.prod(self.unit) * np.dtype(self._array.dtype).itemsize
-        return f"{decoded * len(sizes) / sum(sizes):.2f} x"
-
-    def codec(self) -> str:
-        """Filters and compressors, with their settings."""
-        if isinstance(self._array, TiffArray):
-            return self._array.compression
-        steps = [*self._array.filters, *self._array.compressors]
-        return ", ".join(_codec_name(step) for step in steps) or "none"
-
-
-def _stored_size(array: zarr.Array, index: tuple[int, ...]) -> int | None:
-    """Bytes of the object that holds a chunk or a shard; None where there is none."""
-    key = f"{array.path}/{array.metadata.encode_chunk_key(index)}".lstrip("/")
-    try:
-        return int(sync(array.store_path.store.getsize(key)))
-    except (FileNotFoundError, KeyError):
-        return None
-
-
-def _codec_name(codec: Any) -> str:
-    if hasattr(codec, "get_config"):
-        settings = codec.get_config()
-        name = settings.pop("id")
-    else:
-        written = codec.to_dict()
-        name, settings = written["name"], written.get("configuration", {})
-    shown = [settings[key] for key in ("cname", "clevel", "level", "shuffle") if key in settings]
-    if isinstance(settings.get("shuffle"), int) and 0 <= settings["shuffle"] < len(_SHUFFLES):
-        shown[-1] = _SHUFFLES[settings["shuffle"]]
-    return " ".join(map(str, (name, *shown)))
+def _presence(found: Storage, shape: Sequence[int]) -> str:
+    """How many of the looked-at units are there."""
+    there = sum(size is not None for size in found.sizes)
+    number = math.prod(-(-n // c) for n, c in zip(shape, found.unit, strict=True))
+    return f"{there} of {len(found.sizes)} that were looked at, of {number:,}"
 
 
 def _instances(array: Any) -> str:
     """How many labels a few chunks hold."""
-    stored = array.array if isinstance(array, AxesView) else array
-    files = ChunkFiles(stored)
+    stored = stored_in(array)
+    chunks = _format(stored).chunks(stored, strict=False)
     size = math.prod(stored.chunks) * np.dtype(stored.dtype).itemsize
     count = max(min(SAMPLED, SAMPLED_BYTES // size), 1)
-    indices = _diagonal(stored.shape, stored.chunks, count)
+    indices = diagonal(stored.shape, stored.chunks, count)
     labels: set[int] = set()
     pixels = 0
     for index in indices:
         chunk = np.empty(stored.chunks, np.dtype(stored.dtype).newbyteorder("="))
-        files.read(index, chunk)
+        chunks.read(index, chunk)
         inside = tuple(
             slice(0, min(c, n - i * c))
             for i, c, n in zip(index, stored.chunks, stored.shape, strict=True)

@@ -13,7 +13,8 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -38,7 +39,6 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from harpy_core.errors import InputError
-from harpy_core.raster.formats.tiff import TiffArray
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import verified
 
@@ -221,15 +221,61 @@ def _changes_nothing(codec: object) -> bool:
     return isinstance(codec, TransposeCodec) and codec.order == tuple(range(len(codec.order)))
 
 
-def _stored_dtype(array: zarr.Array | TiffArray) -> np.dtype:
+def _stored_dtype(array: zarr.Array) -> np.dtype:
     """Type of the items in a chunk file, with its byte order."""
     dtype = np.dtype(array.dtype)
-    if isinstance(array, zarr.Array) and isinstance(array.metadata, ArrayV3Metadata):
+    if isinstance(array.metadata, ArrayV3Metadata):
         found = _sharding_of(array, array.metadata)
         for codec in found[1] if found else ():
             if isinstance(codec, BytesCodec) and codec.endian is not None:
                 return dtype.newbyteorder(_order_of(codec))
     return dtype
+
+
+class Slices:
+    """The chunks of anything that slices like an array, such as a TIFF.
+
+    Parameters
+    ----------
+    array
+        With a shape and chunks; it is sent to workers.
+    name
+        What an error names.
+    """
+
+    def __init__(self, array: Any, name: str) -> None:
+        self._array, self._name = array, name
+
+    def read(self, index: tuple[int, ...], out: np.ndarray) -> None:
+        """Decode the chunk at `index` into `out`, as `ChunkFiles.read` does."""
+        with _told(self._name, index):
+            _read_slice(self._array, index, out)
+
+
+@contextmanager
+def _told(name: str, index: tuple[int, ...]) -> Iterator[None]:
+    """Tell in one line why a chunk cannot be read."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, zlib.error) as error:
+        if "imagecodecs" in str(error):
+            raise InputError(
+                f"{name}: its compression needs a package: pip install imagecodecs ({error})"
+            ) from error
+        raise InputError(
+            f"{name}: chunk {index} cannot be read ({error}); restore or rewrite this array"
+        ) from error
+
+
+def _read_slice(array: Any, index: tuple[int, ...], out: np.ndarray) -> None:
+    region = tuple(
+        slice(i * n, min((i + 1) * n, size))
+        for i, n, size in zip(index, array.chunks, array.shape, strict=True)
+    )
+    values = np.asarray(array[region])
+    out[tuple(slice(0, n) for n in values.shape)] = values
 
 
 class ChunkFiles:
@@ -238,18 +284,18 @@ class ChunkFiles:
     Parameters
     ----------
     array
-        Any regular Zarr array, or a TIFF.
+        Any regular Zarr array.
     strict
         Make a missing chunk an error instead of the array's fill value.
     """
 
-    def __init__(self, array: zarr.Array | TiffArray, strict: bool = False) -> None:
+    def __init__(self, array: zarr.Array, strict: bool = False) -> None:
         self._array = array
         self._strict = strict
         self._stored = _stored_dtype(array)
-        self._name = array.path if isinstance(array, TiffArray) else str(array.store_path)
+        self._name = str(array.store_path)
         self._files: _Files | None = None
-        if isinstance(array, zarr.Array) and isinstance(array.store_path.store, LocalStore):
+        if isinstance(array.store_path.store, LocalStore):
             self._folder = Path(array.store_path.store.root) / array.path
             self._files = _files_of(array)
 
@@ -277,18 +323,11 @@ class ChunkFiles:
         InputError
             The chunk is missing (`strict`), or cannot be decoded.
         """
-        try:
+        with _told(self._name, index):
             if self._files is None:
                 self._read_through_zarr(index, out)
             else:
                 self._read_file(index, out, self._files)
-        except (OSError, ValueError, RuntimeError, zlib.error) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{self._name}: chunk {index} cannot be read ({error}); "
-                "restore or rewrite this array"
-            ) from error
 
     def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> None:
         try:
@@ -320,15 +359,9 @@ class ChunkFiles:
         out[...] = 0 if fill is None else fill
 
     def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> None:
-        array = self._array
-        if self._strict and isinstance(array, zarr.Array) and not _present(array, index):
-            self._fill(index, out, array)
-        region = tuple(
-            slice(i * n, min((i + 1) * n, size))
-            for i, n, size in zip(index, self._array.chunks, self._array.shape, strict=True)
-        )
-        values = np.asarray(self._array[region])
-        out[tuple(slice(0, n) for n in values.shape)] = values
+        if self._strict and not _present(self._array, index):
+            self._fill(index, out, self._array)
+        _read_slice(self._array, index, out)
 
 
 def _present(array: zarr.Array, index: tuple[int, ...]) -> bool:

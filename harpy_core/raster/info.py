@@ -12,12 +12,6 @@ from typing import Any
 from harpy_core.errors import InputError
 from harpy_core.storage.manifest import write_json
 
-METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
-"""Names of the files of a Zarr store that hold no pixels."""
-
-PROTOCOLS = ("s3", "gs", "gcs", "https", "http", "abfs", "az")
-"""What an address may begin with."""
-
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
@@ -42,13 +36,16 @@ class RasterInfo:
     labels_dtype
         NumPy name of the label type.
     fingerprint
-        Digest of the metadata and of the names, sizes and times of the files.
+        Digest of the metadata, of the names, sizes and times of the files, and of the channels.
     level
         Resolution of a multiscale image and of its labels; 0 is the finest.
     storage_options
         For an address: what fsspec is given for its protocol.
     cache
         Absolute path of the folder that keeps what is fetched from an address; None keeps nothing.
+    files
+        Digest of what the files are, whatever channels of them are in use; it is compared when the
+        raster is opened again.
     """
 
     uri: str
@@ -65,6 +62,7 @@ class RasterInfo:
     level: int = 0
     storage_options: dict[str, Any] = field(default_factory=dict)
     cache: str | None = None
+    files: str = ""
 
     def choosing(self, channels: Sequence[str] | None) -> RasterInfo:
         """The same raster with some of its channels in use, in its own order; None: all.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harpy_core.errors import InputError
+from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.reading import NUMPY_TILE, Reader, delivered, is_dask, lifted, reader_of
@@ -21,8 +22,7 @@ from harpy_core.tiles.grid import Edges
 LABELS = "labels"
 """Name of a layer that was given without one."""
 
-_AXES = {"image": ("c", "z", "y", "x"), "labels": ("z", "y", "x")}
-"""Axes as the jobs want them; z may be left out."""
+_KINDS = {"image": "images", "labels": "labels"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +91,8 @@ class Raster:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the image's axes; of the labels' without an image."""
-        array, known = (self.labels, "labels") if self.image is None else (self.image, "image")
-        return _named(known, array.ndim)
+        array, known = (self.labels, "labels") if self.image is None else (self.image, "images")
+        return axes.of(known, array.ndim)
 
     @property
     def lazy(self) -> bool:
@@ -204,21 +204,16 @@ def _in_order(array: Any, kind: str) -> Any:
     alone = {dim: 0 for dim in array.dims if str(dim).lower() == "t" and array.sizes[dim] == 1}
     array = array.isel(alone) if alone else array
     places = {str(dim).lower(): dim for dim in array.dims}
-    wanted = [axis for axis in _AXES[kind] if axis in places]
-    complete = len(places) == array.ndim == len(wanted)
-    if not complete or tuple(wanted) != _named(kind, array.ndim):
-        whole, flat = _AXES[kind], _named(kind, len(_AXES[kind]) - 1)
+    known = axes.ALL[_KINDS[kind]]
+    flat = tuple(axis for axis in known if axis != "z")
+    wanted = tuple(axis for axis in known if axis in places)
+    if len(places) != array.ndim or len(wanted) != array.ndim or wanted not in (known, flat):
         raise InputError(
             f"{kind}: dimensions are {', '.join(dims)}: give ({', '.join(flat)}) or "
-            f"({', '.join(whole)}), in any order, with array.rename(...) or array.isel(...)"
+            f"({', '.join(known)}), in any order, with array.rename(...) or array.isel(...)"
         )
     order = [places[axis] for axis in wanted]
     return (array if order == list(array.dims) else array.transpose(*order)).data
-
-
-def _named(kind: str, count: int) -> tuple[str, ...]:
-    known = _AXES[kind]
-    return known if count == len(known) else tuple(axis for axis in known if axis != "z")
 
 
 def _check_labels(labels: Any) -> None:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import zarr
 
-from harpy_core.raster.chunks import ChunkFiles, covering
-from harpy_core.raster.formats.tiff import TiffArray, whole_key
+from harpy_core.raster.chunks import covering
+from harpy_core.raster.formats import owner_of
 from harpy_core.tiles.grid import Edges, Region, regular_edges
 from harpy_core.tiles.scratch import scratch
 
@@ -111,15 +110,15 @@ class ArrayReader:
         return tuple(slice(a - o, b - o) for (a, b), o in zip(region, self._origin, strict=True))
 
 
-class ZarrReader:
-    """Regions of a Zarr array, each chunk decoded once into place."""
+class ChunkReader:
+    """Regions of an array on disk or at an address, each chunk decoded once into place."""
 
-    def __init__(
-        self, array: zarr.Array | TiffArray | AxesView, axes: int, strict: bool = False
-    ) -> None:
+    def __init__(self, array: Any, axes: int, strict: bool = False) -> None:
         self._array, self._axes, self._strict = array, axes, strict
-        stored = array.array if isinstance(array, AxesView) else array
-        self._files, self._stored_chunks = ChunkFiles(stored, strict), stored.chunks
+        stored = stored_in(array)
+        owner = owner_of(stored)
+        assert owner is not None
+        self._files, self._stored_chunks = owner.chunks(stored, strict), stored.chunks
         self._kept = array.kept if isinstance(array, AxesView) else tuple(range(array.ndim))
         self._lifted = array.ndim != axes
         self.shape = lifted(array.shape, axes, 1)
@@ -150,7 +149,7 @@ class ZarrReader:
                 outside.append(slice(first - a, last - a))
             out[tuple(outside)] = chunk[tuple(inside)]
 
-    def detach(self, region: Region) -> ZarrReader:
+    def detach(self, region: Region) -> ChunkReader:
         """The reader itself: it holds no pixels."""
         return self
 
@@ -168,6 +167,16 @@ class ZarrReader:
         self._files.read(tuple(place), out.reshape(self._stored_chunks))
 
 
+def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
+    """An index with an entry for each axis, whatever was left out or stands for several."""
+    given = key if isinstance(key, tuple) else (key,)
+    if Ellipsis in given:
+        at = given.index(Ellipsis)
+        missing = axes - len(given) + 1
+        given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
+    return (*given, *(slice(None),) * (axes - len(given)))
+
+
 @dataclass(frozen=True, slots=True)
 class AxesView:
     """An array without some of its axes of one pixel, such as OME's t.
@@ -180,7 +189,7 @@ class AxesView:
         Ascending numbers of the axes that stay.
     """
 
-    array: zarr.Array
+    array: Any
     kept: tuple[int, ...]
 
     @property
@@ -208,6 +217,11 @@ class AxesView:
         for axis, part in zip(self.kept, whole_key(key, self.ndim), strict=True):
             full[axis] = part
         return np.asarray(self.array[tuple(full)])
+
+
+def stored_in(array: Any) -> Any:
+    """The array whose chunks hold another one's pixels."""
+    return array.array if isinstance(array, AxesView) else array
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +267,15 @@ class ChannelView:
         return planes[0] if isinstance(channels, int) else planes
 
 
+def whole_image(image: Any) -> Any:
+    """The image that some channels were chosen from."""
+    return image.array if isinstance(image, ChannelView) else image
+
+
 class ViewReader:
     """Regions of a channel view; a chunk with some of the channels is decoded once for them all."""
 
-    def __init__(self, reader: ZarrReader, indices: tuple[int, ...]) -> None:
+    def __init__(self, reader: ChunkReader, indices: tuple[int, ...]) -> None:
         self._reader, self._indices = reader, indices
         self.shape = (len(indices), *reader.shape[1:])
         self.dtype = reader.dtype
@@ -301,7 +320,7 @@ NUMPY_TILE = 2048
 
 
 def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
-    """The reader of a NumPy or Zarr array.
+    """The reader of an array in memory, on disk or at an address.
 
     Parameters
     ----------
@@ -313,9 +332,9 @@ def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
         Make missing chunks of a Zarr array errors.
     """
     if isinstance(array, ChannelView):
-        return ViewReader(ZarrReader(array.array, axes, strict), array.indices)
-    if isinstance(array, (zarr.Array, TiffArray, AxesView)):
-        return ZarrReader(array, axes, strict)
+        return ViewReader(ChunkReader(array.array, axes, strict), array.indices)
+    if owner_of(stored_in(array)) is not None:
+        return ChunkReader(array, axes, strict)
     values = np.asarray(array)
     chunks = (1,) * (axes - 2) + (NUMPY_TILE, NUMPY_TILE)
     return ArrayReader(values, axes, chunks)

@@ -219,7 +219,10 @@ def test_a_tiff_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_tiff_needs_its_labels(tmp_path: Path) -> None:
     (tmp_path / "image.tif").write_bytes(TIFF)
     line = told(with_source(uri=str(tmp_path / "image.tif")))
-    assert line == "cases.liver.source.labels = null: a TIFF needs the path of its label TIFF"
+    assert (
+        line
+        == "cases.liver.source.labels = null: it holds no labels: give the path of a label TIFF"
+    )
 
 
 def test_labels_of_a_tiff_are_found_beside_it(tmp_path: Path) -> None:

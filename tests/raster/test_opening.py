@@ -27,9 +27,9 @@ from stores import (
 
 import harpy_core as hc
 from harpy_core.raster import RasterInfo, describe, open_described, open_raster
-from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.raster.chunks import Slices
 from harpy_core.raster.fingerprints import fingerprint
-from harpy_core.raster.formats.tiff import TiffArray
+from harpy_core.raster.tiff_array import TiffArray
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -317,7 +317,7 @@ def test_a_tiff_of_more_than_4_gb_is_read_beyond_them(tmp_path: Path) -> None:
     assert array.chunks == (1, 100, 30_000)
     np.testing.assert_array_equal(array[2, -250:], end)
     chunk = np.empty(array.chunks, "u2")
-    ChunkFiles(array).read((2, 299, 0), chunk)
+    Slices(array, str(path)).read((2, 299, 0), chunk)
     np.testing.assert_array_equal(chunk[0], end[-100:])
 
 
@@ -543,3 +543,49 @@ def test_a_mistake_is_told_in_one_line(
         open_raster(tmp_path / uri, image, labels, channels)
     assert isinstance(error.value, hc.InputError)
     assert "\n" not in str(error.value)
+
+
+# The same input -----------------------------------------------------------------------------------
+
+
+def in_place(path: Path) -> None:
+    """Write some pixels of an array again, as large and where they were."""
+    array = zarr.open_array(path, mode="r+")
+    array[..., :2, :2] = np.asarray(array[..., :2, :2]) + 1
+
+
+@pytest.mark.parametrize("changed", ["fine", "labels/cells/fine"])
+def test_a_store_that_changed_in_place_is_not_what_was_described(
+    changed: str, tmp_path: Path
+) -> None:
+    ome_zarr(tmp_path / "i.zarr", "0.5")
+    info = describe(tmp_path / "i.zarr")
+    assert_is_whole(open_described(info.choosing(["CD3", "DAPI", "CD20"])))
+    in_place(tmp_path / "i.zarr" / changed)
+    for each in (info, info.choosing(["CD3"])):
+        with pytest.raises(hc.InputError, match=r"i.zarr: .*changed since.*run again") as error:
+            open_described(each)
+        assert "\n" not in str(error.value)
+    assert describe(tmp_path / "i.zarr").fingerprint != info.fingerprint
+
+
+def test_labels_from_elsewhere_are_part_of_what_a_declared_store_is(tmp_path: Path) -> None:
+    ome_zarr(tmp_path / "i.zarr", "0.5")
+    (tmp_path / "i.manifest.json").write_text('{"digest": "abc"}')
+    _, labels = tiffs(tmp_path)
+    assert describe(tmp_path / "i.zarr").fingerprint == "abc"
+    info = describe(tmp_path / "i.zarr", labels=labels)
+    tifffile.imwrite(labels, cells() + np.uint32(1))
+    assert describe(tmp_path / "i.zarr", labels=labels).fingerprint != info.fingerprint
+    with pytest.raises(hc.InputError, match="changed since"):
+        open_described(info)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [("cells", "cells"), ("mine.ome.tif", "mine"), ("my.zarr", "my")]
+)
+def test_a_layer_has_the_name_of_its_labels(given: str, name: str, tmp_path: Path) -> None:
+    ome_zarr(tmp_path / "i.zarr", "0.5")
+    tifffile.imwrite(tmp_path / "mine.ome.tif", cells())
+    zarr.create_array(tmp_path / "my.zarr", data=cells())
+    assert list(open_raster(tmp_path / "i.zarr", labels=given).layers) == [name]

@@ -29,8 +29,9 @@ from zarr.storage import LocalStore, ZipStore
 
 from harpy_core import InputError
 from harpy_core.raster.chunks import ChunkFiles, covering
-from harpy_core.raster.formats.tiff import TiffArray
+from harpy_core.raster.formats import owner_of
 from harpy_core.raster.reading import ChannelView, reader_of
+from harpy_core.raster.tiff_array import TiffArray
 from harpy_core.tiles import grid
 
 SHAPE, CHUNKS = (5, 21, 30), (2, 8, 16)
@@ -45,7 +46,9 @@ def pixels(dtype: str = "u2") -> np.ndarray:
 def chunk_of(array: Any, index: tuple[int, ...], strict: bool = False) -> np.ndarray:
     """One chunk, read into a buffer that held something else before."""
     out = np.full(array.chunks, 77).astype(np.dtype(array.dtype).newbyteorder("="))
-    ChunkFiles(array, strict).read(index, out)
+    owner = owner_of(array)
+    assert owner is not None
+    owner.chunks(array, strict).read(index, out)
     return out
 
 

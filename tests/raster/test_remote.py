@@ -21,8 +21,8 @@ from stores import assert_is_whole, cells, ome_zarr, pixels
 
 import harpy_core as hc
 from harpy_core.raster import RasterInfo, describe, open_described, open_raster
+from harpy_core.raster import remote_store as remote
 from harpy_core.raster.chunks import ChunkFiles
-from harpy_core.raster.formats import remote
 
 if TYPE_CHECKING:
     from distributed import Client

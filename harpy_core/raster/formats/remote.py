@@ -1,445 +1,147 @@
-"""Zarr stores at an address: anonymous unless told otherwise, patient, kept locally where asked.
-
-fsspec does the talking (s3://, gs://, https://, …). Ours are the errors in one line, trying again
-what fails in passing, a zip that is read by ranges, and the folder that keeps what was fetched.
-"""
+"""Zarr stores at an address; see `harpy_core.raster.remote_store` for how they are read."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import json
 import os
-import zipfile
-import zlib
-from collections.abc import AsyncIterator, Iterable, Mapping
-from functools import lru_cache
-from typing import Any
-
-import aiohttp
-from fsspec.core import url_to_fs
-from fsspec.registry import get_filesystem_class
-from zarr.abc.store import (
-    ByteRequest,
-    RangeByteRequest,
-    SuffixByteRequest,
-)
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import InputError
-from harpy_core.raster.info import METADATA
-from harpy_core.storage.manifest import digest_of
+from harpy_core.raster.formats import tiff
+from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage
 
-DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait before each new try of what failed in passing."""
+if TYPE_CHECKING:
+    import zarr
 
-_IDENTITY = {"key", "secret", "token", "profile", "anon"}
-_ANONYMOUS: dict[str, dict[str, Any]] = {
-    "s3": {"anon": True},
-    "s3a": {"anon": True},
-    "gs": {"token": "anon"},
-    "gcs": {"token": "anon"},
-    "abfs": {"anon": True},
-    "az": {"anon": True},
-}
-# Else s3fs asks for the size of every object before it fetches it.
-_ONE_REQUEST = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
-_PASSING_STATUS = {429, 500, 502, 503, 504}
-_PASSING_ERRNO = {errno.EBUSY, errno.EREMOTEIO}
-_VALIDATORS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "size")
+    from harpy_core.raster.chunks import ChunkFiles
 
-_LOCAL_HEADER = 30
-_EXTRA = 64
-"""Bytes by which a local header may be longer than the directory says, without a second request."""
+LOCAL = False
+
+PROTOCOLS = ("s3", "gs", "gcs", "https", "http", "abfs", "az", "s3a")
+"""What an address may begin with."""
 
 
-class _DeniedError(InputError):
-    """Not to be had without credentials; or not there, where missing objects are refused too."""
+def claims(uri: str) -> bool:
+    """Whether a source is at an address rather than a path."""
+    return "://" in uri
 
 
-class RemoteStore(FsspecStore):
-    """A Zarr store below an address, read only.
-
-    Parameters
-    ----------
-    fs
-        Asynchronous fsspec filesystem.
-    path
-        The store's place in it.
-    address
-        What the user called it, for errors.
-    kept
-        Folder for what is fetched, metadata excepted; None keeps nothing.
-    """
-
-    def __init__(self, fs: Any, path: str, address: str, kept: str | None = None) -> None:
-        super().__init__(fs, read_only=True, path=path.rstrip("/"))
-        self.address = address
-        self.kept = kept
-
-    def keeping(self, folder: str) -> RemoteStore:
-        """The same store, with a folder for what is fetched."""
-        return type(self)(self.fs, self.path, self.address, folder)
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """As `zarr.abc.store.Store.get`; errors in one line, from the kept folder where there."""
-        is_metadata = key.rpartition("/")[2] in METADATA
-        kept = None if is_metadata else self.kept
-        name = key if byte_range is None else f"{key}@{_span(byte_range)}"
-        if kept is not None:
-            found = await _local(kept, name, prototype)
-            if found is not None:
-                return found
-        try:
-            value = await self._patiently(key, byte_range)
-        except _DeniedError:
-            if is_metadata:
-                # Where nobody may list a bucket, what is not there is denied too.
-                return None
-            raise
-        if value is None:
-            return None
-        buffer = prototype.buffer.from_bytes(value)
-        if kept is not None:
-            await _keep(kept, name, buffer)
-        return buffer
-
-    async def get_partial_values(
-        self,
-        prototype: BufferPrototype,
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
-    ) -> list[Buffer | None]:
-        """As `zarr.abc.store.Store.get_partial_values`."""
-        return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
-
-    async def exists(self, key: str) -> bool:
-        """Whether an object is there; it is not fetched."""
-        try:
-            await self.fs._info(f"{self.path}/{key}")
-        except Exception as error:
-            if isinstance(_behind(error), FileNotFoundError):
-                return False
-            raise self.told(key, error) from error
-        return True
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names below a group; none where the server does not tell."""
-        try:
-            found = await self.fs._ls(f"{self.path}/{prefix}".rstrip("/"), detail=False)
-        except Exception:
-            return
-        for name in found:
-            yield name.rstrip("/").rpartition("/")[2]
-
-    def version(self, path: str) -> list[str]:
-        """What the server says of the metadata of an array: entity tag, time of change, size.
-
-        Parameters
-        ----------
-        path
-            The array's, below the store's root.
-        """
-        folder = f"{self.path}/{path}".rstrip("/")
-        return self._validators(f"{folder}/zarr.json", f"{folder}/.zarray")
-
-    def why_not(self) -> InputError:
-        """Why no group could be opened."""
-        try:
-            sync(self._fetch("zarr.json", None))
-        except InputError as error:
-            return error
-        except FileNotFoundError as error:
-            if "bucket does not exist" in str(error):
-                return InputError(f"{self.address}: there is no such bucket; correct the address")
-        except Exception as error:
-            return self.told("", error)
-        return InputError(
-            f"{self.address}: no Zarr group there; give the address of a SpatialData or OME-Zarr "
-            "store, without a name inside it"
-        )
-
-    def _validators(self, *places: str) -> list[str]:
-        for place in places:
-            try:
-                facts = sync(self.fs._info(place))
-            except Exception:
-                continue
-            return [f"{name}={facts[name]}" for name in _VALIDATORS if facts.get(name) is not None]
-        return []
-
-    async def _patiently(self, key: str, part: ByteRequest | None) -> bytes | None:
-        """An object or a part of it, None where there is none; tried again where it may help."""
-        for delay in (*DELAYS, None):
-            try:
-                return await self._fetch(key, part)
-            except InputError:
-                raise
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                return None
-            except Exception as error:
-                if delay is None or not _passes(error):
-                    raise self.told(key, error) from error
-                await asyncio.sleep(delay)
-        raise AssertionError
-
-    async def _fetch(self, key: str, part: ByteRequest | None) -> bytes | None:
-        return await _part_of(self.fs, f"{self.path}/{key}", part)
-
-    def told(self, key: str, error: Exception) -> InputError:
-        """An error of the network in one line."""
-        error = _behind(error)
-        inside = "" if key.rpartition("/")[2] in METADATA else key
-        place = f"{self.address.rstrip('/')}/{inside}".rstrip("/")
-        status = getattr(error, "status", None) or getattr(error, "code", None)
-        said = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, PermissionError) or status in (401, 403):
-            return _DeniedError(
-                f"{place}: access denied ({said}); correct the address, or give credentials (see "
-                "storage_options)"
-            )
-        if isinstance(error, FileNotFoundError):
-            return InputError(f"{place}: nothing there; correct the address")
-        if isinstance(error, zipfile.BadZipFile):
-            return InputError(f"{place}: not a zip ({said}); correct the address")
-        if isinstance(error, TypeError):
-            return InputError(f"{self.address}: storage_options: {said}")
-        if "Credentials" in type(error).__name__:
-            return InputError(f"{place}: {said}; set credentials, or read it with anon: true")
-        if _is_untrusted(error):
-            return InputError(
-                f"{place}: the server's certificate is not trusted; name its authority's file in "
-                "the environment variable SSL_CERT_FILE (s3: AWS_CA_BUNDLE)"
-            )
-        return InputError(f"{place}: cannot be read ({said}); correct the address or the network")
+def peek(uri: str) -> Peek:
+    """Refuse what can be seen to be no address of a store; nothing is fetched."""
+    if uri.partition("://")[0] not in PROTOCOLS:
+        raise InputError(f"addresses begin with {', '.join(PROTOCOLS)} and ://")
+    if tiff.claims(uri):
+        raise InputError("a TIFF is not read at an address: copy it here first")
+    return Peek()
 
 
-class RemoteZip(RemoteStore):
-    """A zipped Zarr store at an address, read by ranges; its directory is read once a process."""
-
-    def __init__(
-        self,
-        address: str,
-        options: Mapping[str, Any],
-        top: str = "",
-        kept: str | None = None,
-    ) -> None:
-        fs, path = _filesystem(address, options)
-        super().__init__(fs, path, address, kept)
-        self._options, self._top = dict(options), top
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.address, self._options, self._top, self.kept)
-
-    def keeping(self, folder: str) -> RemoteZip:
-        """The same store, with a folder for what is fetched."""
-        return type(self)(self.address, self._options, self._top, folder)
-
-    def version(self, path: str) -> list[str]:
-        """What the server says of the archive."""
-        return self._validators(self.path)
-
-    async def exists(self, key: str) -> bool:
-        """Whether the archive holds a file."""
-        return self._top + key in await asyncio.to_thread(self.members)
-
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names below a group."""
-        start = f"{self._top}{prefix.strip('/')}/".lstrip("/")
-        names = await asyncio.to_thread(self.members)
-        below = {
-            name.removeprefix(start).partition("/")[0] for name in names if name.startswith(start)
-        }
-        for name in sorted(below - {""}):
-            yield name
-
-    def members(self) -> Mapping[str, zipfile.ZipInfo]:
-        """The files of the archive, by name."""
-        return _directory(self.address, json.dumps(self._options, sort_keys=True))
-
-    async def _fetch(self, key: str, part: ByteRequest | None) -> bytes | None:
-        names = await asyncio.to_thread(self.members)
-        entry = names.get(self._top + key)
-        if entry is None:
-            return None
-        content = _inflated(entry, await self._stored(entry))
-        if zlib.crc32(content) != entry.CRC:
-            raise InputError(
-                f"{self.address}: {entry.filename}: its checksum does not match; copy the archive "
-                "there again"
-            )
-        return content[_slice(part)] if part is not None else content
-
-    async def _stored(self, entry: zipfile.ZipInfo) -> bytes:
-        """Bytes of a member as they stand in the archive."""
-        first = entry.header_offset
-        header = _LOCAL_HEADER + len(entry.orig_filename.encode()) + len(entry.extra) + _EXTRA
-        last = first + header + entry.compress_size
-        found = await _part_of(self.fs, self.path, RangeByteRequest(first, last))
-        begin = _LOCAL_HEADER + sum(int.from_bytes(found[i : i + 2], "little") for i in (26, 28))
-        end = begin + entry.compress_size
-        if len(found) < end:
-            whole = RangeByteRequest(first + begin, first + end)
-            return await _part_of(self.fs, self.path, whole)
-        return found[begin:end]
+def watched(uri: str) -> list[str]:
+    """Nothing: no server is asked while a workflow is parsed."""
+    return []
 
 
-def open_remote(address: str, options: Mapping[str, Any] | None = None) -> RemoteStore:
-    """The Zarr store at an address, zipped where the address ends so.
+def stamps(uri: str, image: str | None, labels: str | None) -> list[Stamp]:
+    """Nothing: no server is asked while a workflow is parsed."""
+    return []
 
-    Parameters
-    ----------
-    address
-        ``s3://bucket/store.zarr`` and the like.
-    options
-        What fsspec takes for this protocol; without any it is read anonymously.
+
+def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+    """An image in a store at an address."""
+    from harpy_core.raster import ngff
+
+    return ngff.open_image(open_group(uri, options), uri, name, level)
+
+
+def open_labels(
+    uri: str, name: str | None, image: str | None, level: int, options: Options
+) -> Element | None:
+    """Labels in a store at an address."""
+    from harpy_core.raster import ngff
+
+    return ngff.open_labels(open_group(uri, options), uri, name, image, level)
+
+
+def open_alone(uri: str, level: int, options: Options) -> Element:
+    """Labels at an address of their own."""
+    import zarr
+
+    from harpy_core.raster import ngff
+
+    return ngff.element(_opened(zarr.open, uri, options), uri, uri, "labels", level)
+
+
+def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+    """What is in a store at an address."""
+    from harpy_core.raster import ngff
+
+    return ngff.contents(open_group(uri, options), image or "")
+
+
+def owns(array: Any) -> bool:
+    """Whether an array is part of a store at an address."""
+    import zarr
+
+    from harpy_core.raster.remote_store import RemoteStore
+
+    return isinstance(array, zarr.Array) and isinstance(array.store_path.store, RemoteStore)
+
+
+def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
+    """Chunks through the array interface, which fetches them."""
+    from harpy_core.raster.chunks import ChunkFiles
+
+    return ChunkFiles(array, strict)
+
+
+def facts(array: zarr.Array, times: bool) -> list[Any]:
+    """What the server says of the array's metadata: a chunk written in place leaves it as it is."""
+    from harpy_core.raster import ngff
+
+    store: Any = array.store_path.store
+    return [*ngff.shape_facts(array), str(array.store_path), *store.version(array.path)]
+
+
+def keeping(array: zarr.Array, folder: str | os.PathLike[str]) -> zarr.Array:
+    """The array with a folder that keeps what is fetched of it."""
+    import zarr
+
+    from harpy_core.raster.remote_store import keep_array_in
+
+    store: Any = array.store_path.store
+    kept = keep_array_in(store, array.path, folder)
+    return zarr.open_array(kept, path=array.path, mode="r")
+
+
+def storage(array: zarr.Array, count: int) -> Storage:
+    """Codec, shards, and the sizes of some objects."""
+    from harpy_core.raster import ngff
+
+    return ngff.storage(array, count)
+
+
+def open_group(uri: str, options: Options) -> zarr.Group:
+    """Open the root group of a store at an address, read only.
 
     Raises
     ------
     InputError
-        Unknown protocol or options; a zip that cannot be read or holds several stores.
+        Nothing there, no store, no access.
     """
-    if not address.lower().endswith(".zip"):
-        fs, path = _filesystem(address, options or {})
-        return RemoteStore(fs, path, address)
-    store = RemoteZip(address, options or {})
+    import zarr
+
+    group: zarr.Group = _opened(zarr.open_group, uri, options)
+    return group
+
+
+def _opened(open_it: Callable[..., Any], uri: str, options: Options) -> Any:
+    from harpy_core.raster.remote_store import open_remote
+
+    if tiff.claims(uri):
+        raise InputError(f"{uri}: a TIFF is not read at an address; copy it here first")
+    store = open_remote(uri, options)
     try:
-        names = store.members()
-    except Exception as error:
-        raise store.told("", error) from error
-    if any(name in names for name in METADATA):
-        return store
-    tops = {name.partition("/")[0] for name in names if "/" in name}
-    if len(tops) != 1:
-        raise InputError(f"{address}: {len(tops)} folders at the top; zip one store")
-    return RemoteZip(address, options or {}, f"{tops.pop()}/")
-
-
-def keep_array_in(store: RemoteStore, path: str, folder: str | os.PathLike[str]) -> RemoteStore:
-    """The store of an array with a folder of its own for what is fetched of it.
-
-    A new version of the array at the same address gets another one.
-    """
-    name = digest_of([store.address, path, store.version(path)])[:16]
-    return store.keeping(os.path.join(os.path.abspath(folder), name))
-
-
-def _filesystem(address: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    protocol = address.partition("://")[0]
-    try:
-        if get_filesystem_class(protocol).async_impl:
-            found: tuple[Any, str] = url_to_fs(
-                address, asynchronous=True, **_all_options(protocol, options)
-            )
-            return found
-    except ImportError as error:
-        needed = _PACKAGES.get(protocol, " ".join(str(error).split()))
-        raise InputError(
-            f"{address}: {protocol}:// needs a package: pip install {needed}"
-        ) from error
-    except (ValueError, TypeError) as error:
-        if "Protocol not known" not in str(error):
-            raise InputError(f"{address}: storage_options: {error}") from error
-    raise InputError(f"{address}: {protocol}:// is not supported; use s3://, gs:// or https://")
-
-
-def _all_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are given, with anonymous access where they name nobody."""
-    nobody = {} if _IDENTITY & set(options) else _ANONYMOUS.get(protocol, {})
-    return {**_ONE_REQUEST.get(protocol, {}), **nobody, **options}
-
-
-@lru_cache(maxsize=8)
-def _directory(address: str, options: str) -> dict[str, zipfile.ZipInfo]:
-    protocol = address.partition("://")[0]
-    fs, path = url_to_fs(address, **_all_options(protocol, json.loads(options)))
-    with fs.open(path, cache_type="none") as file, zipfile.ZipFile(file) as archive:
-        return {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
-
-
-def _inflated(entry: zipfile.ZipInfo, stored: bytes) -> bytes:
-    if entry.compress_type == zipfile.ZIP_STORED:
-        return stored
-    if entry.compress_type == zipfile.ZIP_DEFLATED:
-        return zlib.decompress(stored, wbits=-15)
-    raise InputError(
-        f"{entry.filename}: its compression ({entry.compress_type}) is not read at an address; zip "
-        "it without compression"
-    )
-
-
-async def _part_of(fs: Any, place: str, part: ByteRequest | None) -> bytes:
-    """An object or a part of it, though the server send the whole when asked for a part."""
-    if part is None:
-        return bytes(await fs._cat_file(place))
-    span = _slice(part)
-    try:
-        found = bytes(await fs._cat_file(place, start=span.start, end=span.stop))
-    except OSError as error:
-        if "not satisfiable" in str(error):
-            return b""
-        raise
-    wanted = (span.stop or 0) - (span.start or 0)
-    is_whole = isinstance(part, RangeByteRequest | SuffixByteRequest) and len(found) > abs(wanted)
-    return found[span] if is_whole else found
-
-
-def _slice(part: ByteRequest) -> slice:
-    if isinstance(part, RangeByteRequest):
-        return slice(part.start, part.end)
-    if isinstance(part, SuffixByteRequest):
-        return slice(-part.suffix, None)
-    return slice(part.offset, None)
-
-
-def _span(part: ByteRequest) -> str:
-    span = _slice(part)
-    return f"{span.start}-{'' if span.stop is None else span.stop}"
-
-
-async def _local(folder: str, name: str, prototype: BufferPrototype) -> Buffer | None:
-    """What is kept of an object, if anything is."""
-    if not os.path.isdir(folder):
-        return None
-    return await LocalStore(folder, read_only=True).get(name, prototype)
-
-
-async def _keep(folder: str, name: str, value: Buffer) -> None:
-    """Keep an object; its file appears whole, though several processes fetch it at once."""
-    try:
-        await LocalStore(folder).set(name, value)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: what is fetched cannot be kept there ({error.strerror}); free some space, "
-            "or name another folder as cache"
-        ) from error
-
-
-def _behind(error: Exception) -> Exception:
-    """The answer of a web server that fsspec calls a missing file, whatever its status was."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, aiohttp.ClientError):
-        return error if getattr(cause, "status", None) == 404 else cause
-    return error
-
-
-def _passes(error: Exception) -> bool:
-    """Whether it may help to try again."""
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    if status is not None:
-        return status in _PASSING_STATUS
-    if getattr(error, "errno", None) in _PASSING_ERRNO:
-        return True
-    return isinstance(error, (aiohttp.ClientError, TimeoutError)) and not _is_untrusted(error)
-
-
-def _is_untrusted(error: Exception) -> bool:
-    """Whether it is the server's certificate; botocore and aiohttp have types of their own."""
-    return "certificate verify failed" in str(error).lower()
+        return open_it(store, mode="r")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise store.why_not() from error

@@ -1,172 +1,182 @@
-"""A TIFF series as an array that reads and decodes single tiles or strips."""
+"""TIFF and OME-TIFF; see `harpy_core.raster.tiff_array` for how they are read."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import tifffile
-import zarr
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from harpy_core.errors import InputError
+from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage, stamp
 
-_ENDINGS = (".tif", ".tiff", ".btf", ".tf8")
+if TYPE_CHECKING:
+    from harpy_core.raster.chunks import Slices
+    from harpy_core.raster.tiff_array import TiffArray
 
+LOCAL = True
 
-def is_tiff(uri: str) -> bool:
-    """Whether a path names a TIFF, by its ending."""
-    return uri.lower().endswith(_ENDINGS)
+ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+"""How the names of TIFFs end."""
 
+_STARTS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+"""First bytes, with the byte order they stand for; those with a plus are BigTIFFs."""
 
-@lru_cache(maxsize=16)
-def _opened(path: str, series: int, level: int, stamp: tuple[int, int]) -> zarr.Array:
-    """A level of a series; opened once in each process, until the file changes."""
-    node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=level), mode="r")
-    array = node["0"] if isinstance(node, zarr.Group) else node
-    if not isinstance(array, zarr.Array):
-        raise InputError(f"{path}: series {series} holds no image; name another one")
-    return array
-
-
-def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
-    """An index with an entry for each axis, whatever was left out or stands for several."""
-    given = key if isinstance(key, tuple) else (key,)
-    if Ellipsis in given:
-        at = given.index(Ellipsis)
-        missing = axes - len(given) + 1
-        given = (*given[:at], *(slice(None),) * missing, *given[at + 1 :])
-    return (*given, *(slice(None),) * (axes - len(given)))
+_WIDTH, _HEIGHT, _BITS, _KIND = 256, 257, 258, 339
+_SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_UNSIGNED = 1
 
 
-class TiffArray:
-    """A series of a TIFF file, without its axes of one pixel other than y and x.
+def claims(uri: str) -> bool:
+    """Whether a path names a TIFF, by its ending; a folder is none."""
+    return uri.lower().endswith(ENDINGS) and not os.path.isdir(uri)
 
-    Parameters
-    ----------
-    path
-        The file.
-    series
-        Name or number of the image in it; the first without.
-    channels
-        Put the channels first, though there be one only, which files often leave out.
-    level
-        Which resolution of a pyramid, the finest is 0; a file without one has only that.
+
+def peek(uri: str) -> Peek:
+    """Refuse a file that does not begin like a TIFF; its labels are a file of their own."""
+    with open(uri, "rb") as file:
+        if file.read(4) not in _STARTS:
+            raise InputError("is not a TIFF: copy or export it again")
+    return Peek()
+
+
+def watched(uri: str) -> list[str]:
+    """The file."""
+    return [uri]
+
+
+def stamps(uri: str, image: str | None, labels: str | None) -> list[Stamp]:
+    """The file."""
+    return [stamp(uri)]
+
+
+def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+    """A series of the file, the first without a name."""
+    from harpy_core.raster.tiff_array import open_tiff
+
+    return open_tiff(uri, name, "images", level)
+
+
+def open_labels(
+    uri: str, name: str | None, image: str | None, level: int, options: Options
+) -> Element | None:
+    """None: labels are a file of their own."""
+    if name is None:
+        raise InputError(f"{uri}: a TIFF holds no labels; give labels = the path of a label TIFF")
+    return None
+
+
+def open_alone(uri: str, level: int, options: Options) -> Element:
+    """Labels in a TIFF."""
+    from harpy_core.raster.tiff_array import open_tiff
+
+    return open_tiff(uri, None, "labels", level)
+
+
+def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+    """The kind of TIFF and its series."""
+    from harpy_core.raster.tiff_array import contents
+
+    return contents(uri)
+
+
+def owns(array: Any) -> bool:
+    """Whether an array is a series of a TIFF."""
+    from harpy_core.raster.tiff_array import TiffArray
+
+    return isinstance(array, TiffArray)
+
+
+def chunks(array: TiffArray, strict: bool) -> Slices:
+    """Tiles or strips."""
+    from harpy_core.raster.chunks import Slices
+
+    return Slices(array, array.path)
+
+
+def facts(array: TiffArray, times: bool) -> list[Any]:
+    """The series and the file's size and time."""
+    _, size, changed = stamp(array.path)
+    return [array.path, str(array.series), array.level, size, *([changed] if times else [])]
+
+
+def storage(array: TiffArray, count: int) -> Storage:
+    """Compression, and the sizes of some segments."""
+    return Storage(tuple(array.chunks), array.compression, [*array.segment_sizes(count)])
+
+
+# Headers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first image of a TIFF says of itself.
 
     Attributes
     ----------
-    axes
-        Names of the axes: c, z, y, x or what else the file has.
-    channels
-        Names from the OME metadata; None without.
-    levels
-        Shape of each resolution in the file, the finest first.
-    compression
-        Name of how its segments are compressed.
+    height, width
+        In pixels.
+    bits
+        Of a sample.
+    kind
+        1 for unsigned integers, 2 for signed ones, 3 for floats.
+    """
+
+    height: int
+    width: int
+    bits: int
+    kind: int
+
+
+def header(path: str) -> Header:
+    """Read the first image's header, with the standard library alone.
 
     Raises
     ------
     InputError
-        No such file, series or level, or no TIFF.
+        No TIFF, or one that is cut off; without its name.
     """
-
-    def __init__(
-        self, path: str, series: str | None = None, channels: bool = False, level: int = 0
-    ) -> None:
-        if not Path(path).is_file():
-            raise InputError(f"{path}: nothing there; correct the path")
-        self.path, self.series, self.level = path, series, level
+    with open(path, "rb") as file:
+        start = file.read(4)
+        if start not in _STARTS:
+            raise InputError("is not a TIFF: copy or export it again")
         try:
-            with tifffile.TiffFile(path) as tiff:
-                self._number = _number(tiff, path, series)
-                levels = tiff.series[self._number].levels
-                if level >= len(levels):
-                    raise InputError(f"{path}: no level {level}; there are 0 to {len(levels) - 1}")
-                self.levels = [found.shape for found in levels]
-                shape, axes = levels[level].shape, levels[level].axes
-                self.compression = tifffile.COMPRESSION(
-                    levels[level].keyframe.compression
-                ).name.lower()
-                self.channels = _channel_names(tiff.ome_metadata, self._number)
-        except tifffile.TiffFileError as error:
-            raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
-        names = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
-        self._kept = tuple(i for i, n in enumerate(shape) if n > 1 or names[i] in "yx")
-        self._axes_in_file = len(shape)
-        kept = tuple(names[i] for i in self._kept)
-        self._given = channels
-        self._alone = channels and "c" not in kept
-        one = (1,) if self._alone else ()
-        self.axes: tuple[str, ...] = ("c", *kept) if self._alone else kept
-        self.shape = (*one, *(shape[i] for i in self._kept))
-        self.ndim = len(self.shape)
-        status = Path(path).stat()
-        self._stamp = status.st_mtime_ns, status.st_size
-        array = _opened(path, self._number, level, self._stamp)
-        self.dtype = np.dtype(array.dtype)
-        self.chunks = (*one, *(array.chunks[i] for i in self._kept))
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.path, self.series, self._given, self.level)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        given = whole_key(key, self.ndim)
-        if self._alone:
-            return self._read(given[1:])[np.newaxis][given[0]]
-        return self._read(given)
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
-        full: list[Any] = [0] * self._axes_in_file
-        for axis, part in zip(self._kept, key, strict=True):
-            full[axis] = part
-        return np.asarray(self._level()[tuple(full)])
-
-    def segment_sizes(self, count: int) -> list[int]:
-        """Stored bytes of at most so many tiles or strips, evenly over the level."""
-        with tifffile.TiffFile(self.path) as tiff:
-            level = tiff.series[self._number].levels[self.level]
-            sizes: list[int] = []
-            for place in _spread(len(level), count):
-                page = level[place]
-                if page is not None:
-                    found = page.databytecounts
-                    each = max(count // len(level), 1)
-                    sizes += [int(found[i]) for i in _spread(len(found), each)]
-        return sizes
-
-    def _level(self) -> zarr.Array:
-        return _opened(self.path, self._number, self.level, self._stamp)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[...].astype(dtype or self.dtype)
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """At most so many places, evenly over a length."""
-    return sorted({(2 * i + 1) * length // (2 * count) for i in range(count)})
-
-
-def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
-    names = [found.name for found in tiff.series]
-    if series is None or series == "":
-        return 0
-    if series in names:
-        return names.index(series)
-    if series.isdigit() and int(series) < len(names):
-        return int(series)
-    raise InputError(
-        f"{path}: no image {series!r}; found {', '.join(names)}, or 0 to {len(names) - 1}"
+            tags = _tags(file, _STARTS[start], b"+" in start)
+        except struct.error as error:
+            raise InputError("is cut off: copy or export it again") from error
+    return Header(
+        height=tags.get(_HEIGHT, 0),
+        width=tags.get(_WIDTH, 0),
+        bits=tags.get(_BITS, 1),
+        kind=tags.get(_KIND, _UNSIGNED),
     )
 
 
-def _channel_names(metadata: str | None, number: int) -> list[str] | None:
-    """Channel names of the OME-XML; None where some are missing."""
-    if not metadata:
-        return None
-    images = ElementTree.fromstring(metadata).findall("{*}Image")
-    if number >= len(images):
-        return None
-    names = [channel.get("Name") for channel in images[number].findall("{*}Pixels/{*}Channel")]
-    return [str(name) for name in names] if names and all(names) else None
+def _tags(file: BinaryIO, order: str, big: bool) -> dict[int, int]:
+    """First value of each whole-number tag of the first image (TIFF 6.0, section 2; BigTIFF)."""
+    word, count_code, entry_size = ("Q", "Q", 20) if big else ("I", "H", 12)
+
+    def number(code: str) -> int:
+        size = struct.calcsize(code)
+        found: int = struct.unpack(order + code, file.read(size))[0]
+        return found
+
+    if big:
+        file.seek(8)
+    file.seek(number(word))
+    entries = file.read(number(count_code) * entry_size)
+    tags = {}
+    for at in range(0, len(entries) - entry_size + 1, entry_size):
+        tag, kind, values = struct.unpack_from(f"{order}HH{word}", entries, at)
+        size = _SIZES.get(kind)
+        if size is None or not values:
+            continue
+        place = at + 4 + struct.calcsize(word)
+        if size * values <= struct.calcsize(word):
+            tags[tag] = struct.unpack_from(order + _CODES[size], entries, place)[0]
+        else:
+            file.seek(struct.unpack_from(order + word, entries, place)[0])
+            tags[tag] = number(_CODES[size])
+    return tags

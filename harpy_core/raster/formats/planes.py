@@ -1,0 +1,247 @@
+"""A folder of TIFFs, one a channel, as CODEX, IMC and MCMICRO export them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from harpy_core.errors import InputError
+from harpy_core.raster.formats import tiff
+from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage, stamp
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harpy_core.raster.chunks import Slices
+    from harpy_core.raster.tiff_array import TiffArray
+
+LOCAL = True
+
+_OPEN = 256
+"""Files that a process keeps open."""
+
+
+def claims(uri: str) -> bool:
+    """Whether a folder holds TIFFs and nothing of a Zarr store."""
+    if not os.path.isdir(uri):
+        return False
+    names = os.listdir(uri)
+    return any(map(_is_plane, names)) and not any(
+        name in ("zarr.json", ".zgroup", ".zarray") for name in names
+    )
+
+
+def _is_plane(name: str) -> bool:
+    return name.lower().endswith(tiff.ENDINGS) and not name.startswith(".")
+
+
+def files(uri: str) -> list[str]:
+    """Paths of the channels: numbers in their names count as numbers."""
+    names = sorted(filter(_is_plane, os.listdir(uri)), key=_natural)
+    return [os.path.join(uri, name) for name in names]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.findall(r"\d+|\D+", name.lower())
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def channel_names(paths: list[str]) -> list[str]:
+    """What the names of files do not share: whole words at their beginnings and ends are cut off.
+
+    One file keeps its name.
+    """
+    names = [os.path.basename(path) for path in paths]
+    stems = [re.sub(r"(\.ome)?\.[^.]+$", "", name, flags=re.IGNORECASE) for name in names]
+    if len(stems) == 1:
+        return stems
+    words = [re.split(r"([_\-. ]+)", stem) for stem in stems]
+    shortest = min(map(len, words)) - 1
+    before = _shared(words, shortest)
+    after = _shared([each[::-1] for each in words], shortest - before)
+    return ["".join(each[before : len(each) - after]).strip("_-. ") for each in words]
+
+
+def _shared(words: list[list[str]], most: int) -> int:
+    """How many words all begin with."""
+    alike = takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))
+    return min(sum(1 for _ in alike), max(most, 0))
+
+
+class _Planes(Peek):
+    """What the names of files and their headers say."""
+
+    def __init__(self, uri: str) -> None:
+        self._files = files(uri)
+
+    def channels(self, image: str | None) -> list[str]:
+        return channel_names(self._files)
+
+
+def peek(uri: str) -> Peek:
+    """Refuse channels that are not alike, or have no name of their own, by their headers."""
+    found = files(uri)
+    first: tiff.Header | None = None
+    for path in found:
+        try:
+            here = tiff.header(path)
+        except InputError as error:
+            raise InputError(f"{os.path.basename(path)} {error}") from error
+        first = first or here
+        if here != first:
+            raise InputError(
+                f"{os.path.basename(path)} has {_told(here)}, {os.path.basename(found[0])} has "
+                f"{_told(first)}: put the channels of one image, and nothing else, in the folder"
+            )
+    names = channel_names(found)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two files of channel {twice!r}: rename or remove one of them")
+    return _Planes(uri)
+
+
+def _told(header: tiff.Header) -> str:
+    return f"{header.height} x {header.width} pixels of {header.bits} bits (kind {header.kind})"
+
+
+def watched(uri: str) -> list[str]:
+    """The files."""
+    return files(uri)
+
+
+def stamps(uri: str, image: str | None, labels: str | None) -> list[Stamp]:
+    """The files."""
+    return [stamp(path) for path in files(uri)]
+
+
+def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+    """All files as one image, in the order of their names."""
+    paths = tuple(files(uri))
+    if name is not None:
+        raise InputError(
+            f"{uri}: image {name!r}: its files are the channels of one image; leave it out"
+        )
+    array = Planes(paths, level)
+    return Element("", array, channel_names([*paths]), None, array.levels)
+
+
+def open_labels(
+    uri: str, name: str | None, image: str | None, level: int, options: Options
+) -> Element | None:
+    """None: labels are a file of their own."""
+    if name is None:
+        raise InputError(
+            f"{uri}: a folder of channels holds no labels; give labels = the path of a label TIFF, "
+            "in another folder"
+        )
+    if os.path.dirname(os.path.abspath(name)) == os.path.abspath(uri):
+        raise InputError(f"{name}: labels lie among the channels; move them to another folder")
+    return None
+
+
+def open_alone(uri: str, level: int, options: Options) -> Element:
+    """Refuse a folder where labels are one file."""
+    raise InputError(f"{uri}: a folder of TIFFs; give the path of one label TIFF")
+
+
+def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+    """How many files there are, and what they take."""
+    found = files(uri)
+    size = sum(os.path.getsize(path) for path in found)
+    yield "folder", f"{len(found)} TIFFs, one a channel, {size:,} bytes"
+
+
+class Planes:
+    """TIFFs of one shape as the channels of one image, each opened when it is read.
+
+    Parameters
+    ----------
+    paths
+        The files, in the order of the channels.
+    level
+        Which resolution of pyramids, the finest is 0.
+
+    Raises
+    ------
+    InputError
+        Files that are not alike, or hold more than one channel.
+    """
+
+    def __init__(self, paths: tuple[str, ...], level: int = 0) -> None:
+        self.paths, self._level = paths, level
+        first = _plane(paths[0], level, *_changed(paths[0]))
+        for path in paths:
+            plane = _plane(path, level, *_changed(path))
+            if plane.axes not in (("y", "x"), ("z", "y", "x")):
+                raise InputError(
+                    f"{path}: axes are {', '.join(plane.axes)}; a folder of channels has one in "
+                    "each file: give the path of one TIFF, or split it"
+                )
+            if (plane.shape, plane.dtype) != (first.shape, first.dtype):
+                raise InputError(
+                    f"{path}: shape {plane.shape}, {plane.dtype}; {paths[0]} has {first.shape}, "
+                    f"{first.dtype}: put the channels of one image, and nothing else, in the folder"
+                )
+        self.levels = [(len(paths), *shape) for shape in first.levels]
+        self.shape = (len(paths), *first.shape)
+        self.dtype = first.dtype
+        self.ndim = len(self.shape)
+        self.chunks = (1, *first.chunks)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.paths, self._level)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        import numpy as np
+
+        from harpy_core.raster.reading import whole_key
+
+        channels, *rest = whole_key(key, self.ndim)
+        chosen = np.arange(len(self.paths))[channels]
+        planes = [self.plane(c)[tuple(rest)] for c in np.atleast_1d(chosen).tolist()]
+        return planes[0] if chosen.ndim == 0 else np.stack(planes)
+
+    def plane(self, channel: int) -> TiffArray:
+        """The TIFF of a channel."""
+        path = self.paths[channel]
+        return _plane(path, self._level, *_changed(path))
+
+
+def _changed(path: str) -> tuple[int, int]:
+    _, size, changed = stamp(path)
+    return size, changed
+
+
+@lru_cache(maxsize=_OPEN)
+def _plane(path: str, level: int, size: int, changed: int) -> TiffArray:
+    """A channel, opened once in each process until its file changes."""
+    from harpy_core.raster.tiff_array import TiffArray
+
+    return TiffArray(path, level=level)
+
+
+def owns(array: Any) -> bool:
+    """Whether an array is made of the files of a folder."""
+    return isinstance(array, Planes)
+
+
+def chunks(array: Planes, strict: bool) -> Slices:
+    """Tiles or strips of one file."""
+    from harpy_core.raster.chunks import Slices
+
+    return Slices(array, os.path.dirname(array.paths[0]))
+
+
+def facts(array: Planes, times: bool) -> list[Any]:
+    """Names, sizes and times of the files."""
+    return [tiff.facts(array.plane(c), times) for c in range(len(array.paths))]
+
+
+def storage(array: Planes, count: int) -> Storage:
+    """Compression of the first file, and the sizes of some of its segments."""
+    found = tiff.storage(array.plane(0), count)
+    return Storage((1, *found.unit), found.codec, found.sizes)

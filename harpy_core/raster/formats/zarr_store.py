@@ -1,0 +1,297 @@
+"""Zarr stores that are a folder or a zip; see `harpy_core.raster.ngff` for what is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harpy_core.errors import InputError
+from harpy_core.raster.formats.format import (
+    Element,
+    Options,
+    Peek,
+    Stamp,
+    Storage,
+    stamp,
+    stamps_below,
+)
+
+if TYPE_CHECKING:
+    import zarr
+
+    from harpy_core.raster.chunks import ChunkFiles
+
+LOCAL = True
+
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+"""Names of the files of a Zarr store that hold no pixels."""
+
+_BESIDE = ("tables", "points", "shapes")
+"""Elements of SpatialData that hold neither image nor labels."""
+
+
+def claims(uri: str) -> bool:
+    """Whatever is at no address and no TIFF."""
+    return True
+
+
+def peek(uri: str) -> Peek:
+    """Look at the names and the metadata of a store."""
+    if not os.path.isdir(uri) and not zipfile.is_zipfile(uri):
+        raise InputError("is not a Zarr store, a zipped one, or a TIFF (.tif, .tiff)")
+    tree: Tree = FolderTree(uri) if os.path.isdir(uri) else ZipTree(uri)
+    if not set(METADATA) & set(tree.files("")):
+        raise InputError(
+            "holds no Zarr metadata (zarr.json or .zgroup): name the store's own folder"
+        )
+    return _Store(tree)
+
+
+def watched(uri: str) -> list[str]:
+    """The zip, or the file of the root's metadata."""
+    if not os.path.isdir(uri):
+        return [uri]
+    places = (os.path.join(uri, name) for name in METADATA)
+    return [next((place for place in places if os.path.exists(place)), uri)]
+
+
+def stamps(uri: str, image: str | None, labels: str | None) -> Iterable[Stamp]:
+    """The zip; or all files of a folder, SpatialData's tables, points and shapes left out."""
+    if not os.path.isdir(uri):
+        return [stamp(uri)]
+    return _stamps_of(uri)
+
+
+def _stamps_of(uri: str) -> Iterator[Stamp]:
+    with os.scandir(uri) as entries:
+        for entry in entries:
+            if entry.is_dir() and entry.name not in _BESIDE:
+                yield from stamps_below(entry.path, f"{entry.name}/")
+            elif entry.is_file():
+                yield stamp(entry.path, entry.name)
+
+
+def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+    """An image in a store."""
+    from harpy_core.raster import ngff
+
+    return ngff.open_image(open_group(uri), uri, name, level)
+
+
+def open_labels(
+    uri: str, name: str | None, image: str | None, level: int, options: Options
+) -> Element | None:
+    """Labels in a store."""
+    from harpy_core.raster import ngff
+
+    return ngff.open_labels(open_group(uri), uri, name, image, level)
+
+
+def open_alone(uri: str, level: int, options: Options) -> Element:
+    """An array or a group of its own."""
+    import zarr
+    from zarr.storage import LocalStore
+
+    from harpy_core.raster import ngff
+
+    if not Path(uri).exists():
+        raise InputError(f"{uri}: nothing there; correct the path of the labels")
+    try:
+        node = zarr.open(LocalStore(uri, read_only=True), mode="r")
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InputError(f"{uri}: neither a TIFF nor a Zarr array; correct the path") from error
+    return ngff.element(node, uri, uri, "labels", level)
+
+
+def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+    """The kind of store, and the names of what is in it."""
+    from harpy_core.raster import ngff
+
+    return ngff.contents(open_group(uri), image or "")
+
+
+def owns(array: Any) -> bool:
+    """Whether it is a Zarr array, in whatever store."""
+    import zarr
+
+    return isinstance(array, zarr.Array)
+
+
+def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
+    """Chunks from their files, past the array interface where that is possible."""
+    from harpy_core.raster.chunks import ChunkFiles
+
+    return ChunkFiles(array, strict)
+
+
+def facts(array: zarr.Array, times: bool) -> list[Any]:
+    """Names, sizes and times of the files of an array."""
+    from zarr.storage import LocalStore, ZipStore
+
+    from harpy_core.raster import ngff
+
+    store = array.store_path.store
+    found: list[Any] = ngff.shape_facts(array)
+    if isinstance(store, LocalStore):
+        below = sorted(stamps_below(os.path.join(store.root, array.path)))
+        return found + [[*each] if times else [*each[:2]] for each in below]
+    if isinstance(store, ZipStore):
+        _, size, changed = stamp(str(store.path))
+        return [*found, array.path, size, *([changed] if times else [])]
+    return [*found, str(array.store_path)]
+
+
+def storage(array: zarr.Array, count: int) -> Storage:
+    """Codec, shards, and the sizes of some files."""
+    from harpy_core.raster import ngff
+
+    return ngff.storage(array, count)
+
+
+def open_group(uri: str) -> zarr.Group:
+    """Open the root group of a store, read only.
+
+    Raises
+    ------
+    InputError
+        Nothing there, or no store.
+    """
+    import zarr
+    from zarr.storage import LocalStore
+
+    path = Path(uri)
+    if not path.exists():
+        raise InputError(f"{uri}: nothing there; correct the path or make the store first")
+    try:
+        if path.is_dir():
+            # Consolidated metadata may be older than the elements of the folder.
+            store = LocalStore(path, read_only=True)
+            return zarr.open_group(store, mode="r", use_consolidated=False)
+        return _open_archive(path)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{uri}: no Zarr group there ({type(error).__name__}); "
+            "give a SpatialData or OME-Zarr store, or a TIFF"
+        ) from error
+
+
+def _open_archive(path: Path) -> zarr.Group:
+    """The group inside a zip, at its root or in its only folder."""
+    import zarr
+    from zarr.storage import ZipStore
+
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: neither a folder, a zip nor a TIFF; correct source.uri")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    store = ZipStore(path, mode="r", read_only=True)
+    if set(METADATA) & set(names):
+        return zarr.open_group(store, mode="r")
+    tops = {name.split("/", 1)[0] for name in names if "/" in name}
+    if len(tops) != 1:
+        raise InputError(f"{path}: {len(tops)} folders at the top; zip one store")
+    return zarr.open_group(store, path=tops.pop(), mode="r")
+
+
+# Looking without opening --------------------------------------------------------------------------
+
+
+class _Store(Peek):
+    """The names of a store's elements, and what its metadata says of channels."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    def images(self, named: bool) -> list[str] | None:
+        declared = self._names("images")
+        return declared or (self._names("") if named else None)
+
+    def labels(self, image: str) -> list[str] | None:
+        declared = self._names("labels") or self._names(f"{self._group(image)}/labels".lstrip("/"))
+        return declared or self._names("")
+
+    def holds(self, name: str) -> bool:
+        return bool(self._tree.files(name))
+
+    def channels(self, image: str | None) -> list[str]:
+        attributes = self._attributes(self._group(image or ""))
+        ngff = attributes.get("ome", attributes)
+        found = ngff.get("omero", ngff.get("channels_metadata", {})).get("channels", [])
+        return [str(channel["label"]) for channel in found if "label" in channel]
+
+    def _group(self, image: str) -> str:
+        """Where an image is; the declared one, where only one is and none is named."""
+        declared = self._names("images")
+        name = image or (declared[0] if declared else "")
+        return f"images/{name}" if name in declared else name
+
+    def _names(self, group: str) -> list[str]:
+        found = self._tree.files(group)
+        return [name for name in found if not name.startswith(".") and name != "zarr.json"]
+
+    def _attributes(self, group: str) -> dict[str, Any]:
+        for name in ("zarr.json", ".zattrs"):
+            text = self._tree.text(f"{group}/{name}".lstrip("/"))
+            if text is not None:
+                found: dict[str, Any] = json.loads(text)
+                return found.get("attributes", {}) if name == "zarr.json" else found
+        return {}
+
+
+class Tree(Protocol):
+    """The names and small files of a Zarr store."""
+
+    def files(self, group: str) -> list[str]:
+        """Names directly below a group."""
+
+    def text(self, path: str) -> str | None:
+        """Content of a file; None where there is none."""
+
+
+class FolderTree:
+    """A store that is a folder."""
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root)
+
+    def files(self, group: str) -> list[str]:
+        folder = self._root / group
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+    def text(self, path: str) -> str | None:
+        file = self._root / path
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+class ZipTree:
+    """A store that is a zip file, at its root or in its one folder."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with zipfile.ZipFile(path) as archive:
+            self._names = set(archive.namelist())
+        tops = [name for name in self._names if PurePosixPath(name).name in METADATA]
+        top = min(tops, key=lambda name: name.count("/"), default="")
+        self._prefix = top.rpartition("/")[0]
+
+    def files(self, group: str) -> list[str]:
+        start = "".join(f"{part}/" for part in (self._prefix, group) if part)
+        below = {
+            name[len(start) :].partition("/")[0]
+            for name in self._names
+            if name[: len(start)] == start
+        }
+        return sorted(below - {""})
+
+    def text(self, path: str) -> str | None:
+        name = f"{self._prefix}/{path}" if self._prefix else path
+        if name not in self._names:
+            return None
+        with zipfile.ZipFile(self._path) as archive:
+            return archive.read(name).decode()
