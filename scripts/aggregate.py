@@ -28,7 +28,7 @@ def main(snakemake):
                 client=client,
                 progress=True,
                 ignore_nan=settings["ignore_nan"],
-                region=info.labels or "labels",
+                region=next(iter(raster.layers)),
             )
         logger.info("%d instances x %d channels", len(instances), len(raster.channels))
         write_manifest(
