@@ -9,6 +9,8 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from calls import rules_of, snakemake, write_config
 from servers import Bucket, files_served, s3_served
 from stores import cells, ome_zarr, pixels, plain, tiffs
@@ -79,6 +81,38 @@ def test_a_coarser_level_is_measured(tmp_path: Path) -> None:
     ended = snakemake(tmp_path, TABLE)
     assert ended.returncode == 0, ended.stderr
     assert_is_right(tmp_path, step=2)
+
+
+def test_pixels_that_are_written_in_place_are_measured_anew(tmp_path: Path) -> None:
+    """Labels of another cell, as many bytes at the same paths; then a label TIFF of a made store."""
+    ome_zarr(tmp_path / "i.zarr", "0.5")
+    write_config(tmp_path, of_one({"uri": "i.zarr"}))
+    ended = snakemake(tmp_path, TABLE)
+    assert ended.returncode == 0, ended.stderr
+    assert_is_right(tmp_path)
+    table = anndata.read_zarr(tmp_path / "results/slide/table.zarr")
+    assert table.uns["spatialdata_attrs"]["region"] == "cells"
+    assert "Nothing to be done" in snakemake(tmp_path, TABLE).stderr
+    labels = zarr.open_array(tmp_path / "i.zarr/labels/cells/fine", mode="r+")
+    labels[...] = np.where(cells() == 7, 8, 0)
+    ended = snakemake(tmp_path, TABLE)
+    assert ended.returncode == 0, ended.stderr
+    table = anndata.read_zarr(tmp_path / "results/slide/table.zarr")
+    assert list(table.obs["instance_id"]) == [8]
+
+
+def test_a_label_file_beside_a_made_store_is_part_of_the_source(tmp_path: Path) -> None:
+    mine = np.zeros((512, 512), np.uint16)
+    mine[10:20, 10:20] = 3
+    tifffile.imwrite(tmp_path / "mine.tif", mine)
+    source = load(of_one({"uri": "ihc", "labels": "mine.tif"}), "config.yaml").cases["slide"].source
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        before = preflight.files_digest(source)
+        assert preflight.files_digest(source) == before
+        assert preflight.watched_files(source) == [str(tmp_path / "mine.tif")]
+        tifffile.imwrite(tmp_path / "mine.tif", mine + mine)
+        assert preflight.files_digest(source) != before
 
 
 def test_a_store_in_a_bucket_is_measured_and_kept(tmp_path: Path) -> None:

@@ -79,8 +79,14 @@ def source_files(wildcards):
     """The files whose change makes a case's source another one."""
     source = case_of(wildcards).source
     if source.uri in DATASETS:
-        return [f"data/{source.uri}.manifest.json"]
+        manifest = f"data/{source.uri}.manifest.json"
+        return [manifest, *preflight.watched_files(source)]
     return preflight.watched_files(source)
+
+
+def source_stamp(wildcards):
+    """What changes when a file of a case's source does, though it keep its name and its size."""
+    return preflight.files_digest(case_of(wildcards).source)
 
 
 def source_params(wildcards):

@@ -18,6 +18,7 @@ rule source:
         mem_mb=1000,
     params:
         source=source_params,
+        files=source_stamp,
         code=provenance.source_digest("harpy_core.raster.opening"),
     script:
         "../../scripts/source.py"

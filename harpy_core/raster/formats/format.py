@@ -115,8 +115,8 @@ class Format(Protocol):
     def watched(self, uri: str) -> list[str]:
         """Files whose absence or age tells that a source is another one."""
 
-    def stamps(self, uri: str, image: str | None, labels: str | None) -> Iterable[Stamp]:
-        """Every file of a source's image and labels, from the file system's tables alone."""
+    def stamps(self, uri: str) -> Iterable[Stamp]:
+        """Every file of a source that may hold pixels, from the file system's tables alone."""
 
     def open_image(self, uri: str, name: str | None, level: int, options: Options) -> Element:
         """Open the image of a source; see `harpy_core.raster.open_raster` for the parameters."""

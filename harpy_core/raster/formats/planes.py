@@ -113,7 +113,7 @@ def watched(uri: str) -> list[str]:
     return files(uri)
 
 
-def stamps(uri: str, image: str | None, labels: str | None) -> list[Stamp]:
+def stamps(uri: str) -> list[Stamp]:
     """The files."""
     return [stamp(path) for path in files(uri)]
 

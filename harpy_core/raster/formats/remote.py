@@ -40,7 +40,7 @@ def watched(uri: str) -> list[str]:
     return []
 
 
-def stamps(uri: str, image: str | None, labels: str | None) -> list[Stamp]:
+def stamps(uri: str) -> list[Stamp]:
     """Nothing: no server is asked while a workflow is parsed."""
     return []
 

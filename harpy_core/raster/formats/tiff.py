@@ -47,7 +47,7 @@ def watched(uri: str) -> list[str]:
     return [uri]
 
 
-def stamps(uri: str, image: str | None, labels: str | None) -> list[Stamp]:
+def stamps(uri: str) -> list[Stamp]:
     """The file."""
     return [stamp(uri)]
 

@@ -59,7 +59,7 @@ def watched(uri: str) -> list[str]:
     return [next((place for place in places if os.path.exists(place)), uri)]
 
 
-def stamps(uri: str, image: str | None, labels: str | None) -> Iterable[Stamp]:
+def stamps(uri: str) -> Iterable[Stamp]:
     """The zip; or all files of a folder, SpatialData's tables, points and shapes left out."""
     if not os.path.isdir(uri):
         return [stamp(uri)]
