@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from harpy_core.tiles.grid import split_channels
 
 if TYPE_CHECKING:
     from distributed import Client
+
+logger = logging.getLogger(__name__)
 
 
 def extract_instances(
@@ -114,7 +117,9 @@ def extract_instances(
     client
         A Dask client to run on; None uses the cores of this process.
     resume
-        Go on from the batches that an earlier, interrupted run committed.
+        Go on from the batches that an earlier, interrupted run committed, where image and labels
+        can be told from others: of a Dask array, where each task that begins its graph reads a
+        Zarr or NumPy array.
     overwrite
         Replace a store that stands at `path`.
     progress
@@ -162,7 +167,10 @@ def extract_instances(
         if index is not None:
             instances = instances.chosen(index)
         job = _Extraction.of(raster, instances, settings, target, strict)
-        job.crops.begin(resume)
+        known = raster.fingerprint is not None
+        if resume and not known:
+            logger.info("%s: nothing tells what the image holds: started over", target)
+        job.crops.begin(resume and known)
         job.run(engine, client, progress)
         job.finish(engine)
     return open_crops(target)

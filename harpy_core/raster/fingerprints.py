@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,21 @@ from harpy_core.raster.formats import owner_of
 from harpy_core.raster.reading import AxesView, ChannelView, is_dask
 from harpy_core.storage.manifest import digest_of
 
+_NESTED = 20
+"""How deep an array may lie in a graph's values and in what wraps it."""
 
-def fingerprint(*arrays: Any, times: bool = True) -> str:
-    """Digest of what tells one input from another.
+
+class _UnknownError(Exception):
+    """Nothing tells what an array holds."""
+
+
+def fingerprint(*arrays: Any, times: bool = True) -> str | None:
+    """Digest of what tells one input from another; None where nothing does.
 
     Of a local array: names, sizes and times of its files. Of one at an address: what the server
     says of the array's metadata (entity tag, time of change, size), which a chunk written in place
-    leaves as it is.
+    leaves as it is. Of a Dask array: its name, and the arrays behind its graph, where every task
+    that begins it reads some; what such a task reads besides is not known.
 
     Parameters
     ----------
@@ -26,19 +35,77 @@ def fingerprint(*arrays: Any, times: bool = True) -> str:
     times
         Take the files' times of change in; without, copies of a store have one fingerprint.
     """
-    return digest_of([_facts(array, times) for array in arrays])
+    try:
+        return digest_of([_facts(array, times) for array in arrays])
+    except _UnknownError:
+        return None
 
 
 def _facts(array: Any, times: bool) -> list[Any]:
     if is_dask(array):
-        return [array.name, list(array.shape)]
+        return [array.name, list(array.shape), *_behind(array, times)]
     if isinstance(array, ChannelView):
         return [list(array.indices), *_facts(array.array, times)]
     if isinstance(array, AxesView):
         return _facts(array.array, times)
     owner = owner_of(array)
     if owner is not None:
-        return owner.facts(array, times)
+        found = owner.facts(array, times)
+        if found is None:
+            raise _UnknownError
+        return found
     values = np.ascontiguousarray(array)
+    if values.dtype.hasobject:
+        raise _UnknownError
     content = hashlib.sha256(values.reshape(-1).view(np.uint8).data)
     return [list(values.shape), str(values.dtype), content.hexdigest()]
+
+
+# Dask ---------------------------------------------------------------------------------------------
+
+
+def _behind(array: Any, times: bool) -> list[Any]:
+    """Facts of the arrays that a graph begins with, each once, in the order of the graph."""
+    graph = dict(array.__dask_graph__())
+    found: dict[int, Any] = {}
+    for value in graph.values():
+        arrays = list(_arrays_in(value))
+        if not arrays and not _refers(value, graph):
+            raise _UnknownError
+        found.update({id(each): each for each in arrays})
+    return [_facts(each, times) for each in found.values()]
+
+
+def _refers(value: Any, graph: Mapping[Any, Any]) -> bool:
+    """Whether a value of a graph is made of other ones."""
+    known = getattr(value, "dependencies", None)
+    if known is not None:
+        return bool(known)
+    parts = value if isinstance(value, (list, tuple)) else ()
+    return any(_is_key(part, graph) or _refers(part, graph) for part in parts)
+
+
+def _is_key(part: Any, graph: Mapping[Any, Any]) -> bool:
+    try:
+        return part in graph
+    except TypeError:
+        return False
+
+
+def _arrays_in(value: Any, depth: int = 0) -> Iterator[Any]:
+    """The arrays that a value of a graph holds: itself, wrapped, or among its arguments."""
+    if depth > _NESTED or value is None or isinstance(value, (str, bytes, type)):
+        return
+    if isinstance(value, np.ndarray) or owner_of(value) is not None:
+        yield value
+        return
+    if isinstance(value, (list, tuple, set)):
+        inside = [*value]
+    elif isinstance(value, dict):
+        inside = [*value.values()]
+    else:
+        # A task's arguments, a node's value, or what xarray wraps around an array.
+        names = ("args", "kwargs", "value", "array", "_array")
+        inside = [getattr(value, name, None) for name in names]
+    for part in inside:
+        yield from _arrays_in(part, depth + 1)

@@ -93,7 +93,7 @@ def describe(
         uri=place,
         image=image,
         labels=apart or labels,
-        fingerprint=_declared(place, raster, apart) or raster.fingerprint,
+        fingerprint=_declared(place, raster, apart) or raster.fingerprint or "",
         files=_files(place, raster, apart),
         level=level,
         storage_options=dict(storage_options or {}),
@@ -153,7 +153,7 @@ def _opened(
 def _files(uri: str, raster: Raster, apart: str | None) -> str:
     """What the files of a source are: what a store of ours declares, or what is on disk."""
     declared = _declared(uri, raster, apart)
-    return declared or fingerprint(whole_image(raster.image), raster.labels)
+    return declared or fingerprint(whole_image(raster.image), raster.labels) or ""
 
 
 def find_elements(

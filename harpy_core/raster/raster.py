@@ -105,12 +105,12 @@ class Raster:
         return delivered(np.dtype(self.image.dtype))
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Digest of what tells this input from another one."""
+    def fingerprint(self) -> str | None:
+        """Digest of what tells this input from another one; None where nothing does."""
         return fingerprint(*self._arrays)
 
     @cached_property
-    def content(self) -> str:
+    def content(self) -> str | None:
         """The fingerprint without the times of files: equal for copies of a store."""
         return fingerprint(*self._arrays, times=False)
 

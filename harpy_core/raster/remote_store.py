@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 import aiohttp
+import zarr
 from fsspec.core import url_to_fs
 from fsspec.registry import get_filesystem_class
 from zarr.abc.store import (
@@ -149,7 +150,7 @@ class RemoteStore(FsspecStore):
             The array's, below the store's root.
         """
         folder = f"{self.path}/{path}".rstrip("/")
-        return self._validators(f"{folder}/zarr.json", f"{folder}/.zarray")
+        return validators(self.fs, f"{folder}/zarr.json", f"{folder}/.zarray")
 
     def why_not(self) -> InputError:
         """Why no group could be opened."""
@@ -166,15 +167,6 @@ class RemoteStore(FsspecStore):
             f"{self.address}: no Zarr group there; give the address of a SpatialData or OME-Zarr "
             "store, without a name inside it"
         )
-
-    def _validators(self, *places: str) -> list[str]:
-        for place in places:
-            try:
-                facts = sync(self.fs._info(place))
-            except Exception:
-                continue
-            return [f"{name}={facts[name]}" for name in _VALIDATORS if facts.get(name) is not None]
-        return []
 
     async def _patiently(self, key: str, part: ByteRequest | None) -> bytes | None:
         """An object or a part of it, None where there is none; tried again where it may help."""
@@ -245,7 +237,7 @@ class RemoteZip(RemoteStore):
 
     def version(self, path: str) -> list[str]:
         """What the server says of the archive."""
-        return self._validators(self.path)
+        return validators(self.fs, self.path)
 
     async def exists(self, key: str) -> bool:
         """Whether the archive holds a file."""
@@ -321,6 +313,32 @@ def open_remote(address: str, options: Mapping[str, Any] | None = None) -> Remot
     if len(tops) != 1:
         raise InputError(f"{address}: {len(tops)} folders at the top; zip one store")
     return RemoteZip(address, options or {}, f"{tops.pop()}/")
+
+
+def version_of(array: zarr.Array) -> list[str] | None:
+    """What the server says of the metadata of an array; None where it says nothing.
+
+    Parameters
+    ----------
+    array
+        In a store of ours, or in one that others opened with fsspec.
+    """
+    store: Any = array.store_path.store
+    if isinstance(store, RemoteStore):
+        return store.version(array.path)
+    folder = f"{store.path}/{array.path}".rstrip("/")
+    return validators(store.fs, f"{folder}/zarr.json", f"{folder}/.zarray") or None
+
+
+def validators(fs: Any, *places: str) -> list[str]:
+    """Entity tag, time of change and size of the first object that is there."""
+    for place in places:
+        try:
+            facts = sync(fs._info(place))
+        except Exception:
+            continue
+        return [f"{name}={facts[name]}" for name in _VALIDATORS if facts.get(name) is not None]
+    return []
 
 
 def keep_array_in(store: RemoteStore, path: str, folder: str | os.PathLike[str]) -> RemoteStore:

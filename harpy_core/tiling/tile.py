@@ -148,7 +148,7 @@ def tile_raster(
         asked = [shape, chunks, method, codec, shard]
         key = digest_of([found, names, asked, source_digest(__name__)])[:16]
         work = WorkFolder(target, key)
-        work.begin(partial(_write_metadata, image, labels, names))
+        work.begin(partial(_write_metadata, image, labels, names), resume=found is not None)
         total = sum(math.prod(part.pixels.shape) for part in (image, labels))
         with track(total, "tile", enabled=progress) as bar:
             ways = _make((image, labels), work, method, threads, bar)

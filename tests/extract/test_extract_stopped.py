@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from cases import as_form, threads, tiles_of
 from crop_cases import OPTIONS, extracted, files, tissue, tree
 from oracle import crops as cropped
@@ -108,6 +111,33 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def _chunk_of(unit: str) -> str:
     array, batch, chunk = unit.split(".")
     return f"{array}/c/{batch}/{chunk}/0/0/0"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_lazy_image_that_changed_in_place_is_cut_anew(
+    known: bool, arrays: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """Dask names an array of a path by the path; what a function loads has no name at all."""
+    target, case = tmp_path / "crops", tissue()
+
+    def lazy() -> Any:
+        if known:
+            return da.from_zarr(str(tmp_path / "zarr-0"))
+        load = dask.delayed(lambda path: zarr.open_array(path)[...])(str(tmp_path / "zarr-0"))
+        whole = da.from_delayed(load, case.image.shape, case.image.dtype)
+        return whole.rechunk(case.image_chunks)
+
+    labels = da.from_zarr(str(tmp_path / "zarr-1"))
+    with tiles_of(1):
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_after(patch, 20)
+            with pytest.raises(DiedError):
+                hc.extract_instances(lazy(), labels, target, **OPTIONS)
+        image = zarr.open_array(tmp_path / "zarr-0", mode="r+")
+        image[...] = case.image + np.uint16(1)
+        found = hc.extract_instances(lazy(), labels, target, **OPTIONS)
+        fresh = hc.extract_instances(lazy(), labels, tmp_path / "fresh", **OPTIONS)
+    np.testing.assert_array_equal(found.image[...], fresh.image[...])
 
 
 KILLED = """

@@ -84,7 +84,7 @@ def test_a_coarser_level_is_measured(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_written_in_place_are_measured_anew(tmp_path: Path) -> None:
-    """Labels of another cell, as many bytes at the same paths; then a label TIFF of a made store."""
+    """Labels of another cell, as many bytes at the same paths."""
     ome_zarr(tmp_path / "i.zarr", "0.5")
     write_config(tmp_path, of_one({"uri": "i.zarr"}))
     ended = snakemake(tmp_path, TABLE)

@@ -138,8 +138,11 @@ class Format(Protocol):
     def chunks(self, array: Any, strict: bool) -> ChunkSource:
         """How the chunks of an array are decoded."""
 
-    def facts(self, array: Any, times: bool) -> list[Any]:
-        """What tells an array from another, without reading its pixels; `times` of its files."""
+    def facts(self, array: Any, times: bool) -> list[Any] | None:
+        """What tells an array from another, without reading its pixels; None where nothing does.
+
+        `times` takes the times of files in.
+        """
 
     def storage(self, array: Any, count: int) -> Storage:
         """How an array is stored, with at most so many samples."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import InputError
-from harpy_core.raster.formats import tiff
+from harpy_core.raster.formats import tiff, zarr_store
 from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage
 
 if TYPE_CHECKING:
@@ -78,12 +78,14 @@ def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[st
 
 
 def owns(array: Any) -> bool:
-    """Whether an array is part of a store at an address."""
+    """Whether a Zarr array is in a store that fsspec reaches, other than the local disk."""
     import zarr
+    from zarr.storage import FsspecStore
 
-    from harpy_core.raster.remote_store import RemoteStore
-
-    return isinstance(array, zarr.Array) and isinstance(array.store_path.store, RemoteStore)
+    if not isinstance(array, zarr.Array):
+        return False
+    store = array.store_path.store
+    return isinstance(store, FsspecStore) and zarr_store.folder_of(store) is None
 
 
 def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
@@ -93,12 +95,13 @@ def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
     return ChunkFiles(array, strict)
 
 
-def facts(array: zarr.Array, times: bool) -> list[Any]:
+def facts(array: zarr.Array, times: bool) -> list[Any] | None:
     """What the server says of the array's metadata: a chunk written in place leaves it as it is."""
     from harpy_core.raster import ngff
+    from harpy_core.raster.remote_store import version_of
 
-    store: Any = array.store_path.store
-    return [*ngff.shape_facts(array), str(array.store_path), *store.version(array.path)]
+    version = version_of(array)
+    return None if version is None else [*ngff.shape_facts(array), str(array.store_path), *version]
 
 
 def keeping(array: zarr.Array, folder: str | os.PathLike[str]) -> zarr.Array:

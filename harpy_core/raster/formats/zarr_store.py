@@ -128,21 +128,36 @@ def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
     return ChunkFiles(array, strict)
 
 
-def facts(array: zarr.Array, times: bool) -> list[Any]:
-    """Names, sizes and times of the files of an array."""
-    from zarr.storage import LocalStore, ZipStore
+def folder_of(store: Any) -> str | None:
+    """Path of the folder that a Zarr store is; None of any other store."""
+    from zarr.storage import FsspecStore, LocalStore
+
+    if isinstance(store, LocalStore):
+        return str(store.root)
+    if isinstance(store, FsspecStore):
+        # What Dask opens a path with.
+        named = store.fs.protocol
+        if "file" in ((named,) if isinstance(named, str) else named):
+            return str(store.path)
+    return None
+
+
+def facts(array: zarr.Array, times: bool) -> list[Any] | None:
+    """Names, sizes and times of the files of an array; of one in memory nothing is known."""
+    from zarr.storage import ZipStore
 
     from harpy_core.raster import ngff
 
     store = array.store_path.store
     found: list[Any] = ngff.shape_facts(array)
-    if isinstance(store, LocalStore):
-        below = sorted(stamps_below(os.path.join(store.root, array.path)))
+    folder = folder_of(store)
+    if folder is not None:
+        below = sorted(stamps_below(os.path.join(folder, array.path)))
         return found + [[*each] if times else [*each[:2]] for each in below]
     if isinstance(store, ZipStore):
         _, size, changed = stamp(str(store.path))
         return [*found, array.path, size, *([changed] if times else [])]
-    return [*found, str(array.store_path)]
+    return None
 
 
 def storage(array: zarr.Array, count: int) -> Storage:
