@@ -18,6 +18,10 @@ from harpy_core.statistics.pixels import Gathering
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
 
 
+_VALUES_AT_ONCE = 2**15
+"""Values of a statistic that are finished together: some thirty arrays of them fit the cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class TilePart:
     """What one task adds: only the instances it holds.
@@ -173,14 +177,17 @@ class StatisticsTable:
     def _finished(
         self, rows: np.ndarray, present: np.ndarray, count: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Channel by channel, so that what is held on the way stays small."""
+        """A few instances at a time, so that what is held on the way stays small."""
         layers = {name: np.full((len(rows), self._channels), np.nan) for name in self._statistics}
         if "count" in layers:
             layers["count"][:] = 0.0
-        for c in range(self._channels):
-            here = self._partials.at(rows[present], slice(c, c + 1))
-            for name, values in here.finish(self._merged, count[present]).items():
-                layers[name][present, c] = values[:, 0]
+        there = np.flatnonzero(present)
+        step = max(_VALUES_AT_ONCE // self._channels, 1)
+        for first in range(0, len(there), step):
+            some = there[first : first + step]
+            here = self._partials.at(rows[some], slice(None))
+            for name, values in here.finish(self._merged, count[some]).items():
+                layers[name][some] = values
             for name, values in self._whole.items():
-                layers[name][present, c] = values[rows[present], c]
+                layers[name][some] = values[rows[some]]
         return layers

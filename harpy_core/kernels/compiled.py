@@ -338,7 +338,8 @@ def _add_powers(
     words: Any, total: Any, square: Any, cube: Any, fourth_low: Any, fourth_high: Any
 ) -> None:
     words[0] += total
-    _add_wide(words, _SQUARE, square, np.uint64(0))
+    # No tile has the 2^32 pixels that it takes to fill a word; those of several are merged in two.
+    words[_SQUARE] += square
     _add_wide(words, _CUBE, cube, np.uint64(0))
     fourth_high += fourth_low >> _32
     fourth = (fourth_high << _32) | (fourth_low & _LOW)
