@@ -17,7 +17,6 @@ from harpy_core.statistics.partials import Partials, Tile
 from harpy_core.statistics.pixels import Gathering
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
 
-
 _VALUES_AT_ONCE = 2**15
 """Values of a statistic that are finished together: some thirty arrays of them fit the cache."""
 

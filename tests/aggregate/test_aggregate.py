@@ -26,6 +26,7 @@ from oracle import STATISTICS, geometry, labels_in, statistics, statistics_of
 from tables import EXACT, assert_close, assert_same_bits, measured, scale_of, tissue
 
 import harpy_core as hc
+from harpy_core.aggregate import merging
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -184,6 +185,16 @@ def test_a_label_that_is_not_there_has_count_zero_and_nan_statistics() -> None:
         missing = values[[1, 3]]
         assert np.all(missing == 0) if name == "count" else np.all(np.isnan(missing)), name
     assert np.all(np.isnan(found.obsm["spatial"][[1, 3]]))
+
+
+def test_it_does_not_matter_how_many_values_are_finished_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = tissue("u2")
+    whole = measured(case, index=[43, 1, 3, 13, 43])
+    for number in (1, 4, 7):
+        monkeypatch.setattr(merging, "_VALUES_AT_ONCE", number)
+        assert_same_bits(measured(case, index=[43, 1, 3, 13, 43]), whole)
 
 
 def test_an_index_may_mix_small_and_the_largest_labels() -> None:
