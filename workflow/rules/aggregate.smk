@@ -6,7 +6,7 @@
 rule aggregate:
     """Statistics of every channel in every instance, as an AnnData table."""
     input:
-        raster=raster_of,
+        raster=ASKED.raster,
         instances=ancient("results/{case}/instances.zarr"),
         found="results/{case}/instances.manifest.json",
     output:
@@ -20,13 +20,13 @@ rule aggregate:
     priority: 1
     conda:
         "../../envs/workflow.yaml"
-    threads: stage_threads
+    threads: NEEDED.threads
     resources:
-        mem_mb=planned_memory("aggregate"),
-        gpu=stage_gpus,
+        mem_mb=NEEDED.memory_mb("aggregate"),
+        gpu=NEEDED.gpus,
     params:
-        engine=engine_of,
-        aggregate=aggregate_params,
+        engine=ASKED.engine,
+        aggregate=ASKED.aggregate,
         code=provenance.source_digest("harpy_core.aggregate.store"),
     script:
         "../../scripts/aggregate.py"

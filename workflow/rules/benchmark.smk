@@ -7,7 +7,7 @@
 rule benchmark_cell:
     """One measured run of a stage; it takes every core, so that nothing runs beside it."""
     input:
-        raster=raster_of,
+        raster=ASKED.raster,
         instances=ancient("results/{case}/instances.zarr"),
         manifest="results/{case}/instances.manifest.json",
     output:
@@ -22,10 +22,10 @@ rule benchmark_cell:
         "../../envs/workflow.yaml"
     threads: measuring_threads
     resources:
-        mem_mb=measured_memory,
-        gpu=measuring_gpus,
+        mem_mb=NEEDED.measured_memory_mb,
+        gpu=NEEDED.measured_gpus,
     params:
-        sweep=measured_settings,
+        sweep=ASKED.measured,
         code=provenance.source_digest("harpy_core.benchmark.process"),
     script:
         "../../scripts/benchmark_cell.py"
@@ -34,7 +34,7 @@ rule benchmark_cell:
 rule sweep:
     """The measured runs of a case as one table."""
     input:
-        rows=sweep_cells,
+        rows=sweep_rows,
     output:
         table=report(
             "results/{case}/benchmark/sweep.csv",

@@ -18,6 +18,6 @@ rule download:
     resources:
         mem_mb=4000,
     params:
-        code=dataset_code,
+        code=ASKED.dataset_code,
     script:
         "../../scripts/download.py"

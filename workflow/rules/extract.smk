@@ -6,10 +6,10 @@
 rule extract:
     """One centred crop of every instance."""
     input:
-        raster=raster_of,
+        raster=ASKED.raster,
         instances=ancient("results/{case}/instances.zarr"),
         manifest="results/{case}/instances.manifest.json",
-        index=index_file,
+        index=ASKED.index_file,
     output:
         crops=directory("results/{case}/crops.zarr"),
         manifest="results/{case}/crops.manifest.json",
@@ -19,13 +19,13 @@ rule extract:
         "logs/benchmarks/{case}/extract.tsv"
     conda:
         "../../envs/workflow.yaml"
-    threads: stage_threads
+    threads: NEEDED.threads
     resources:
-        mem_mb=planned_memory("extract"),
-        gpu=stage_gpus,
+        mem_mb=NEEDED.memory_mb("extract"),
+        gpu=NEEDED.gpus,
     params:
-        engine=engine_of,
-        extract=extract_params,
+        engine=ASKED.engine,
+        extract=ASKED.extract,
         code=provenance.source_digest("harpy_core.extract.extraction"),
     script:
         "../../scripts/extract.py"

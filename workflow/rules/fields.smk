@@ -7,22 +7,22 @@
 rule join_tables:
     """The tables of a case's fields of view as one, which names the field of each instance."""
     input:
-        tables=of_fields("table.zarr"),
-        manifests=of_fields("table.manifest.json"),
+        tables=ASKED.of_fields("table.zarr"),
+        manifests=ASKED.of_fields("table.manifest.json"),
     output:
         table=directory("results/{case}/table.zarr"),
         manifest="results/{case}/table.manifest.json",
     log:
         "logs/{case}/join_tables.log",
     wildcard_constraints:
-        case=any_of(FIELDS),
+        case=any_of(ASKED.fields),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
         mem_mb=4000,
     params:
-        fields=lambda wildcards: list(FIELDS[wildcards.case]),
+        fields=ASKED.field_names,
         code=provenance.source_digest("harpy_core.aggregate.fields"),
     script:
         "../../scripts/join_tables.py"
@@ -31,20 +31,20 @@ rule join_tables:
 rule join_crops:
     """What declares the crops of all of a case's fields of view whole; they stay where they are."""
     input:
-        manifests=of_fields("crops.manifest.json"),
+        manifests=ASKED.of_fields("crops.manifest.json"),
     output:
         manifest="results/{case}/crops.manifest.json",
     log:
         "logs/{case}/join_crops.log",
     wildcard_constraints:
-        case=any_of(FIELDS),
+        case=any_of(ASKED.fields),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
         mem_mb=1000,
     params:
-        fields=lambda wildcards: list(FIELDS[wildcards.case]),
+        fields=ASKED.field_names,
         code=provenance.source_digest("harpy_core.aggregate.fields"),
     script:
         "../../scripts/join_crops.py"

@@ -6,7 +6,7 @@
 rule instances:
     """Id, area, centroid and bounding box of every instance."""
     input:
-        raster=raster_of,
+        raster=ASKED.raster,
     output:
         store=directory("results/{case}/instances.zarr"),
         manifest="results/{case}/instances.manifest.json",
@@ -18,12 +18,12 @@ rule instances:
     priority: 1
     conda:
         "../../envs/workflow.yaml"
-    threads: stage_threads
+    threads: NEEDED.threads
     resources:
-        mem_mb=planned_memory("instances"),
-        gpu=stage_gpus,
+        mem_mb=NEEDED.memory_mb("instances"),
+        gpu=NEEDED.gpus,
     params:
-        engine=engine_of,
+        engine=ASKED.engine,
         code=provenance.source_digest("harpy_core.instances.finding"),
     script:
         "../../scripts/instances.py"

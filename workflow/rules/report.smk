@@ -36,7 +36,7 @@ rule check:
 rule figure_tissue:
     """The tissue, with the outlines of its instances."""
     input:
-        raster=raster_of,
+        raster=ASKED.raster,
     output:
         figure=report(
             "results/{case}/figures/tissue.png",
@@ -100,7 +100,7 @@ rule figure_heatmap:
     log:
         "logs/{case}/figure_heatmap.log",
     wildcard_constraints:
-        case=any_of([*IMAGES, *FIELDS]),
+        case=any_of([*ASKED.images, *ASKED.fields]),
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -132,7 +132,7 @@ rule figure_sweep:
     resources:
         mem_mb=4000,
     params:
-        published=published_case,
+        published=ASKED.published,
         code=provenance.source_digest("harpy_core.figures.sweeps"),
     script:
         "../../scripts/figure_sweep.py"
@@ -141,14 +141,14 @@ rule figure_sweep:
 rule figures:
     """Every picture of every case."""
     input:
-        all_figures(),
+        ASKED.figures(),
     localrule: True
 
 
 rule report:
     """Snakemake's report: every picture with its caption, how it was made and how long it took."""
     input:
-        all_figures(),
+        ASKED.figures(),
     output:
         report="results/report.zip",
     log:

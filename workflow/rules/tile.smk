@@ -6,7 +6,7 @@
 rule source:
     """What there is to know of a case's image and labels without reading them."""
     input:
-        files=source_files,
+        files=ASKED.source_files,
     output:
         raster="results/{case}/source.json",
     log:
@@ -17,8 +17,8 @@ rule source:
     resources:
         mem_mb=1000,
     params:
-        source=source_params,
-        files=source_stamp,
+        source=ASKED.source,
+        files=ASKED.source_stamp,
         code=provenance.source_digest("harpy_core.raster.opening"),
     script:
         "../../scripts/source.py"
@@ -42,7 +42,7 @@ rule tile:
     resources:
         mem_mb=8000,
     params:
-        tile=lambda wildcards: plain(case_of(wildcards).tile),
+        tile=ASKED.tile,
         code=provenance.source_digest("harpy_core.tiling.tile"),
     script:
         "../../scripts/tile.py"

@@ -1,0 +1,91 @@
+"""What a rule's job asks of its machine: threads, GPUs and memory, known before it runs.
+
+A method is a rule's threads or resource function: it takes what Snakemake gives to those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harpy_core.config.crops import CropSettings
+from harpy_core.config.models import PEER
+from harpy_core.config.sizes import parse_bytes
+from harpy_core.kernels.registry import has_gpus
+from harpy_core.running.workers import Workers
+from harpy_core.workflow.questions import Questions
+
+SNAKEMAKE_MB = 310
+"""What Snakemake takes inside a job of its own (measured)."""
+
+MOST_THREADS = 32
+"""Cores that a stage of this machine takes at most."""
+
+
+class Needs:
+    """What the jobs of a config need.
+
+    Parameters
+    ----------
+    asked
+        What the rules ask of the config.
+    """
+
+    def __init__(self, asked: Questions) -> None:
+        self._asked, self._cluster = asked, asked.config.cluster
+
+    def threads(self, wildcards: Any) -> int:
+        """Cores of this machine for a stage; one where its workers run elsewhere."""
+        return MOST_THREADS if self._cluster.kind == "local" else 1
+
+    def gpus(self, wildcards: Any) -> int:
+        """GPUs of a stage's job: one for each worker that it starts on its own machine."""
+        workers = Workers.of(self._cluster, 1, self._asked.engine(wildcards))
+        return workers.gpus if workers.here else 0
+
+    def memory_mb(self, stage: str) -> Callable[..., int]:
+        """Memory of a stage's job in MB, known from shapes alone (a resource function)."""
+
+        def mem_mb(wildcards: Any, input: Any, threads: int) -> int:
+            workers = Workers.of(self._cluster, threads, self._asked.engine(wildcards))
+            return self._job_mb(stage, wildcards, input.raster, workers)
+
+        return mem_mb
+
+    def measured_gpus(self, wildcards: Any) -> int:
+        """GPUs of a measured run: one for each worker."""
+        on_gpus = wildcards.engine != PEER and has_gpus(wildcards.engine)
+        return int(wildcards.workers) if on_gpus else 0
+
+    def measured_memory_mb(self, wildcards: Any, input: Any) -> int:
+        """Memory of a measured run in MB: what the plan says, or all that the peer may take."""
+        sweep = self._asked.case(wildcards).benchmark
+        assert sweep is not None
+        limit = parse_bytes(sweep.memory_limit)
+        if wildcards.engine == PEER:
+            return int(wildcards.workers) * limit // 10**6
+        workers = Workers(
+            processes=int(wildcards.workers),
+            threads=sweep.threads_per_worker,
+            memory=limit,
+            gpus=self.measured_gpus(wildcards),
+        )
+        return self._job_mb(wildcards.stage, wildcards, input.raster, workers)
+
+    def _job_mb(self, stage: str, wildcards: Any, raster: str, workers: Workers) -> int:
+        """Memory in MB of a job that runs a stage on some workers."""
+        from harpy_core.planning.fits import job_bytes
+        from harpy_core.planning.plan import stage_plan
+        from harpy_core.raster.info import RasterInfo
+        from harpy_core.storage.manifest import read_manifest
+
+        found = Path(f"results/{wildcards.case}/instances.manifest.json")
+        plan = stage_plan(
+            stage,
+            RasterInfo.from_json(raster),
+            stats=self._asked.aggregate(wildcards)["stats"],
+            crops=CropSettings.within(self._asked.extract(wildcards)),
+            instances=read_manifest(found)["instances"] if found.is_file() else None,
+        )
+        return SNAKEMAKE_MB + job_bytes(plan, workers) // 10**6
