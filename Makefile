@@ -1,3 +1,4 @@
+# make help    this list; make alone shows it too
 # make setup   a virtual environment with the locked versions
 # make run     the default pipeline and its report: results/report.zip
 # make test    lint, format, types and tests
@@ -10,7 +11,8 @@
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
-.PHONY: setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-slurm \
+.DEFAULT_GOAL := help
+.PHONY: help setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-slurm \
 	test-package format lock clean
 
 VENV := .venv
@@ -36,6 +38,9 @@ export UV_NO_PROGRESS := 1
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 setup: $(VENV)/.ready
 
