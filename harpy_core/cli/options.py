@@ -58,6 +58,8 @@ def section_of(section: type[S], values: Mapping[str, Any]) -> S:
         if not first["loc"]:
             raise InputError(first["msg"]) from None
         name = str(first["loc"][0])
+        if first["type"] == "secret":
+            raise InputError(f"{flag(name)}: {first['msg']}") from None
         remedy = remedy_of(first, section, rule_of(section.model_fields[name]))
         raise InputError(f"{flag(name)} = {shown(values[name])}: {remedy}") from None
 

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from harpy_core.config.models import DATASETS, Case, Config, Origin, Source
 from harpy_core.config.section import Section, remedy_of, rule_of, section_of, suggestion
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, redacted
 
 
 def load(mapping: Mapping[str, Any], file: str) -> Config:
@@ -48,11 +48,14 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML would have it, in one short line."""
+    """A value as YAML would have it, in one short line; of a mapping, its keys alone."""
     named = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return named[value]
-    text = " ".join(str(value).split())
+    if isinstance(value, Mapping):
+        value = f"{{{', '.join(map(str, value))}}}"
+    # Before it is cut: half an address does not look like one.
+    text = redacted(" ".join(str(value).split()))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -68,12 +71,16 @@ def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str)
         return f"{file}: {dotted((*path, 'source'))} is missing: {error['msg']}"
     if error["type"] == "secret":
         return f"{file}: {dotted(path)}: {error['msg']}"
+    value = _value_at(mapping, path)
+    if error["type"] == "extra_forbidden" and isinstance(value, (str, Mapping, list)) and value:
+        # Not shown: nobody knows what a value is whose key is unknown, and it may be a secret.
+        return f"{file}: {dotted(path)}: {remedy}"
     if error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
         remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
     elif error["loc"][-1:] == ("[key]",):
         what = "case" if path[-2:-1] == ("cases",) else "field"
         remedy = f"a {what}'s name is made of letters, digits, - and _"
-    return str(mistake(file, path, _value_at(mapping, path), remedy))
+    return str(mistake(file, path, value, remedy))
 
 
 def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, ...]:

@@ -14,10 +14,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from harpy_core.config.addresses import address_trouble, options_trouble
 from harpy_core.config.crops import Codec, Extract
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
@@ -54,27 +56,29 @@ ELEMENTS = {
 }
 """Names of the image and the labels in the published stores."""
 
-_SECRETS = {"key", "secret", "password", "token"}
-_NO_SECRETS = ("anon", "google_default", "cloud")
-
 
 def _checked_size(text: str) -> str:
     parse_bytes(text)
     return text
 
 
-def _without_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    for name in sorted(_SECRETS & set(options)):
-        if options[name] not in _NO_SECRETS:
-            raise PydanticCustomError(
-                "secret",
-                "{name} is a secret, and the config is copied to logs and results: keep it in the "
-                "environment or a profile, and give anon: false or profile",
-                {"name": name},
-            )
+def _without_credentials(address: str) -> str:
+    trouble = address_trouble(address)
+    if trouble is not None:
+        raise PydanticCustomError("secret", "{told}", {"told": trouble})
+    return address
+
+
+def _without_secrets(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    addresses = [str(info.data.get(name) or "") for name in ("uri", "labels")]
+    protocols = [address.partition("://")[0] for address in addresses if "://" in address]
+    trouble = options_trouble(options, protocols)
+    if trouble is not None:
+        raise PydanticCustomError("secret", "{told}", {"told": trouble})
     return options
 
 
+Address = Annotated[str, AfterValidator(_without_credentials)]
 Size = Annotated[str, AfterValidator(_checked_size)]
 ChunkShape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -87,7 +91,7 @@ _NAME_RULE = "a name is text"
 class Source(Section):
     """Where an image and its labels are."""
 
-    uri: str = key(
+    uri: Address = key(
         "SpatialData or OME-Zarr store, zipped or not, at a path or at an s3://, gs:// or https:// "
         f"address; OME-TIFF; or a registered name: {', '.join(DATASETS)}. Paths are relative to "
         "the working directory.",
@@ -100,7 +104,7 @@ class Source(Section):
         _NAME_RULE,
         default=None,
     )
-    labels: str | None = key(
+    labels: Address | None = key(
         "Name of the labels element in the store, or the path or address of a label TIFF or Zarr "
         "array; not needed where the store has only one.",
         _NAME_RULE,
@@ -126,7 +130,8 @@ class Source(Section):
     storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] | None = key(
         "For an address: what fsspec takes for its protocol, such as {endpoint_url: "
         "https://minio.lab:9000} or {profile: lab} for s3; without a name it is read anonymously "
-        "({anon: false}: with the credentials of the environment).",
+        "({anon: false}: with the credentials of the environment). What may be a secret is "
+        "refused.",
         "storage_options are a mapping, or null",
         default=None,
     )
@@ -307,7 +312,7 @@ class Case(Section):
 class Origin(Section):
     """Where a published dataset comes from instead of its published address: one of three."""
 
-    mirror: str | None = key(
+    mirror: Address | None = key(
         "Base address, http or https, of a copy of the published files, in the same folders.",
         "a mirror is an http:// or https:// address",
         default=None,
@@ -319,7 +324,7 @@ class Origin(Section):
         default=None,
         min_length=1,
     )
-    store: str | None = key(
+    store: Address | None = key(
         "Path or address of the unpacked store; it is used where it is.",
         "a store is the path of a SpatialData store",
         default=None,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harpy_core.config.addresses import address_trouble, options_trouble
 from harpy_core.errors import InputError
 from harpy_core.storage.manifest import write_json
 
@@ -82,7 +83,21 @@ class RasterInfo:
         return dataclasses.replace(self, channels=kept)
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the description; the text is the same for the same raster."""
+        """Write the description; the text is the same for the same raster.
+
+        Raises
+        ------
+        InputError
+            An address or an option that may hold credentials: they are not written.
+        """
+        addresses = [self.uri, self.labels or ""]
+        protocols = [text.partition("://")[0] for text in addresses if "://" in text]
+        troubles = [
+            *map(address_trouble, addresses),
+            options_trouble(self.storage_options, protocols),
+        ]
+        for trouble in filter(None, troubles):
+            raise InputError(f"{self.uri}: {trouble}")
         write_json(path, dataclasses.asdict(self))
 
     @classmethod
