@@ -13,8 +13,9 @@ from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.running.tasks import Task
 from harpy_core.statistics.declared import PARTIALS, Statistic, partials_of
-from harpy_core.statistics.partials import Partials, Tile
+from harpy_core.statistics.partials import Partials
 from harpy_core.statistics.pixels import Gathering
+from harpy_core.statistics.tile import Tile
 from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
 
 _VALUES_AT_ONCE = 2**15

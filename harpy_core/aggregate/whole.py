@@ -17,8 +17,9 @@ from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.running.tasks import LazyTask, Task
 from harpy_core.statistics.declared import Statistic
-from harpy_core.statistics.partials import Partials, Tile
+from harpy_core.statistics.partials import Partials
 from harpy_core.statistics.pixels import Counted, Gathering, Pixels, histogram, is_counted
+from harpy_core.statistics.tile import Tile
 from harpy_core.tiles.grid import Edges, regions_of
 
 HELD_BYTES = 2**32

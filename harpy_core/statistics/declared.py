@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from harpy_core.kernels.layout import Family
-    from harpy_core.statistics.partials import Tile
+    from harpy_core.statistics.tile import Tile
 
 
 class Arithmetic(Protocol):

@@ -17,7 +17,7 @@ from harpy_core.kernels.layout import CUBE, FOURTH, LEAST, SQUARE, Family, famil
 from harpy_core.kernels.reference import difference
 from harpy_core.statistics import wide
 from harpy_core.statistics.count import finish as counted
-from harpy_core.statistics.partials import Tile
+from harpy_core.statistics.tile import Tile
 
 NUMBER, PIVOT, FIRST = 0, 1, 2
 """Words of wide integers and floats: pixels, what distances are taken from, four sums of powers."""

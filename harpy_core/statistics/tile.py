@@ -1,0 +1,46 @@
+"""Pixels of a tile and its runs, as partials are made from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from harpy_core.kernels.layout import Family, family_of
+from harpy_core.tiles.runs import RunTable
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Some channels of a tile, and what is known of its instances.
+
+    Attributes
+    ----------
+    planes : (c, plane)
+        Pixels, C-contiguous.
+    runs
+        Where the instances lie in a plane.
+    pixels : (slots, 1)
+        How many each instance has in the tile.
+    kernels
+        The engine's module.
+    ignore_nan
+        Leave NaN pixels out.
+    """
+
+    planes: np.ndarray
+    runs: RunTable
+    pixels: np.ndarray
+    kernels: ModuleType
+    ignore_nan: bool
+
+    @property
+    def family(self) -> Family:
+        """Family of the pixels' type."""
+        return family_of(self.planes.dtype)
+
+    @property
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The runs as kernels take them."""
+        return self.runs.start, self.runs.length, self.runs.slot
