@@ -63,5 +63,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # Not among those that `import *` imports: it needs PyTorch, which need not be there.
+    # `import *` leaves it out: it needs PyTorch, which may not be installed.
     return [*__all__, "CropDataset"]

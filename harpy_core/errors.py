@@ -9,7 +9,7 @@ _QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]*[^\s'\".,:;)]")
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: the thing, its value and the remedy.
+    """Bad input, in one line: the thing, its value and the remedy.
 
     Parameters
     ----------
@@ -22,5 +22,5 @@ class InputError(ValueError):
 
 
 def redacted(text: str) -> str:
-    """A text whose addresses show neither user nor query."""
+    """Return a text whose addresses show neither user nor query."""
     return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))

@@ -1,4 +1,4 @@
-"""Which code makes a result: the digest of a module and of all it imports of this package.
+"""Digests of the code that makes a result: a module and all it imports from this package.
 
 Snakemake notices a change of a script, not of the package that the script calls; rules therefore
 take this digest as a parameter.
@@ -17,7 +17,7 @@ _PACKAGE = _ROOT.name
 
 
 def source_digest(*modules: str) -> str:
-    """SHA-256 over the sources of some modules and of what they import of this package.
+    """SHA-256 over the sources of some modules and of what they import from this package.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def source_digest(*modules: str) -> str:
 
 
 def imported_modules(*modules: str) -> set[str]:
-    """Some modules and every module of this package that they import, directly or not."""
+    """The given modules and every module of this package that they import, directly or not."""
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
@@ -48,12 +48,12 @@ def imported_modules(*modules: str) -> set[str]:
 def _imports(module: str) -> frozenset[str]:
     tree = ast.parse(_file_of(module).read_bytes())
     names = {name for node in ast.walk(tree) for name in _named(node)}
-    # The package itself only forwards names: what lies behind them is not needed to import it.
+    # The package itself only forwards names: importing it needs none of the modules behind them.
     return frozenset(name for name in names if name != _PACKAGE and _is_module(name))
 
 
 def _named(node: ast.AST) -> Iterator[str]:
-    """Every name an import statement may mean a module by; relative imports are not used here."""
+    """Every name in an import statement that may be a module; this package has no relative ones."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -74,7 +74,7 @@ def _path_of(module: str) -> Path | None:
 
 
 def _files_of(module: str) -> list[Path]:
-    """A module's file, and the kernels of a GPU that are beside it under its name."""
+    """A module's file, and the GPU kernels of the same name beside it."""
     file = _file_of(module)
     return [file, *file.parent.glob(f"{file.stem}.cu")]
 

@@ -56,12 +56,12 @@ class Instances:
         Parameters
         ----------
         index
-            Labels, each once or more often.
+            Labels, each at least once.
 
         Raises
         ------
         InputError
-            A label that is not there.
+            A label is not there.
         """
         wanted = np.unique(checked_labels(index, "index"))
         place = np.searchsorted(self.id, wanted)
@@ -75,7 +75,7 @@ class Instances:
         return self.rows(place)
 
     def rows(self, rows: np.ndarray) -> Instances:
-        """Those at some places, in that order."""
+        """Return the instances at some positions, in that order."""
         return Instances(*(getattr(self, name)[rows] for name in self.__slots__))
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -149,12 +149,12 @@ def find_instances(
     engine
         ``numpy``, ``numba``, ``cupy`` or ``auto``, as in `harpy_core.aggregate_stats`.
     client
-        A Dask client to run on; None uses the cores of this process.
+        Dask client to run on; None uses the cores of this process.
     progress
         Show a progress bar.
     strict
-        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
-        fill value, as Zarr has it.
+        Make a missing chunk of a Zarr array an error that names it; otherwise it reads as the
+        array's fill value, as in Zarr.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def find_instances(
     Raises
     ------
     InputError
-        Labels that are negative or no integers.
+        Labels are negative or not integers.
     """
     raster = Raster.of(None, labels)
     tasks = label_tasks(raster, strict)

@@ -10,11 +10,11 @@ __all__ = ["AUTO", "ENGINES", "engine"]
 
 
 def engine(name: str) -> ModuleType:
-    """The module of an engine, or of the one that ``auto`` is in this process.
+    """Return the module of an engine, or of the one that ``auto`` is in this process.
 
     Raises
     ------
     InputError
-        For a name that is no engine, and for an engine that cannot be used here.
+        The name is not an engine, or the engine cannot be used here.
     """
     return usable(name).load()

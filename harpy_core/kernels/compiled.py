@@ -34,7 +34,7 @@ _REAL_MIN = place_of("real", "extremes", "extremes") + layout.LEAST
 def slot_of(key: Any, keys: Any, slots: Any, fresh: Any) -> Any:
     """Slot of a label in an open-addressing table of 2^n places; a new label gets `fresh`."""
     mask = keys.size - 1
-    # Folded first: labels that differ in their high bits alone would all fall on one place.
+    # Fold first: labels that differ in their high bits alone would all fall on one place.
     mixed = (key ^ (key >> _32)) * np.uint64(0x9E3779B97F4A7C15)
     place = np.int64(mixed >> _32) & mask
     while slots[place] >= 0 and keys[place] != key:
@@ -47,7 +47,7 @@ def slot_of(key: Any, keys: Any, slots: Any, fresh: Any) -> Any:
 
 @_jit
 def rehash(ids: Any, count: Any, size: Any) -> Any:
-    """A table of `size` places (a power of two) for the first `count` labels."""
+    """Build a table of `size` places (a power of two) for the first `count` labels."""
     keys = np.zeros(size, np.uint64)
     slots = np.full(size, -1, np.int64)
     for slot in range(count):
@@ -68,7 +68,7 @@ def rows_of(ids: Any, keys: Any, rows: Any, known: Any, count: Any) -> Any:
 
 
 class LabelIndex:
-    """Rows for labels, in the order in which they are met; see `reference.LabelIndex`."""
+    """Rows of labels, in the order in which they are first met; see `reference.LabelIndex`."""
 
     def __init__(self) -> None:
         self._keys, self._rows = rehash(np.empty(0, np.uint64), 0, 1024)
@@ -80,7 +80,7 @@ class LabelIndex:
 
     @property
     def ids(self) -> np.ndarray:
-        """(rows,) uint64 label of each row."""
+        """Label of each row, (rows,) uint64."""
         return self._ids[: self._count]
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -158,7 +158,7 @@ def _find_runs(
 def _number_runs(
     value: Any, begin: Any, keys: Any, slots: Any, ids: Any, count: Any, slot: Any
 ) -> Any:
-    """Number runs by label from `begin` on, until all are or the table is half full."""
+    """Number runs by label from `begin` on, until all have one or the table is half full."""
     for i in range(begin, value.size):
         if 2 * count >= keys.size:
             return i, count
@@ -171,7 +171,7 @@ def _number_runs(
 
 @_jit
 def number(value: Any) -> Any:
-    """Slot of each run by its label, numbered as they come, and the label of each slot."""
+    """Number labels in the order of runs: the slot of each run, and the label of each slot."""
     slot = np.empty(value.size, np.int32)
     ids = np.empty(2048, np.uint64)
     keys, slots = rehash(ids, 0, 4096)
@@ -187,7 +187,7 @@ def number(value: Any) -> Any:
 
 @_jit
 def by_slot(slot: Any, slots: Any) -> Any:
-    """Where the runs of each slot begin once they are sorted by it, and the sorted runs."""
+    """Sort runs by slot: the index of the first run of each slot, and the sorted runs."""
     begin = np.zeros(slots + 1, np.int64)
     for i in range(slot.size):
         begin[slot[i] + 1] += 1
@@ -261,7 +261,7 @@ def geometry(
 
 # One run's channels are summed together, two at a time: the run's length, the same for all of them,
 # is predicted after the first, and LLVM's loop over two planes is twice as fast as over one
-# (measured). The last channel of an odd number has itself for company, which costs nothing more.
+# (measured). The last channel of an odd number is paired with itself, which costs nothing more.
 # Sums are cast back to 32 bits each time: Numba would widen them, with half as many in a vector.
 
 
@@ -272,7 +272,7 @@ def _sum_narrow(planes: Any, start: Any, length: Any, slot: Any, bias: Any, out:
         first = start[i]
         last = first + length[i]
         k = slot[i]
-        # Signed pixels wrap around 2^32 on the way; what all of them are shifted by brings the
+        # Signed pixels wrap around 2^32 on the way; adding the shift of all of them brings the
         # sum back.
         shift = np.uint32(bias * length[i])
         for c in range(0, channels, 2):
@@ -338,7 +338,7 @@ def _add_powers(
     words: Any, total: Any, square: Any, cube: Any, fourth_low: Any, fourth_high: Any
 ) -> None:
     words[0] += total
-    # No tile has the 2^32 pixels that it takes to fill a word; those of several are merged in two.
+    # No tile has the 2^32 pixels that it takes to fill a word; tiles are merged in two.
     words[_SQUARE] += square
     _add_wide(words, _CUBE, cube, np.uint64(0))
     fourth_high += fourth_low >> _32
@@ -543,7 +543,7 @@ def _gather(planes: Any, source: Any, target: Any, length: Any, stride: Any, out
         plane = planes[c]
         shift = c * stride
         for i in range(source.size):
-            # Unsigned: signed ones may count from the end, and looking after that takes the time.
+            # Unsigned: signed ones may count from the end, and checking for that takes time.
             first = np.uint64(source[i])
             place = np.uint64(target[i] + shift)
             for p in range(np.uint64(length[i])):

@@ -12,18 +12,18 @@ from harpy_core.kernels.layout import family_of
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a loop that runs without the GIL, and keep it on disk."""
+    """Compile a loop that runs without the GIL, and cache it on disk."""
     compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
     return compiled
 
 
 _BINS = 1024
-"""Bins that an instance is first counted in: they stay in the nearest cache."""
+"""Bins in which an instance is counted first: few enough to stay in the nearest cache."""
 
 
 @jit
 def _order_narrow(values: Any, begin: Any, rank: Any, out: Any) -> None:
-    """Ranks of narrow integers, by counting: in bins of as many values as need be, then in one."""
+    """Find ranks of narrow integers by counting, in bins of several values and then in one bin."""
     coarse = np.zeros(_BINS, np.int64)
     fine = np.zeros(0x10000 // _BINS, np.int64)
     for i in range(begin.size - 1):
@@ -65,7 +65,7 @@ def _order_narrow(values: Any, begin: Any, rank: Any, out: Any) -> None:
 
 @jit
 def _select(values: Any, first: Any, last: Any, rank: Any) -> Any:
-    """The value of a rank in values[first:last], which are partly put in order (Hoare 1961)."""
+    """Return the value of a rank in values[first:last], which it partly sorts (Hoare 1961)."""
     low = first
     high = last - 1
     wanted = first + rank

@@ -1,6 +1,6 @@
-"""What a kernel writes for one instance and channel: the words of a partial, by pixel type.
+"""Layout of what a kernel writes for an instance and channel: words of partials, by pixel type.
 
-Three families of pixel types, each with the arithmetic that suits it:
+There are three families of pixel types, each with the arithmetic that suits it:
 
 narrow
     integers of at most 16 bits. Sums of the first four powers fit integers, so nothing is ever
@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 LONGEST_RUN = 1 << 15
-"""Longer stretches are cut, so that sums within one run of 16-bit pixels fit 32 bits."""
+"""Pixels of the longest run; others are cut, so that sums over 16-bit pixels fit 32 bits."""
 
 Family = Literal["narrow", "wide", "real"]
 
@@ -43,23 +43,23 @@ LOOPS: dict[Family, dict[Loop, dict[str, int]]] = {
         "extremes": {"sum": 1, "count": 1, "extremes": 2},
     },
 }
-"""What each loop writes for an instance and channel: partials in the order of their words, with
-how many each has. Cheaper loops come first."""
+"""Partials that each loop writes for an instance and channel, in the order of their words, with the
+number of words of each. Cheaper loops come first."""
 
 SQUARE, CUBE, FOURTH = 0, 2, 4
-"""Words of ``powers`` of narrow pixels: the lower of two each."""
+"""Words of ``powers`` of narrow pixels, the lower one of each two."""
 
 LEAST, MOST = 0, 1
 """Words of ``extremes``."""
 
 
 def family_of(dtype: np.dtype) -> Family:
-    """Which arithmetic a pixel type gets.
+    """Family of a pixel type, which decides its arithmetic.
 
     Raises
     ------
     TypeError
-        For anything but integers and floats of up to 64 bits.
+        The type is not an integer or a float of up to 64 bits.
     """
     if dtype.kind in "iu":
         return "narrow" if dtype.itemsize <= 2 else "wide"
@@ -69,23 +69,23 @@ def family_of(dtype: np.dtype) -> Family:
 
 
 def bias_of(dtype: np.dtype) -> int:
-    """What is added to a pixel to make it unsigned."""
+    """Number that is added to a pixel to make it unsigned."""
     return 1 << (8 * dtype.itemsize - 1) if dtype.kind == "i" else 0
 
 
 def words_of(family: Family, loop: Loop) -> int:
-    """Words that a loop writes for an instance and channel."""
+    """Number of words that a loop writes for an instance and channel."""
     return sum(LOOPS[family][loop].values())
 
 
 def place_of(family: Family, loop: Loop, partial: str) -> int:
-    """The first word of a partial among those that a loop writes."""
+    """Index of the first word of a partial among those that a loop writes."""
     partials = list(LOOPS[family][loop])
     return sum(LOOPS[family][loop][name] for name in partials[: partials.index(partial)])
 
 
 def of_no_pixel(family: Family, loop: Loop, shape: tuple[int, ...]) -> np.ndarray:
-    """The words that a loop over no pixel writes: `shape` × words, uint64."""
+    """Make the words that a loop over no pixel writes: `shape` × words, uint64."""
     words = np.zeros((*shape, words_of(family, loop)), np.uint64)
     if "extremes" in LOOPS[family][loop]:
         place = place_of(family, loop, "extremes")
@@ -94,7 +94,7 @@ def of_no_pixel(family: Family, loop: Loop, shape: tuple[int, ...]) -> np.ndarra
 
 
 def reset_extremes(family: Family, words: np.ndarray) -> None:
-    """Make the extremes of no pixel of what lies in some words, (…, 2) uint64."""
+    """Set words to the extremes of no pixel, (…, 2) uint64."""
     if family == "real":
         words.view(np.float64)[..., LEAST], words.view(np.float64)[..., MOST] = np.inf, -np.inf
     else:

@@ -1,7 +1,7 @@
-"""The kernels in plain NumPy: what the compiled ones must agree with, and run without a compiler.
+"""The kernels in plain NumPy: they need no compiler, and the compiled ones must agree with them.
 
 Each works on one tile. `start` and `length` describe its runs as offsets into a flattened plane
-(one channel of the tile), `slot` says which of the tile's instances a run belongs to.
+(one channel of the tile), and `slot` says which of the tile's instances a run belongs to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _32 = np.uint64(32)
 
 
 class LabelIndex:
-    """Rows for labels, in the order in which they are met."""
+    """Rows of labels, in the order in which the labels are first met."""
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
@@ -26,7 +26,7 @@ class LabelIndex:
 
     @property
     def ids(self) -> np.ndarray:
-        """(rows,) uint64 label of each row."""
+        """Label of each row, (rows,) uint64."""
         return np.fromiter(self._rows, np.uint64, len(self._rows))
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
@@ -61,9 +61,9 @@ def encode(
     start : (runs,) int64
         Offset of a run's first pixel in a plane.
     length : (runs,) int32
-        Its pixels, at most `LONGEST_RUN`.
+        Number of its pixels, at most `LONGEST_RUN`.
     slot : (runs,) int32
-        Which of the tile's instances it belongs to.
+        Index of the instance that it belongs to, among the tile's.
     ids : (slots,) uint64
         The labels, in the order in which the tile meets them.
     """
@@ -95,7 +95,7 @@ def encode(
 
 
 def cut(first: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pieces of stretches, none longer than `LONGEST_RUN`: whose, where each begins, its pixels."""
+    """Cut stretches to `LONGEST_RUN`: the stretch, first pixel and length of each piece."""
     pieces = -(-length // LONGEST_RUN)
     whose = np.repeat(np.arange(len(length)), pieces)
     before = (np.arange(len(whose)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * LONGEST_RUN
@@ -132,14 +132,14 @@ def geometry(
 
 
 def _pixels(start: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets of all pixels in runs, and where each run begins among them."""
+    """Offsets of all pixels in runs, and the index of each run's first pixel among them."""
     bounds = np.cumsum(length) - length
     inside = np.arange(length.sum()) - np.repeat(bounds, length)
     return np.repeat(start, length) + inside, bounds
 
 
 def _unsigned(values: np.ndarray) -> np.ndarray:
-    """Integer pixels as uint64, shifted by half their range where they are signed."""
+    """Convert integer pixels to uint64, shifted by half their range where they are signed."""
     shifted = values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values
     return shifted.astype(np.uint64) + np.uint64(bias_of(values.dtype))
 
@@ -147,7 +147,7 @@ def _unsigned(values: np.ndarray) -> np.ndarray:
 def _by_slot(
     values: np.ndarray, bounds: np.ndarray, slot: np.ndarray, slots: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """128-bit sum per slot of uint64 values, as a low and a high word."""
+    """Sum uint64 values by slot in 128 bits, as a low and a high word."""
     low = np.zeros(slots, np.uint64)
     high = np.zeros(slots, np.uint64)
     np.add.at(low, slot, np.add.reduceat(values & _LOW, bounds))
@@ -170,9 +170,9 @@ def reduce(
     Parameters
     ----------
     planes
-        (c, plane), the channels of the tile, flattened.
+        Channels of the tile, flattened, (c, plane).
     loop
-        Which of `layout.LOOPS` of the pixels' family.
+        Name in `layout.LOOPS` of the pixels' family.
     ignore_nan
         Leave NaN pixels out of float images.
 
@@ -246,7 +246,7 @@ def _extremes(
 
 
 def by_slot(slot: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the runs of each slot begin once they are sorted by it, and the sorted runs."""
+    """Sort runs by slot: the index of the first run of each slot, and the sorted runs."""
     begin = np.concatenate([[0], np.cumsum(np.bincount(slot, minlength=slots))])
     return begin, np.argsort(slot, kind="stable")
 
@@ -254,7 +254,7 @@ def by_slot(slot: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
 def collect(
     plane: np.ndarray, source: np.ndarray, target: np.ndarray, length: np.ndarray, out: np.ndarray
 ) -> None:
-    """Copy stretches of one plane to their places; as `gather`, in the memory of the host."""
+    """Copy stretches of one plane to their places; like `gather`, but in the host's memory."""
     gather(plane[np.newaxis], source, target, length, 0, out)
 
 
@@ -264,11 +264,11 @@ def order_statistics(values: np.ndarray, begin: np.ndarray, rank: np.ndarray) ->
     Parameters
     ----------
     values
-        (n,) without NaN, those of an instance side by side; an engine may change their order.
+        Pixels without NaN, (n,), an instance's side by side; an engine may change their order.
     begin
-        (instances + 1,) where those of each instance begin, and the end.
+        Index of each instance's first pixel, and the end, (instances + 1,).
     rank
-        (instances, k) from 0, for the smallest, ascending; within the instance, if it has a pixel.
+        Ranks from 0, the smallest, ascending, (instances, k); within the instance if it has pixels.
 
     Returns
     -------
@@ -295,7 +295,7 @@ def powers(
     Parameters
     ----------
     pivot
-        (slots, c): float64 for float pixels, shifted uint64 for integer ones.
+        Pivots, (slots, c): float64 for float pixels, shifted uint64 for integer ones.
 
     Returns
     -------
@@ -320,7 +320,7 @@ def powers(
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`a - b` of uint64 values as float64, rounded once."""
+    """Return `a - b` of uint64 values as float64, rounded once."""
     return np.where(a >= b, (a - b).astype(np.float64), -((b - a).astype(np.float64)))
 
 
@@ -337,9 +337,9 @@ def gather(
     Parameters
     ----------
     planes
-        (c, plane), the channels of the tile, flattened.
+        Channels of the tile, flattened, (c, plane).
     source, target, length
-        Offset of each stretch in a plane, its offset in `out` for the first channel, its pixels.
+        Offset of each stretch in a plane, its offset in `out` for the first channel, its length.
     channel_stride
         Pixels of `out` from one channel to the next.
     out

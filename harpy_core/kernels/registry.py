@@ -1,8 +1,8 @@
-"""The engines there are: the one list that names, choices, wildcards and colours come from.
+"""Registry of engines: the one list that names, choices, wildcards and colours come from.
 
 An engine is a module with the functions of `harpy_core.kernels.reference`; one for GPUs also has
-``trouble``, ``visible`` and ``room``. To add one, write the module and register it below. Nothing
-of NumPy is imported before an engine is loaded: the workflow asks while it is parsed.
+``trouble``, ``visible`` and ``room``. To add one, write the module and register it below. NumPy
+is not imported before an engine is loaded: the workflow asks while it is parsed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Literal
 from harpy_core.errors import InputError
 
 AUTO = "auto"
-"""A GPU's engine where every worker has a GPU that works, else the first of the processor's."""
+"""Name of a GPU's engine where every worker has a working GPU, else of the first for the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What does the arithmetic, and on which device.
+    """One implementation of the arithmetic, on one device.
 
     Attributes
     ----------
     name
-        As users write it.
+        Name as users write it.
     module
-        Where its functions are, by its full name.
+        Full name of the module with its functions.
     device
         ``gpu`` for an engine whose workers have a GPU each.
     """
@@ -41,23 +41,23 @@ class Engine:
         return importlib.import_module(self.module)
 
     def trouble(self) -> str | None:
-        """Why this process cannot use the engine, in one line; None where it can."""
+        """Reason why this process cannot use the engine, in one line; None where it can."""
         trouble: str | None = self.load().trouble() if self.device == "gpu" else None
         return trouble
 
     def gpus(self) -> list[str]:
-        """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+        """GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
         gpus: list[str] = self.load().visible() if self.device == "gpu" else []
         return gpus
 
     def room(self) -> int:
-        """Bytes that are free on this process's GPU, where there is no trouble."""
+        """Free bytes on this process's GPU, where there is no trouble."""
         room: int = self.load().room()
         return room
 
 
 ENGINES: dict[str, Engine] = {}
-"""Every engine by its name, in the order in which choices and colours are given out."""
+"""Every engine by name, in the order of choices and colours."""
 
 
 def register(engine: Engine) -> None:
@@ -66,7 +66,7 @@ def register(engine: Engine) -> None:
     Raises
     ------
     ValueError
-        The name is taken.
+        The name is already taken.
     """
     if engine.name == AUTO or engine.name in ENGINES:
         raise ValueError(f"{engine.name!r} is an engine already: choose another name")
@@ -79,12 +79,12 @@ register(Engine("cupy", "harpy_core.kernels.gpu", device="gpu"))
 
 
 def checked(name: str) -> str:
-    """The name of an engine, or ``auto``.
+    """Return the name of an engine, or ``auto``, as it is.
 
     Raises
     ------
     InputError
-        For any other.
+        The name is any other.
     """
     if name != AUTO and name not in ENGINES:
         raise InputError(f"engine = {name!r}: not an engine; choose {', '.join((AUTO, *ENGINES))}")
@@ -92,22 +92,22 @@ def checked(name: str) -> str:
 
 
 def on(device: Literal["cpu", "gpu"]) -> list[Engine]:
-    """The engines of a device."""
+    """Return the engines of a device."""
     return [engine for engine in ENGINES.values() if engine.device == device]
 
 
 def has_gpus(name: str) -> bool:
-    """Whether an engine's workers have a GPU each; not known, and so not said, of ``auto``."""
+    """Whether an engine's workers have a GPU each; False for ``auto``, for which it is unknown."""
     return checked(name) != AUTO and ENGINES[name].device == "gpu"
 
 
 def usable(name: str) -> Engine:
-    """The engine that this process uses for a name, which may be ``auto``.
+    """Return the engine that this process uses for a name, which may be ``auto``.
 
     Raises
     ------
     InputError
-        For a name that is no engine, and for an engine that cannot be used here.
+        The name is not an engine, or the engine cannot be used here.
     """
     if checked(name) == AUTO:
         without_trouble = (engine for engine in on("gpu") if engine.trouble() is None)

@@ -1,6 +1,6 @@
-"""The partial ``count``: a word of floats alone, of which NaN may be left out.
+"""The partial ``count``: a word for floats alone, whose NaN may be left out.
 
-Of integers every pixel counts, and how many there are is known from the labels.
+Every pixel of integers counts, and their number is known from the labels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from harpy_core.kernels.layout import Family, family_of
 
 
 def empty(family: Family, words: np.ndarray) -> None:
-    """Nothing is there to be set."""
+    """Do nothing: the count of no pixel is 0."""
 
 
 def merge(family: Family, into: np.ndarray, other: np.ndarray) -> None:
@@ -23,7 +23,7 @@ def merge(family: Family, into: np.ndarray, other: np.ndarray) -> None:
 
 
 def finish(dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """Pixels that were counted, (instances, c) float64."""
+    """Number of pixels that were counted, (instances, c) float64."""
     if family_of(dtype) == "real":
         return made["count"].view(np.float64)[..., 0].copy()
     return np.broadcast_to(pixels.astype(np.float64), made["count"].shape[:2])

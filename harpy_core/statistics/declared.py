@@ -1,10 +1,10 @@
-"""The partials and the statistics there are, declared.
+"""Declarations of all partials and statistics.
 
-A partial is what a tile can say of an instance in a channel, and what is merged with what other
-tiles say of it. A statistic is finished from the partials that it needs. A job makes the union of
-the partials of the statistics asked for, in one read of the pixels.
+A partial is what a tile contributes to an instance in a channel; the contributions of several tiles
+are merged. A statistic is finished from the partials that it needs. A job makes the union of the
+partials of the statistics asked for, in one read of the pixels.
 
-A statistic that existing partials suffice for is one entry of `STATISTICS`. A partial is one entry
+A statistic for which existing partials suffice is one entry of `STATISTICS`. A partial is one entry
 of `PARTIALS` with its module, and a kernel in each engine. This module imports nothing heavy: the
 workflow reads names and sizes while it is parsed.
 """
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 
 class Arithmetic(Protocol):
-    """What the module of a partial does with words, (instances, c, words) uint64 each."""
+    """Functions of a partial's module, on words: (instances, c, words) uint64 each."""
 
     def empty(self, family: Family, words: np.ndarray) -> None:
-        """Make words of zeros those of no pixel at all."""
+        """Turn words of zeros into those of no pixel at all."""
 
     def merge(self, family: Family, into: np.ndarray, other: np.ndarray) -> None:
-        """Add what is said of other pixels of the same instances, in place."""
+        """Add the words of other pixels of the same instances, in place."""
 
     def make(self, tile: Tile, made: Mapping[str, np.ndarray]) -> np.ndarray:
         """Measure a tile, where the loops of `kernels.layout` do not make it."""
 
     def finish(self, dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) -> Any:
-        """What statistics are finished from, given the pixels of each instance, (instances, 1)."""
+        """Return what statistics are finished from; `pixels` of instances are (instances, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What a tile can say of an instance in a channel.
+    """Contribution of a tile to an instance in a channel.
 
     Attributes
     ----------
     description
-        What it is, in a few words.
+        Meaning, in a few words.
     module
-        Home of its `Arithmetic`.
+        Module with its `Arithmetic`.
     words
-        Words of 8 bytes that an instance and channel take, for each family of pixel types.
+        Words of 8 bytes per instance and channel, for each family of pixel types.
     after
-        Partials that it is made and finished with.
+        Partials that are needed to make and finish it.
     whole
         Whether it is finished only where all pixels of an instance are together.
     """
@@ -103,7 +103,7 @@ PARTIALS: dict[str, Partial] = {
         whole=True,
     ),
 }
-"""What a tile can say, each after those it is made with."""
+"""Every partial by name, each after those it is made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +113,15 @@ class Statistic:
     Attributes
     ----------
     name
-        What its layer is called.
+        Name of its layer.
     description
-        What it is, in a few words, with its formula.
+        Meaning, in a few words, with its formula.
     needs
         Partials that it is finished from.
     finish
-        From the finished partials, in the order of `needs`, to its values, (instances, c) float64:
-        ``count`` and ``sum`` are such arrays; ``extremes`` has `least` and `most`; ``powers`` has
-        the central moments `m2`, `m3` and `m4` of the population; ``pixels`` has
+        Function of the finished partials, in the order of `needs`, that returns (instances, c)
+        float64. ``count`` and ``sum`` are such arrays; ``extremes`` has `least` and `most`;
+        ``powers`` has the central moments `m2`, `m3` and `m4` of the population; ``pixels`` has
         ``quantile(q)``, and ``distances(centre)`` with quantiles of its own.
     unit
         ``intensity``, ``intensity^2``, ``pixels`` or nothing.
@@ -199,7 +199,7 @@ _ALL = (
 )
 
 STATISTICS: dict[str, Statistic] = {statistic.name: statistic for statistic in _ALL}
-"""Those with a name of their own; percentiles ``q01`` to ``q99`` are statistics too."""
+"""Statistics with a name of their own; percentiles ``q01`` to ``q99`` are statistics too."""
 
 _PERCENTILE = "q(0[1-9]|[1-9][0-9])"
 NAMES = f"{', '.join(STATISTICS)}, and the percentiles q01 to q99"
@@ -212,7 +212,7 @@ def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Stat
     Raises
     ------
     InputError
-        A name that is no statistic, two statistics of one name, or none at all.
+        A name is not a statistic, two statistics share a name, or none is given.
     """
     wanted = [asked] if isinstance(asked, str | Statistic) else list(asked)
     if not wanted:
@@ -260,7 +260,7 @@ def partials_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
 
 
 def family_called(dtype: str) -> Family:
-    """The family of a pixel type by NumPy's name for it, as `kernels.layout` defines families."""
+    """Family, as `kernels.layout` defines it, of a pixel type given by its NumPy name."""
     if "float" in dtype:
         return "real"
     digits = "".join(c for c in dtype if c.isdigit())
@@ -268,14 +268,14 @@ def family_called(dtype: str) -> Family:
 
 
 def words_of(statistics: Collection[Statistic], dtype: str) -> int:
-    """Words that an instance and channel take until the statistics are finished.
+    """Number of words per instance and channel until the statistics are finished.
 
     Parameters
     ----------
     dtype
-        Type of the pixels, by NumPy's name for it.
+        NumPy name of the pixels' type.
     """
     family = family_called(dtype)
     merged = sum(PARTIALS[name].words[family] for name in partials_of(statistics))
-    # Those of whole instances are finished, and kept, as these come.
+    # Statistics of whole instances are finished, and kept, as the instances arrive.
     return merged + sum(statistic.whole for statistic in statistics)

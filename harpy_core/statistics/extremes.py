@@ -31,11 +31,11 @@ def merge(family: Family, into: np.ndarray, other: np.ndarray) -> None:
 
 
 def finish(dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) -> Extremes:
-    """Both, as float64."""
+    """Return both as float64."""
     words = made["extremes"]
     if family_of(dtype) == "real":
         values = words.view(np.float64)
-        # Of no pixel, or of none but NaN that were left out: the smallest is the larger one.
+        # Without a pixel, or with NaN alone that were left out, the smallest is the larger one.
         there = ~(values[..., LEAST] > values[..., MOST])
     else:
         values = difference(words, np.full_like(words, bias_of(dtype)))

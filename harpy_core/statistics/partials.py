@@ -15,14 +15,14 @@ from harpy_core.statistics.tile import Tile
 
 @dataclass(frozen=True, slots=True)
 class Partials:
-    """What is known of the pixels of some instances, in some channels.
+    """Partials of some instances, in some channels.
 
     Attributes
     ----------
     dtype
         Type of the pixels.
     words : (instances, c, words) uint64 each
-        Of each partial by name, as many as `PARTIALS` declares.
+        Words of each partial by name, as many as `PARTIALS` declares.
     """
 
     dtype: np.dtype
@@ -32,7 +32,7 @@ class Partials:
     def empty(
         cls, dtype: np.dtype, partials: Sequence[str], instances: int, channels: int
     ) -> Partials:
-        """Those of no pixel at all: merging into them changes nothing."""
+        """Make the partials of no pixel at all: merging them changes nothing."""
         family = family_of(dtype)
         words = {}
         for name in partials:
@@ -43,7 +43,7 @@ class Partials:
 
     @classmethod
     def of(cls, tile: Tile, partials: Sequence[str]) -> Partials:
-        """Those of a tile's instances, in one loop over its pixels where one makes them all."""
+        """Make those of a tile's instances, in one loop over its pixels where one suffices."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             made = _looped(tile, partials)
             for name in partials:
@@ -56,27 +56,27 @@ class Partials:
 
     @property
     def channels(self) -> int:
-        """How many there are."""
+        """Number of channels."""
         return next(iter(self.words.values())).shape[1]
 
     def grown(self, instances: int) -> Partials:
-        """The same with room for more instances."""
+        """Return the same with room for more instances."""
         larger = Partials.empty(self.dtype, tuple(self.words), instances, self.channels)
         for name, words in self.words.items():
             larger.words[name][: len(words)] = words
         return larger
 
     def at(self, rows: np.ndarray | slice, channels: slice) -> Partials:
-        """Those of some instances and channels; a copy where `rows` is an array."""
+        """Return those of some instances and channels; a copy where `rows` is an array."""
         return Partials(self.dtype, {n: words[rows, channels] for n, words in self.words.items()})
 
     def put(self, rows: np.ndarray, channels: slice, partials: Partials) -> None:
-        """Store what `at` gave."""
+        """Store what `at` returned."""
         for name, words in self.words.items():
             words[rows, channels] = partials.words[name]
 
     def merge(self, other: Partials) -> None:
-        """Add those of other pixels of the same instances and channels, in place."""
+        """Merge those of other pixels of the same instances and channels, in place."""
         family = family_of(self.dtype)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             for name, words in self.words.items():
@@ -90,7 +90,7 @@ class Partials:
         Parameters
         ----------
         count
-            (instances,) pixels of each instance.
+            Pixels of each instance, (instances,).
         whole
             Finished partials of whole instances, where statistics need them.
         """

@@ -1,8 +1,8 @@
 """The partial ``pixels``: the pixels of an instance in one channel, for order statistics.
 
-It cannot be merged in a bounded number of words, so what needs it is finished where an instance
-lies whole: in its tile, or where the pieces that several tiles hold of it come together. There a
-large instance of narrow integers is counted value by value, and takes no more than its histogram.
+It cannot be merged in a bounded number of words, so what needs it is finished where an instance is
+whole: in its tile, or where its pieces from several tiles come together. There a large instance of
+narrow integers is counted value by value, and takes no more than its histogram.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Pixels:
     Attributes
     ----------
     values : (n,)
-        Those of an instance side by side, in any order; no NaN.
+        Pixels, those of an instance side by side, in any order; no NaN.
     begin : (instances + 1,) int64
-        Where those of each instance begin, and the end.
+        Index of each instance's first pixel, and the end.
     spoiled : (instances,) bool
-        Whether a NaN was among them that is not to be left out.
+        Whether there was a NaN among them that must not be left out.
     kernels
         The engine's module.
     """
@@ -42,7 +42,7 @@ class Pixels:
     def of(
         cls, values: np.ndarray, begin: np.ndarray, kernels: ModuleType, ignore_nan: bool
     ) -> Pixels:
-        """Pixels among which NaN may be; `values` may be put in another order later."""
+        """Take pixels that may include NaN; the order of `values` may change later."""
         missing = np.zeros(len(begin) - 1, np.int64)
         nan = np.isnan(values) if values.dtype.kind == "f" else np.zeros(0, bool)
         if not nan.any():
@@ -55,12 +55,12 @@ class Pixels:
         return cls(values[~nan], left, np.zeros(len(missing), bool), kernels)
 
     def quantile(self, q: float) -> np.ndarray:
-        """What `numpy.quantile` gives for the pixels as float64: (instances, 1); NaN without any.
+        """Return `numpy.quantile` of the pixels as float64, (instances, 1); NaN without any.
 
         Parameters
         ----------
         q
-            From 0 to 1; between two pixels linear interpolation.
+            Between 0 and 1; linear interpolation between two pixels.
         """
         number = np.diff(self.begin)
         ranks, share = _between(number, q)
@@ -69,11 +69,11 @@ class Pixels:
         return np.where((number == 0) | self.spoiled, np.nan, found)[:, np.newaxis]
 
     def distances(self, centre: np.ndarray) -> Pixels:
-        """The distance of each pixel to its instance's centre, (instances, 1) float64."""
+        """Distance of each pixel to its instance's `centre`, (instances, 1) float64."""
         owner = np.repeat(centre[:, 0], np.diff(self.begin))
         with np.errstate(invalid="ignore"):
             far = np.abs(self.values.astype(np.float64) - owner)
-        # A centre that is no number has no distances, and is spoiled already or now.
+        # Distances to a centre that is no number are NaN: the instance is spoiled, or was before.
         lost = np.isnan(far)
         again = Pixels.of(far, self.begin, self.kernels, ignore_nan=False) if lost.any() else None
         spoiled = self.spoiled if again is None else self.spoiled | again.spoiled
@@ -88,7 +88,7 @@ class Counted:
     Attributes
     ----------
     values : (n,) float64
-        Ascending.
+        Distinct values, ascending.
     counts : (n,) int64
         Pixels of each value.
     """
@@ -98,26 +98,26 @@ class Counted:
 
     @classmethod
     def of(cls, histogram: np.ndarray, dtype: np.dtype) -> Counted:
-        """From the counts of all values of a narrow integer type, ascending."""
+        """Take the counts of all values of a narrow integer type, ascending."""
         there = np.flatnonzero(histogram)
         return cls(there.astype(np.float64) - bias_of(dtype), histogram[there])
 
     def quantile(self, q: float) -> np.ndarray:
-        """As `Pixels.quantile`."""
+        """Return the same as `Pixels.quantile`."""
         over = np.cumsum(self.counts)
         ranks, share = _between(over[-1:], q)
         low, high = self.values[np.searchsorted(over, ranks[0], "right")]
         return _interpolated(np.array([low]), np.array([high]), share)[:, np.newaxis]
 
     def distances(self, centre: np.ndarray) -> Counted:
-        """As `Pixels.distances`."""
+        """Return the same as `Pixels.distances`."""
         far = np.abs(self.values - centre[0, 0])
         order = np.argsort(far, kind="stable")
         return Counted(far[order], self.counts[order])
 
 
 def _between(number: np.ndarray, q: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which two of some pixels in order a quantile lies between, and how far along."""
+    """Ranks of the two pixels that a quantile lies between, and the fraction of the way."""
     place = (number - 1) * q
     low = np.clip(np.floor(place), 0, None).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(number - 1, 0))
@@ -125,7 +125,7 @@ def _between(number: np.ndarray, q: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interpolated(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """The point between two values, from the nearer of them, so that it is never beyond either."""
+    """Interpolate between two values, from the nearer of them, so as never to go beyond either."""
     with np.errstate(invalid="ignore", over="ignore"):
         step = high - low
         # No negative zero: which of two zeros comes first is not defined.
@@ -133,31 +133,31 @@ def _interpolated(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.nd
 
 
 def histogram(values: np.ndarray) -> np.ndarray:
-    """How often each value of a narrow integer type occurs, from the smallest: int64."""
+    """Count each value of a narrow integer type, from the smallest: int64."""
     places = values.astype(np.int64) + bias_of(values.dtype)
     return np.bincount(places, minlength=1 << (8 * values.itemsize))
 
 
 COUNTED = 1 << 17
-"""Pixels from which on an instance of narrow integers that lies in several tiles is counted."""
+"""Pixels from which an instance of narrow integers that lies in several tiles is counted."""
 
 
 def is_counted(dtype: np.dtype, pixels: int) -> bool:
-    """Whether as many pixels of an instance are kept as a histogram."""
+    """Whether an instance of that many pixels is kept as a histogram."""
     return family_of(dtype) == "narrow" and pixels > COUNTED
 
 
 class Gathering:
-    """How the pixels of a tile's instances are put side by side, those of whole instances first.
+    """Placement of the pixels of a tile's instances side by side, whole instances first.
 
     Parameters
     ----------
     runs
-        Of the tile.
+        Runs of the tile.
     pixels : (slots,) int64
-        How many each instance has.
+        Number of each instance's pixels.
     split : (slots,) bool
-        Which instances have pixels in other tiles too.
+        Whether an instance has pixels in other tiles too.
     kernels
         The engine's module.
     """
@@ -167,11 +167,11 @@ class Gathering:
     ) -> None:
         self._kernels = kernels
         self.slots = np.argsort(split, kind="stable")
-        """(slots,) the order in which the instances follow each other."""
+        """Order of the instances, (slots,)."""
         self.whole = int((~split).sum())
-        """How many of them are whole."""
+        """Number of whole instances."""
         self.begin = np.concatenate([[0], np.cumsum(pixels[self.slots])])
-        """(slots + 1,) where the pixels of each begin, in that order."""
+        """Index of the first pixel of each, in that order, and the end, (slots + 1,)."""
         place = np.empty(len(split), np.int32)
         place[self.slots] = np.arange(len(split), dtype=np.int32)
         order = kernels.by_slot(place[runs.slot], len(split))[1]

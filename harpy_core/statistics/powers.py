@@ -1,9 +1,9 @@
 """The partial ``powers``: sums of the second to fourth power, finished into central moments.
 
-Those of narrow integers are exact, so they are the same for every chunking, engine and order. Those
-of wide integers and floats are float64 sums of powers of the distance to a pivot near the mean, and
-merge by moving both to a common pivot, which is stable where raw powers are not (Pébay 2008,
-SAND2008-6212, gives the same relations for central moments).
+The sums of narrow integers are exact, so they are the same for every chunking, engine and order.
+Those of wide integers and floats are float64 sums of powers of the distance to a pivot near the
+mean, and merge by moving both to a common pivot, which is stable where raw powers are not (Pébay
+2008, SAND2008-6212, gives the same relations for central moments).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harpy_core.statistics.count import finish as counted
 from harpy_core.statistics.tile import Tile
 
 NUMBER, PIVOT, FIRST = 0, 1, 2
-"""Words of wide integers and floats: pixels, what distances are taken from, four sums of powers."""
+"""Words of wide integers and floats: pixel count, pivot, first of four sums of powers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class Moments:
 
 
 def empty(family: Family, words: np.ndarray) -> None:
-    """Nothing is there to be set: sums over no pixel are 0."""
+    """Do nothing: sums over no pixel are 0."""
 
 
 def make(tile: Tile, made: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Words of wide integers and floats, whose pivot is the mean in the tile."""
+    """Make the words of wide integers and floats; the pivot is the mean in the tile."""
     total = made["sum"]
     words = np.zeros((*total.shape[:2], 6), np.uint64)
     if tile.family == "real":
@@ -61,7 +61,7 @@ def make(tile: Tile, made: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _integer_mean(total: wide.Wide, least: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The mean of wide pixels rounded to an integer, close even where float64 is coarse."""
+    """Mean of wide pixels rounded to an integer, close even where float64 is coarse."""
     above = wide.subtract(total, wide.multiply(least, pixels.astype(np.uint64)))
     return least + np.rint(wide.to_float(above) / pixels).astype(np.uint64)
 
@@ -110,7 +110,7 @@ def _share(n: np.ndarray, m: np.ndarray) -> np.ndarray:
 
 
 def _moved(power: np.ndarray, n: np.ndarray, e: np.ndarray) -> np.ndarray:
-    """Sums of powers about a pivot that lies `e` below the one they were taken about."""
+    """Sums of powers about a pivot that lies `e` below their own."""
     one, two, three, four = (power[..., i] for i in range(4))
     return np.stack(
         [
@@ -124,7 +124,7 @@ def _moved(power: np.ndarray, n: np.ndarray, e: np.ndarray) -> np.ndarray:
 
 
 def finish(dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) -> Moments:
-    """Central moments, from sums of powers about a pivot near the mean."""
+    """Return central moments, from sums of powers about a pivot near the mean."""
     number = counted(dtype, made, pixels)
     number = np.where(number > 0, number, np.nan)
     if family_of(dtype) == "narrow":

@@ -12,7 +12,7 @@ from harpy_core.statistics.count import finish as counted
 
 
 def empty(family: Family, words: np.ndarray) -> None:
-    """Nothing is there to be set: the sum of no pixel is 0."""
+    """Do nothing: the sum of no pixel is 0."""
 
 
 def merge(family: Family, into: np.ndarray, other: np.ndarray) -> None:
@@ -35,6 +35,6 @@ def finish(dtype: np.dtype, made: Mapping[str, np.ndarray], pixels: np.ndarray) 
     n = pixels.astype(np.uint64)
     low = words[..., 0]
     high = words[..., 1] if family == "wide" else np.zeros_like(low)
-    # What every pixel was shifted by, to make it unsigned.
+    # Undo the shift that made every pixel unsigned.
     shift = wide.multiply(n, np.full_like(n, bias_of(dtype)))
     return np.where(n > 0, wide.to_float(wide.subtract((low, high), shift)), np.nan)

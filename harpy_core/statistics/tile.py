@@ -13,16 +13,16 @@ from harpy_core.tiles.runs import RunTable
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Some channels of a tile, and what is known of its instances.
+    """Some channels of a tile, and the runs and sizes of its instances.
 
     Attributes
     ----------
     planes : (c, plane)
         Pixels, C-contiguous.
     runs
-        Where the instances lie in a plane.
+        Runs of the instances in a plane.
     pixels : (slots, 1)
-        How many each instance has in the tile.
+        Number of each instance's pixels in the tile.
     kernels
         The engine's module.
     ignore_nan

@@ -13,18 +13,18 @@ Wide = tuple[np.ndarray, np.ndarray]
 
 
 def add(a: Wide, b: Wide) -> Wide:
-    """Their sum."""
+    """Return the sum of two integers."""
     low = a[0] + b[0]
     return low, a[1] + b[1] + (low < b[0]).astype(np.uint64)
 
 
 def subtract(a: Wide, b: Wide) -> Wide:
-    """Their difference."""
+    """Return the difference of two integers."""
     return a[0] - b[0], a[1] - b[1] - (a[0] < b[0]).astype(np.uint64)
 
 
 def multiply(a: np.ndarray, b: np.ndarray) -> Wide:
-    """The whole product of two uint64."""
+    """Return the whole product of two uint64."""
     a0, a1, b0, b1 = a & _LOW, a >> _32, b & _LOW, b >> _32
     low = a0 * b0
     middle = a1 * b0 + (low >> _32)
@@ -34,20 +34,20 @@ def multiply(a: np.ndarray, b: np.ndarray) -> Wide:
 
 
 def multiply_pair(a: Wide, b: np.ndarray) -> Wide:
-    """The product with a uint64."""
+    """Return the product with a uint64."""
     low, high = multiply(a[0], b)
     return low, high + a[1] * b
 
 
 def to_float(a: Wide) -> np.ndarray:
-    """A two's complement 128-bit integer as float64, rounded once."""
+    """Convert a two's complement 128-bit integer to float64, rounded once."""
     low, high = np.broadcast_arrays(*a)
     negative = (high >> _63).astype(bool)
     low, high = (
         np.where(negative, ~low + np.uint64(1), low),
         np.where(negative, ~high + (low == 0).astype(np.uint64), high),
     )
-    # Keep the leading 64 bits, the last of them set where anything below was: one rounding left.
+    # Keep the leading 64 bits, the last set where any bit below was: one rounding is left.
     spare = np.frexp(high.astype(np.float64))[1].astype(np.uint64)
     lost = np.where(spare > 0, low & ((np.uint64(1) << (spare & _63)) - np.uint64(1)), 0)
     lost = np.where(spare >= 64, low, lost)
@@ -60,7 +60,7 @@ def to_float(a: Wide) -> np.ndarray:
 
 
 def pair(words: np.ndarray, low: int) -> Wide:
-    """The integer whose lower word is the one at `low` of the last axis."""
+    """Return the integer whose lower word is at `low` of the last axis."""
     return words[..., low], words[..., low + 1]
 
 

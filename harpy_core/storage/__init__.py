@@ -1,1 +1,1 @@
-"""How anything of ours gets to disk, and stays whole."""
+"""Writing our results to disk, so that they stay whole."""

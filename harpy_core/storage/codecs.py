@@ -1,6 +1,6 @@
 """The codecs we write with: one definition for Zarr's metadata and for our own encoding.
 
-Behind each chunk stands its CRC-32C, which readers check: Blosc takes a flipped bit for a pixel.
+Each chunk is followed by its CRC-32C, which readers check: Blosc takes a flipped bit for a pixel.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ class _Settings:
 
 
 Encoded = tuple[bytes, bytes]
-"""A chunk and its checksum, which stand one behind the other in a file: a copy of 39 MB that joins
-them takes half as long as LZ4 itself."""
+"""A chunk and its checksum, which follow each other in a file: a copy of 39 MB to join them takes
+half as long as LZ4 itself."""
 
 Content = Literal["crops", "full crops", "image", "labels"]
 
 _SETTINGS: dict[Content, dict[str, _Settings]] = {
-    # Stretches of zeros between pixels whose lower bits are noise: as they stand they are written
-    # and read at twice the speed of shuffled ones, and are no larger (IHC, CODEX, synthetic).
+    # Stretches of zeros between pixels whose lower bits are noise: unshuffled they are written and
+    # read at twice the speed of shuffled ones, and are no larger (IHC, CODEX, synthetic).
     "crops": {"lz4": _Settings(1, "noshuffle"), "zstd": _Settings(3, "noshuffle")},
     # Blocks are larger at higher levels, and a last one of odd size is not shuffled by bits.
     "full crops": {"lz4": _Settings(1, "bitshuffle"), "zstd": _Settings(3, "bitshuffle")},
     # Counts of neighbouring pixels are alike in their upper bits, and noise in their lower ones.
     "image": {"lz4": _Settings(5, "bitshuffle"), "zstd": _Settings(3, "bitshuffle")},
-    # A label stands in a row of pixels, and much the same row below: what repeats is whole pixels.
+    # A label fills a row of pixels, and much the same row below: what repeats is whole pixels.
     # A plane of 2048 x 2048 takes 65 kB and 2 ms to decode; bit by bit, with LZ4, 630 kB and 8 ms.
     "labels": {"lz4": _Settings(5, "noshuffle"), "zstd": _Settings(5, "noshuffle")},
 }
 
 
 PLAIN = (ZstdCodec(), Crc32cCodec())
-"""What `zarr.create_array` is told for small arrays: Zarr's own choice, and a checksum."""
+"""Compressors of `zarr.create_array` for small arrays: Zarr's own choice, and a checksum."""
 
 
 def compressors(
     codec: Codec, dtype: np.dtype, content: Content = "crops"
 ) -> tuple[BloscCodec | Crc32cCodec, ...]:
-    """What `zarr.create_array` is told of a codec.
+    """Compressors by which `zarr.create_array` writes a codec.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def compressors(
     dtype
         Type of the items.
     content
-        What is stored.
+        Kind of content.
     """
     if codec == "none":
         return (Crc32cCodec(),)
@@ -81,14 +81,14 @@ def compressors(
 
 
 def encode(codec: Codec, values: np.ndarray, content: Content = "crops") -> Encoded:
-    """A chunk as a file holds it, independent of the array.
+    """Encode a chunk as a file holds it, independent of the array.
 
     Parameters
     ----------
     values
         C-contiguous, little-endian.
     content
-        What is stored.
+        Kind of content.
     """
     flat = values.reshape(-1)
     if codec == "none":

@@ -1,9 +1,9 @@
 """Work that outlives its process: files committed one by one, in a folder beside the result.
 
 A file is written under another name, flushed and renamed; then, where it is one of many that make
-a result, its record is written in the same way. A run that died goes on from what is committed. The
-folder is named after inputs, parameters and code, so that no other run's files can be taken for its
-own; it becomes the result by a rename.
+up a result, its record is written in the same way. A run that died is resumed from what is
+committed. The folder is named after inputs, parameters and code, so that no other run's files can
+be taken for its own; a rename turns it into the result.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from harpy_core.storage.writing import write_flushed
 logger = logging.getLogger(__name__)
 
 KEPT = "what is written stays"
-"""What a run that could not go on leaves."""
+"""Statement in errors of a run that could not go on."""
 
 _STORE = "store"
 _COMMITS = "commits"
 _PARTIAL = "partial"
 _RECORD_BYTES = 4096
-"""A commit record is a small file: a block of the disk."""
+"""Disk space of a commit record: a small file, one block."""
 
 
 class WorkFolder:
-    """What a run has made of a result so far.
+    """Files of a result that a run has made so far.
 
     Parameters
     ----------
     target
         The result.
     key
-        What inputs, parameters and code are known by.
+        Digest of inputs, parameters and code.
     """
 
     def __init__(self, target: Path, key: str) -> None:
@@ -55,21 +55,21 @@ class WorkFolder:
         return self.path / _STORE
 
     def begin(self, make: Callable[[Path], None], resume: bool = True) -> None:
-        """Have the folder ready before any worker writes to it; what was committed stays.
+        """Prepare the folder before any worker writes to it; what was committed stays.
 
-        Called by who holds the lock of the result.
+        The caller holds the lock of the result.
 
         Parameters
         ----------
         make
             Writes a store's metadata to a folder.
         resume
-            Go on from an earlier run; otherwise start over.
+            Continue an earlier run; otherwise start over.
         """
         with room_for(self.path, KEPT, _RECORD_BYTES):
             tidy(self.target, alone=True)
             partial = self.path / _PARTIAL
-            # Records of a run that died after its store was renamed away are of what is not here.
+            # A run that died after its store was renamed away left records of files that are gone.
             fresh = not (resume and self.store.exists())
             shutil.rmtree(self.path if fresh else partial, ignore_errors=True)
             for folder in (self.path / _COMMITS, partial):
@@ -80,20 +80,20 @@ class WorkFolder:
                 os.replace(partial / _STORE, self.store)
 
     def temporary(self) -> Path:
-        """A path for a file until it is whole; not in the store, where a kill would leave it."""
+        """Path for a file until it is whole; outside the store, where a kill would leave it."""
         return self.path / _PARTIAL / uuid.uuid4().hex
 
     def place(self, path: Path, parts: Sequence[Any], named: bool = False) -> None:
-        """Write a file, whole or not at all: with its name it has all its content.
+        """Write a file, whole or not at all: once it has its name it has all its content.
 
         Parameters
         ----------
         path
-            In this folder.
+            Path in this folder.
         parts
             Its content, as buffers one after the other.
         named
-            Return when its name is on disk too.
+            Return only when its name is on disk too.
         """
         temporary = self.temporary()
         with room_for(path.parent, KEPT, sum(map(len, parts))):
@@ -109,7 +109,7 @@ class WorkFolder:
         Parameters
         ----------
         name
-            Of the record.
+            Name of the record.
         path, parts
             As in `place`.
         """
@@ -125,9 +125,9 @@ class WorkFolder:
             replace_json(self.path / _COMMITS / name, record)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """What was committed, by name: the file, its size and its checksum.
+        """Records of committed files by name: the file, its size and its checksum.
 
-        A file that is not there as it was committed, as after a power cut, is not committed.
+        A file that is no longer as it was committed, as after a power cut, does not count.
         """
         found = {}
         names = os.listdir(self.path / _COMMITS) if (self.path / _COMMITS).is_dir() else []
@@ -144,13 +144,13 @@ class WorkFolder:
         Parameters
         ----------
         flushed
-            Folders of the store all of whose files were committed or placed.
+            Folders of the store in which every file was committed or placed.
         """
         with room_for(self.path, KEPT):
             sync_tree(self.store, flushed)
             replace_folder(self.store, self.target)
         shutil.rmtree(self.path)
-        # Not before: until there is a result, what another run left may be gone on with.
+        # Not before: until there is a result, what another run left can still be resumed.
         for left in self.target.parent.glob(f".{self.target.name}.work-*"):
             shutil.rmtree(left, ignore_errors=True)
             logger.info("%s: removed, a run with other inputs or parameters left it", left)

@@ -1,8 +1,8 @@
 """Folders that appear whole: made beside their place, on disk before they have their name.
 
-Every store of ours takes the same way. Its files are flushed, then the folders that name them, then
-it is renamed into place, then the folder above is flushed; what declares it whole is written after
-that (`harpy_core.storage.manifest`).
+Every store of ours is made in the same way. Its files are flushed, then the folders that name them,
+then it is renamed into place, then the folder above is flushed; what declares it whole is written
+after that (`harpy_core.storage.manifest`).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ logger = logging.getLogger(__name__)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REMEDIES = {**dict.fromkeys(_FULL, "free that space"), errno.EIO: "see to the disk"}
 _FLUSHES = 8
-"""Files flushed side by side: a disk writes several at the price of one."""
+"""Files flushed at the same time: a disk writes several at the price of one."""
 
 
 @contextmanager
 def room_for(path: Path, kept: str, size: int | None = None, reads: bool = False) -> Iterator[None]:
-    """Tell a full disk, or another reason why nothing can be written, in one line.
+    """Report a full disk, or another reason why nothing can be written, in one line.
 
     Parameters
     ----------
     path
-        What is written.
+        Path that is written.
     kept
-        What becomes of the work that was done before.
+        Statement of what becomes of the work done so far.
     size
-        Bytes that are written, where they are known.
+        Bytes that are written, if known.
     reads
-        Whether the block reads too: then only a full disk is known to be about writing, and other
+        Whether the block reads too: then only a full disk is known to come from writing, and other
         errors pass.
 
     Raises
@@ -77,7 +77,7 @@ def sync_tree(root: Path, flushed: Collection[str] = ()) -> None:
     root
         The folder.
     flushed
-        Names of folders directly below it whose files are on disk already; their names are not.
+        Names of folders directly below it whose files, though not their names, are on disk already.
     """
     folders, files = [], []
     for place, _, names in os.walk(root):
@@ -94,7 +94,7 @@ def sync_tree(root: Path, flushed: Collection[str] = ()) -> None:
 def staging(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty sibling folder that becomes `path` when the block ends well.
 
-    What stood at `path` is replaced only then; after an error nothing is left of the attempt, and
+    What was at `path` is replaced only then; after an error nothing is left of the attempt, and
     what a killed process of this machine left is removed.
 
     Raises
@@ -121,7 +121,7 @@ def staging(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def replace_folder(work: Path, target: Path) -> None:
-    """Rename a finished folder onto its final place; what stood there is removed after that."""
+    """Rename a finished folder onto its final place; what was there is removed after that."""
     if not os.path.lexists(target):
         os.replace(work, target)
         sync_folder(target.parent)
@@ -139,7 +139,7 @@ def replace_folder(work: Path, target: Path) -> None:
 
 
 def tidy(target: Path, alone: bool = False) -> None:
-    """Remove what killed processes left beside a result, and say what.
+    """Remove what killed processes left beside a result, and report it.
 
     Where one died between the two renames of a replacement, the old result is put back first.
 
@@ -148,7 +148,7 @@ def tidy(target: Path, alone: bool = False) -> None:
     target
         The result.
     alone
-        Whether the caller holds its lock: then whoever left something is dead, on any machine.
+        Whether the caller holds its lock: then any process that left something is dead.
     """
     left = [
         path
@@ -170,12 +170,12 @@ def _beside(target: Path, kind: str) -> Path:
 
 
 def _literal(name: str) -> str:
-    """A name as a pattern that only it matches."""
+    """Pattern that matches a name alone."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _alive(path: Path, target: Path, kind: str) -> bool:
-    """Whether the process that made a folder may be at work: one of another machine may."""
+    """Whether the process that made a folder may be at work; one of another machine always may."""
     host, _, process = path.name.removeprefix(f".{target.name}.{kind}-").rpartition("-")
     if host != socket.gethostname():
         return True

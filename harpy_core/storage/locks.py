@@ -15,7 +15,7 @@ from harpy_core.errors import InputError
 from harpy_core.storage.folders import room_for
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-"""What `flock` says on a file system that does not have it."""
+"""Errors of `flock` on a file system that does not have it."""
 _SOMEBODY = "another process"
 
 
@@ -23,9 +23,9 @@ _SOMEBODY = "another process"
 def sole_writer(target: Path) -> Iterator[None]:
     """Refuse a second run on the same result while the first is at work.
 
-    The lock goes with the process that holds it, however that ends. On a file system without locks
-    the existence of a file stands for it. After a kill that file is left, to be removed by hand:
-    whether a process of another machine is alive cannot be told from here.
+    The lock ends with the process that holds it, however that ends. On a file system without locks
+    the existence of a file serves instead. After a kill that file is left, to be removed by hand:
+    whether a process of another machine is alive cannot be known from here.
 
     Raises
     ------
@@ -62,13 +62,13 @@ def sole_writer(target: Path) -> Iterator[None]:
 
 
 def _check_mine(handle: TextIO, lock: Path, target: Path) -> None:
-    """Refuse to go on with a lock that others do not find."""
+    """Refuse to go on with a lock that other processes would not find."""
     if not lock.exists() or os.fstat(handle.fileno()).st_ino != lock.stat().st_ino:
         raise InputError(f"{target}: another process has just written it; run again")
 
 
 def _claimed(target: Path) -> Path:
-    """A file that only one process can make, in place of a lock."""
+    """Make a file that only one process can make, in place of a lock."""
     claim = target.with_name(f".{target.name}.writer")
     try:
         with claim.open("x", encoding="utf-8") as handle:
@@ -76,8 +76,8 @@ def _claimed(target: Path) -> Path:
     except FileExistsError:
         raise InputError(
             f"{target}: {claim.read_text(encoding='utf-8').strip() or _SOMEBODY} is writing it, or "
-            "was killed (this file system has no locks to tell): wait for it, or, if it is no "
-            f"more, remove {claim}"
+            "was killed (this file system has no locks to tell): wait for it, or, if it is "
+            f"gone, remove {claim}"
         ) from None
     return claim
 

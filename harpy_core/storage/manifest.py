@@ -1,4 +1,4 @@
-"""What declares a result whole: digests of content, and the manifest, written last."""
+"""Digests of content, and the manifest that declares a result whole, written last."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harpy_core.storage.folders import room_for, sync_folder
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a value made of builtins, by its canonical JSON."""
+    """SHA-256 of the canonical JSON of a value made of builtins."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

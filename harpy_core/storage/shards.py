@@ -1,7 +1,7 @@
 """Several encoded pieces in one file, behind an index: the layout of a Zarr shard.
 
-The index holds the offset and length of each piece as little-endian unsigned 64-bit integers, all
-bits set where a piece is missing, and is followed by its own CRC-32C (Zarr v3 specification,
+The index holds the offset and length of each piece as little-endian unsigned 64-bit integers, with
+all bits set where a piece is missing, and is followed by its own CRC-32C (Zarr v3 specification,
 ``sharding_indexed`` codec with the index at the end).
 """
 
@@ -20,7 +20,7 @@ _ENTRY = 16
 
 
 def packed(pieces: Sequence[Parts | None]) -> Iterator[bytes]:
-    """The parts of a file that holds some pieces, each of several parts; None is a missing one."""
+    """The parts of a file that holds pieces, each of several parts; None is a missing piece."""
     index = np.full((len(pieces), 2), _MISSING, "<u8")
     offset = 0
     for entry, piece in zip(index, pieces, strict=True):
@@ -35,23 +35,23 @@ def packed(pieces: Sequence[Parts | None]) -> Iterator[bytes]:
 
 
 def index_bytes(count: int) -> int:
-    """Size of the index of so many pieces."""
+    """Bytes of the index of `count` pieces."""
     return count * _ENTRY + SIZE
 
 
 def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memoryview | None:
-    """One of the pieces of a file; None where it is missing.
+    """Return one of the pieces of a file; None where it is missing.
 
     Parameters
     ----------
     file
         Bytes of the whole file, or a map of it.
     number
-        Which piece.
+        Number of the piece, from 0.
     count
-        Pieces that the file has room for.
+        Number of pieces that the file has room for.
     at_start
-        Whether the index stands before the pieces.
+        Whether the index comes before the pieces.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Empty SpatialData stores: the metadata of images and labels, written before any pixel is.
+"""Empty SpatialData stores: the metadata of images and labels, written before any pixel.
 
 SpatialData itself writes whole Dask arrays. Here the metadata it would write (Zarr format 3,
-OME-NGFF 0.5) is laid down by hand, and the arrays are filled chunk by chunk by whoever makes them.
+OME-NGFF 0.5) is written by hand, and the caller fills the arrays chunk by chunk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def create(path: str | os.PathLike[str]) -> zarr.Group:
     Parameters
     ----------
     path
-        Folder to make; one that is there must be empty.
+        Folder to make; an existing one must be empty.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def create(path: str | os.PathLike[str]) -> zarr.Group:
     root = zarr.create_group(
         os.fspath(path),
         zarr_format=3,
-        # SpatialData would add its own version, as the writer; it need not be installed here.
+        # SpatialData would add its own version, as the writer; it may not be installed here.
         attributes={"spatialdata_attrs": {"version": _CONTAINER}},
     )
     root.create_group("images")
@@ -62,7 +62,7 @@ def create_image(
     Parameters
     ----------
     root
-        What `create` returned.
+        Group that `create` returned.
     name
         Name of the element.
     shape
@@ -72,9 +72,9 @@ def create_image(
     dtype
         Type of the pixels.
     channels
-        A name for each channel.
+        Name of each channel.
     **encoding
-        As in `zarr.Group.create_array`; Blosc LZ4 where it names no compressors.
+        Arguments of `zarr.Group.create_array`; Blosc LZ4 if they name no compressors.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def create_image(
     Raises
     ------
     InputError
-        Wrong number of axes, or not one name a channel.
+        The number of axes is wrong, or channels and names differ in number.
     """
     axes = _axes(name, ("c", "z", "y", "x"), shape)
     if len(channels) != shape[0]:
@@ -111,7 +111,7 @@ def create_labels(
     Parameters
     ----------
     root
-        What `create` returned.
+        Group that `create` returned.
     name
         Name of the element.
     shape
@@ -121,7 +121,7 @@ def create_labels(
     dtype
         An integer type.
     **encoding
-        As in `zarr.Group.create_array`; Blosc Zstandard where it names no compressors.
+        Arguments of `zarr.Group.create_array`; Blosc Zstandard if they name no compressors.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def create_labels(
     Raises
     ------
     InputError
-        Wrong number of axes.
+        The number of axes is wrong.
     """
     axes = _axes(name, ("z", "y", "x"), shape)
     attributes = _multiscales(name, axes)
@@ -146,7 +146,7 @@ def create_labels(
 def consolidate(root: zarr.Group) -> None:
     """Copy the metadata of all groups and arrays into the root's, as SpatialData does."""
     with warnings.catch_warnings():
-        # It warns that the Zarr 3 specification does not have this yet; what reads it knows.
+        # It warns that the Zarr 3 specification does not have this yet; our readers know it.
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(root.store)
 
@@ -163,7 +163,7 @@ def _axes(name: str, all_axes: tuple[str, ...], shape: Sequence[int]) -> tuple[s
 
 
 def _multiscales(name: str, axes: Iterable[str]) -> dict[str, Any]:
-    """One resolution, in pixels, lying in the coordinate system ``global`` as it is."""
+    """Metadata of one resolution, in pixels, unchanged in the coordinate system ``global``."""
     axes = tuple(axes)
     bare = [{"name": a, "type": "channel" if a == "c" else "space"} for a in axes]
     in_units = [a if a["type"] == "channel" else {**a, "unit": "unit"} for a in bare]

@@ -1,7 +1,7 @@
 """Write large files to disk past the page cache.
 
-Whoever needs a file to be on disk gains nothing from the cache's copy of it: the copy costs memory
-traffic and pushes out the chunks that are still to be read. Extraction takes a fifth less time so.
+Where a file has to be on disk, the cache's copy of it gains nothing: the copy costs memory traffic
+and pushes out the chunks that are still to be read. Extraction takes a fifth less time this way.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 BLOCK = 4096
 """Bytes of which a direct write must be a multiple, on any disk in use."""
 BUFFER = 2**22
-"""Bytes of one write; each thread that writes keeps a buffer of as many."""
+"""Bytes of one write; each thread that writes keeps a buffer of this size."""
 LARGE = 2**20
-"""Bytes from which the cache is left out."""
+"""Bytes from which a file is written past the cache."""
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _local = threading.local()
@@ -29,12 +29,12 @@ _local = threading.local()
 def write_flushed(path: Path, parts: Sequence[Any]) -> None:
     """Write a file and return when it is on disk.
 
-    Past the page cache where the file is large and the file system knows how, else through it.
+    It goes past the page cache where it is large and the file system supports that.
 
     Parameters
     ----------
     path
-        A new file; one that stands there is replaced.
+        New file; an existing one is replaced.
     parts
         Its content, as bytes or C-contiguous buffers, one after the other.
 
@@ -66,7 +66,7 @@ def _opened(path: Path, direct: int) -> int:
 
 
 def _blocks(views: Sequence[memoryview]) -> Iterator[memoryview]:
-    """The content in this thread's aligned buffer, piece by piece; the last is filled up."""
+    """Yield the content in this thread's aligned buffer, piece by piece; the last is padded."""
     if not hasattr(_local, "buffer"):
         _local.buffer = mmap.mmap(-1, BUFFER)
     buffer = memoryview(_local.buffer)

@@ -1,6 +1,6 @@
-"""Where chunks and tiles begin: arithmetic on shapes alone, cheap to import.
+"""Edges of chunks and tiles: arithmetic on shapes alone, cheap to import.
 
-Edges along an axis are the first pixel of each chunk, and the end of the last.
+The edges along an axis are the first pixel of each chunk, and the end of the last.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Edges = tuple[tuple[int, ...], ...]
 """Edges along each axis."""
 
 TILE_PIXELS = 2048 * 2048
-"""Smaller chunks are worked on several at a time, up to this many pixels of a plane."""
+"""Pixels of a plane up to which smaller chunks are joined and worked on together."""
 
 TASKS_PER_THREAD = 4
-"""Channels are split over several tasks where there are fewer tiles than this for a thread."""
+"""Tiles per thread below which the channels are split over several tasks."""
 
 
 def regular_edges(shape: Sequence[int], chunks: Sequence[int]) -> Edges:
-    """Edges of equal chunks, the last of which may be cut."""
+    """Edges of equal chunks, the last of which may be cut short."""
     return tuple((*range(0, n, c), n) if n else (0,) for n, c in zip(shape, chunks, strict=True))
 
 
@@ -36,7 +36,7 @@ def coarsened(edges: Edges, pixels: int = TILE_PIXELS) -> Edges:
     area = max(pixels // depth, 1)
     side = math.isqrt(area)
     tall, wide = _widest(edges[1]), _widest(edges[2])
-    # Beside a chunk longer than a tile's side, such as a strip of rows, fewer are joined.
+    # Fewer chunks are joined where one is longer than a tile's side, such as a strip of rows.
     y = _joined(edges[1], side if wide <= side else area // wide)
     x = _joined(edges[2], side if tall <= side else area // tall)
     plane = _widest(y) * _widest(x)
@@ -58,7 +58,7 @@ def _joined(edges: Sequence[int], extent: int) -> tuple[int, ...]:
 
 
 def split_channels(edges: tuple[int, ...], tiles: int, threads: int) -> list[tuple[int, ...]]:
-    """Groups of channel chunks, several where tiles alone would not keep all threads at work."""
+    """Groups of channel chunks, several where tiles alone would not keep all threads busy."""
     chunks = max(len(edges) - 1, 0)
     wanted = math.ceil(TASKS_PER_THREAD * threads / max(tiles, 1))
     groups = max(min(chunks, wanted), 1)

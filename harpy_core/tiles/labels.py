@@ -1,4 +1,4 @@
-"""Labels that a user names, as exact as they are given."""
+"""Labels that a user names, kept exactly as given."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def checked_labels(given: int | Sequence[int] | np.ndarray, name: str) -> np.nda
     given
         One label, or several.
     name
-        What an error calls them.
+        Name for them in errors.
 
     Raises
     ------
     InputError
-        A label that is no positive integer of 64 bits.
+        A label is not a positive 64-bit integer.
     """
     values = np.atleast_1d(np.asarray(given))
     if values.size == 0:
@@ -36,7 +36,7 @@ def checked_labels(given: int | Sequence[int] | np.ndarray, name: str) -> np.nda
     if values.dtype.kind not in "iu" and not isinstance(given, np.ndarray):
         # NumPy makes floats of a list with integers below and above 2^63.
         values = np.atleast_1d(np.asarray(given, dtype=object))
-    # The smallest stands for all where the type already says that they are integers.
+    # Checking the smallest is enough where the type already says that they are integers.
     doubtful = [values.min()] if values.dtype.kind in "iu" else values.ravel().tolist()
     _refuse(doubtful, name)
     return values.astype(np.uint64).ravel()
@@ -53,12 +53,12 @@ def _refuse(values: Iterable[Any], name: str) -> None:
 
 
 def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Labels of a text file with one a line, as (n,) uint64.
+    """Labels of a text file, one per line, as (n,) uint64.
 
     Raises
     ------
     InputError
-        No such file, or a line that is no label.
+        There is no such file, or a line is not a label.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split()

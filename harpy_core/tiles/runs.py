@@ -1,7 +1,7 @@
 """The run table of a label tile: the one data structure that both jobs share.
 
 A run is a maximal horizontal stretch of pixels with one non-zero label inside a tile. Labels are
-encoded once; every channel is then measured or cut along the runs, at a cost that follows the
+encoded once; every channel is then measured or cut along the runs, at a cost proportional to the
 pixels inside cells.
 """
 
@@ -42,7 +42,7 @@ class RunTable:
 
     @property
     def slots(self) -> int:
-        """How many instances the tile holds."""
+        """Number of instances in the tile."""
         return len(self.ids)
 
 
@@ -58,7 +58,7 @@ def encode_runs(
     kernels
         The engine's module, from `harpy_core.kernels.engine`.
     plane_shape
-        Shape of the (z, y, x) buffers that the runs will be used on, where they are padded.
+        Shape of the (z, y, x) buffers that the runs will be used on, if they are padded.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def encode_runs(
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where the instances of a tile, or of an image, lie.
+    """Sizes and positions of the instances of a tile or an image.
 
     Attributes
     ----------

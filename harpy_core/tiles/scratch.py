@@ -1,4 +1,4 @@
-"""Buffers a thread keeps: fresh ones cost a page fault for every 4 KiB they are written to."""
+"""Buffers that a thread keeps: fresh ones cost a page fault for every 4 KiB written to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _pageable(size: int) -> np.ndarray:
 
 @dataclass(slots=True)
 class _Held:
-    """What one thread keeps: its buffers by purpose, how often each was asked for, their maker."""
+    """The buffers of one thread by purpose, how often each was asked for, and their allocator."""
 
     buffers: dict[str, np.ndarray] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
@@ -36,9 +36,9 @@ def scratch(purpose: str, size: int, dtype: np.dtype) -> np.ndarray:
     Parameters
     ----------
     purpose
-        What it is for; buffers of different purposes never overlap.
+        Name of its use; buffers of different purposes never overlap.
     size
-        Items. The buffer grows to the largest size asked for and is not given back.
+        Number of items. The buffer grows to the largest size asked for and is not given back.
     dtype
         Type of the items.
     """
@@ -53,10 +53,10 @@ def scratch(purpose: str, size: int, dtype: np.dtype) -> np.ndarray:
 
 
 def allocate_with(allocate: Callable[[int], np.ndarray]) -> None:
-    """Have this thread's buffers made by `allocate`, from bytes to a uint8 array of as many.
+    """Make this thread's buffers with `allocate`, which returns that many bytes as uint8.
 
-    A GPU reads memory that is pinned several times as fast. Buffers made before are let go, so
-    that the next to be asked for are new.
+    A GPU reads pinned memory several times as fast. Buffers made before are released, so that
+    those asked for next are new.
     """
     held = _held()
     held.allocate = allocate
@@ -64,10 +64,10 @@ def allocate_with(allocate: Callable[[int], np.ndarray]) -> None:
 
 
 def filling(array: np.ndarray) -> tuple[str, int] | None:
-    """Which of this thread's buffers an array lies in, and the how manieth use of it that is.
+    """Name of this thread's buffer that an array lies in, and how often it has been asked for.
 
-    Pixels of the same filling are the same pixels: a buffer is filled once each time it is asked
-    for. None where the array lies in other memory, of which nothing is known.
+    Equal answers mean equal pixels: a buffer is filled once each time it is asked for. None where
+    the array lies in other memory, about which nothing is known.
     """
     held = _held()
     address = array.__array_interface__["data"][0]

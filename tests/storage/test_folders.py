@@ -175,7 +175,7 @@ def test_a_file_stands_for_the_lock_where_there_are_none(tmp_path: Path) -> None
         assert os.listdir(tmp_path) == [".store.writer"]
     assert str(caught.value) == (
         f"{target}: process {os.getpid()} on {HOST} is writing it, or was killed (this file system "
-        f"has no locks to tell): wait for it, or, if it is no more, remove {tmp_path}/.store.writer"
+        f"has no locks to tell): wait for it, or, if it is gone, remove {tmp_path}/.store.writer"
     )
     assert os.listdir(tmp_path) == []
     with sole_writer(target):
