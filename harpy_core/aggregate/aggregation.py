@@ -47,12 +47,12 @@ def aggregate_stats(
     """Statistics of every channel in every instance.
 
     Each chunk of the image is decoded once, whatever the statistics; tiles without labels are not
-    read. Number of workers and order of arrival change nothing. Nor do chunks and engine, to the
-    last bit, for every statistic of integers of up to 16 bits, for the count, sum, mean and
-    extremes of wider ones, and for the median and all that is finished from pixels in order, of any
-    type. Variance, skewness and kurtosis of integers of 32 and 64 bits, and sums and moments of
-    floats, are sums in float64: other chunks or another engine may change their last digits (a
-    part in 10^12 of the terms summed).
+    read. The number of workers and the order of arrival change nothing. Nor do chunks and engine
+    change a bit of any statistic of integers of up to 16 bits, of the count, sum, mean and extremes
+    of wider ones, or of the median and all else that is finished from sorted pixels, of any type.
+    Variance, skewness and kurtosis of integers of 32 and 64 bits, and sums and moments of floats,
+    are sums in float64: other chunks or another engine may change their last digits (a part in
+    10^12 of the terms summed).
 
     Parameters
     ----------
@@ -61,17 +61,17 @@ def aggregate_stats(
     labels
         (y, x) or (z, y, x), non-negative integers of any kind; 0 is background.
     stats
-        Names from `harpy_core.STATISTICS`, or a `harpy_core.Statistic` of one's own.
+        Names from `harpy_core.STATISTICS`, or a `harpy_core.Statistic` of your own.
     channels
-        A name for each channel; ``"0"``, ``"1"``, … without.
+        Name of each channel; None names them ``"0"``, ``"1"``, ….
     index
         Labels to report, in this order; one that is not in the image gets count 0 and NaN
-        statistics. All labels, in ascending order, without.
+        statistics. None reports all labels, in ascending order.
     engine
         ``numpy``, ``numba``, ``cupy`` (an NVIDIA GPU for each worker), or ``auto``: ``cupy`` where
-        every worker has a GPU that works, else ``numba``.
+        every worker has a working GPU, else ``numba``.
     client
-        A Dask client to run on; None uses the cores of this process.
+        Dask client to run on; None uses the cores of this process.
     progress
         Show a progress bar.
     ignore_nan
@@ -81,8 +81,8 @@ def aggregate_stats(
         Make a missing chunk of a Zarr array an error that names it; without, it is the array's
         fill value, as Zarr has it.
     instances
-        What `harpy_core.find_instances` found in the labels. Median and percentiles need it, and
-        find it in a pass over the labels of their own without.
+        Result of `harpy_core.find_instances` for the labels. Median and percentiles need it, and
+        take a pass of their own over the labels where it is None.
 
     Returns
     -------
@@ -94,8 +94,8 @@ def aggregate_stats(
     Raises
     ------
     InputError
-        Shapes that do not match, negative or float labels, an unknown statistic or engine, a
-        wrong number of channel names.
+        Shapes do not match, labels are negative or floats, a statistic or engine is unknown, or
+        the number of channel names is wrong.
     """
     job = Aggregation.of(
         image, labels, stats, channels, engine, ignore_nan, strict, client, instances
@@ -111,18 +111,18 @@ _logger = logging.getLogger("harpy_core")
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """What is measured, checked before anything is read.
+    """A measurement, checked before anything is read.
 
     Attributes
     ----------
     raster
         The image, its labels and channels.
     statistics
-        What to finish, by name.
+        Statistics to finish, by name.
     engine
-        The one its tasks use: never ``auto``.
+        Name of the engine that its tasks use: never ``auto``.
     ignore_nan, strict, instances
-        As in `aggregate_stats`.
+        Arguments of `aggregate_stats`.
     """
 
     raster: Raster
@@ -145,7 +145,7 @@ class Aggregation:
         client: Client | None,
         instances: Instances | None = None,
     ) -> Aggregation:
-        """Check the arguments of `aggregate_stats`; see there."""
+        """Check the arguments of `aggregate_stats`."""
         statistics = chosen(stats)
         raster = Raster.of(image, labels, channels)
         engine = engines.resolved(engine, client)
@@ -168,28 +168,28 @@ class Aggregation:
 
     @property
     def channel_edges(self) -> tuple[int, ...]:
-        """Where the image's chunks begin along c."""
+        """Edges of the image's chunks along c."""
         return tile_edges(self.raster)[0]
 
     @property
     def bytes_per_value(self) -> int:
-        """Memory of one instance in one channel: its sums while they grow, and its statistics."""
+        """Bytes of one instance in one channel: its partials as they grow, and its statistics."""
         words = words_of(self.statistics.values(), str(self.raster.pixel_type))
         return 8 * (2 * words + len(self.statistics))
 
     def measure(
         self, edges: tuple[int, ...], client: Client | None, bar: Bar, index: np.ndarray | None
     ) -> tuple[Instances, dict[str, np.ndarray]]:
-        """Instances, and of each statistic (instances, c) float64, in some channels.
+        """Return instances, and each statistic, (instances, c) float64, in some channels.
 
         Parameters
         ----------
         edges
-            Some neighbouring ones of `channel_edges`.
+            Neighbouring ones of `channel_edges`.
         bar
-            Told of every pixel that is done.
+            Progress bar, in pixels.
         index
-            Labels to report; all without.
+            Labels to report; None reports all.
         """
         tasks = image_tasks(self.raster, schedule.threads_of(client), edges, self.strict)
         statistics = tuple(self.statistics.values())
@@ -213,7 +213,7 @@ class Aggregation:
         return table.finish(index)
 
     def _assembled(self, tasks: Any, channels: int) -> tuple[Any, Assembly]:
-        """The tasks with what is split between them, and where the pieces come together."""
+        """Return the tasks with the instances split between them, and an assembly of pieces."""
         if self.instances is None:
             raise ValueError("a statistic of whole instances needs to know where they lie")
         edges = tile_edges(self.raster)[1]
@@ -223,7 +223,7 @@ class Aggregation:
         return with_split(tasks, self.instances, edges), assembly
 
     def table(self, instances: Instances, layers: dict[str, np.ndarray]) -> AnnData:
-        """The table of some instances; without X where there are no layers."""
+        """Make the table of some instances; without X where there are no layers."""
         import pandas as pd
         from anndata import AnnData
 

@@ -1,6 +1,6 @@
 """Several fields of view as one: their tables joined, their crops listed.
 
-The pixels of the crops stay in a store for each field, as they were committed: joining them would
+The pixels of the crops stay in one store per field, as they were committed: joining them would
 write them a second time, and a loader reads several stores as easily as one.
 """
 
@@ -25,14 +25,14 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
 
     Its `obs` has a column ``field``, and rows in the order of the fields and, within one, of the
     field's own table; an id is unique within its field, and the name of a row is ``field-id``.
-    What is held in memory is the columns of `obs` and one block of a layer.
+    Memory holds the columns of `obs` and one block of a layer.
 
     Parameters
     ----------
     tables
-        Stores that `harpy_core.aggregate.store.aggregate_to_store` wrote, by the name of the field.
+        Stores that `harpy_core.aggregate.store.aggregate_to_store` wrote, by the field's name.
     path
-        Folder of the store; what stands there is replaced.
+        Folder of the store; an existing one is replaced.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
     Raises
     ------
     InputError
-        Fields with other channels, statistics or axes than the first one has.
+        A field's channels, statistics or axes are not those of the first.
     """
     groups = {field: zarr.open_group(place, mode="r") for field, place in tables.items()}
     parts = {field: _without_values(group) for field, group in groups.items()}
@@ -72,14 +72,14 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
 def list_crops(
     manifests: Mapping[str, str | os.PathLike[str]], path: str | os.PathLike[str]
 ) -> int:
-    """Write what declares the crops of several fields of view whole, and where each store is.
+    """Write the manifest of the crops of several fields of view, with the place of each store.
 
     Parameters
     ----------
     manifests
-        Of the crops of each field, by its name.
+        Manifests of each field's crops, by the field's name.
     path
-        Of the manifest to write; the stores' places are told from its folder.
+        Manifest to write; the stores' places are relative to its folder.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def list_crops(
     Raises
     ------
     InputError
-        Fields with other channels than the first one has.
+        A field's channels are not those of the first.
     """
     found = {field: read_manifest(place) for field, place in manifests.items()}
     first, *others = found
@@ -118,7 +118,7 @@ def _store_beside(manifest: str | os.PathLike[str]) -> Path:
 
 
 def _without_values(group: zarr.Group) -> Any:
-    """The table of a store, without X and layers."""
+    """Read the table of a store, without X and layers."""
     from anndata import AnnData
     from anndata.io import read_elem
 
@@ -150,7 +150,7 @@ def _refuse_unlike(
 
 
 def _order(names: Sequence[str], own: Sequence[str]) -> np.ndarray | None:
-    """Where each name stands among a field's own; None where they are the same."""
+    """Index of each name among a field's own; None where they are the same."""
     if list(names) == list(own):
         return None
     places = {name: place for place, name in enumerate(own)}
@@ -158,7 +158,7 @@ def _order(names: Sequence[str], own: Sequence[str]) -> np.ndarray | None:
 
 
 def _joined(parts: Mapping[str, Any]) -> Any:
-    """Everything of the joined table but its values."""
+    """Make the joined table, all but its values."""
     import pandas as pd
     from anndata import AnnData
 
@@ -187,7 +187,7 @@ def _joined(parts: Mapping[str, Any]) -> Any:
 def _copy(
     sources: Sequence[zarr.Array], orders: Sequence[np.ndarray | None], target: zarr.Array
 ) -> None:
-    """Fill an array from others below each other, a row of its chunks at a time."""
+    """Fill an array with others stacked one below the other, a row of its chunks at a time."""
     starts = np.cumsum([0, *(source.shape[0] for source in sources)])
     rows = target.chunks[0]
     for first in range(0, target.shape[0], rows):

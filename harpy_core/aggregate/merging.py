@@ -1,4 +1,4 @@
-"""What tiles say of their instances, and the table that it is merged into."""
+"""Contributions of tiles to their instances, and the table that they are merged into."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ _VALUES_AT_ONCE = 2**15
 
 @dataclass(frozen=True, slots=True)
 class TilePart:
-    """What one task adds: only the instances it holds.
+    """Contribution of one task: only the instances it holds.
 
     Attributes
     ----------
     ids : (instances,) uint64
+        Labels.
     geometry
-        Of the instances' pixels in the tile.
+        Geometry of the instances' pixels in the tile.
     partials
-        One for each group of channels that the task read, with the group.
+        Partials of each group of channels that the task read, with the group.
     wholes
-        As many, where a statistic needs whole instances.
+        Wholes of each group, where a statistic needs whole instances.
     """
 
     ids: np.ndarray
@@ -81,13 +82,13 @@ class StatisticsTable:
     dtype
         Type of the pixels.
     statistics
-        What they are to be finished into.
+        Statistics to finish.
     channels
-        First channel, and one past the last.
+        First channel, and the one after the last.
     kernels
         The engine's module.
     assembly
-        Where the pieces of instances meet, for statistics that need whole ones.
+        Assembly of the pieces of instances, for statistics that need whole ones.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class StatisticsTable:
             self._whole[name][rows, place] = found
 
     def _complete(self, part: TilePart, rows: np.ndarray, place: slice, pieces: Pieces) -> None:
-        """Add a tile's pieces to those that wait, and finish the instances they complete."""
+        """Add a tile's pieces to those waiting, and finish the instances they complete."""
         if self._assembly is None or len(pieces.slots) == 0:
             return
         slots = pieces.slots
@@ -147,7 +148,7 @@ class StatisticsTable:
             self._keep(there, place, self._assembly.finish(done, here, whole))
 
     def holds(self, instances: Instances | None) -> bool:
-        """Whether these instances, with these pixels, are what the tiles held."""
+        """Whether the tiles held just these instances, with as many pixels each."""
         order = np.argsort(self._index.ids)
         found = self._geometry.instances(self._index.ids, order)
         return instances is not None and all(
@@ -156,7 +157,7 @@ class StatisticsTable:
         )
 
     def finish(self, index: np.ndarray | None) -> tuple[Instances, dict[str, np.ndarray]]:
-        """Instances by id, or as `index` asks, and of each statistic (instances, c) float64."""
+        """Return instances by id, or as in `index`, and each statistic, (instances, c) float64."""
         known = self._index.ids
         order = np.argsort(known)
         rows, present = order, np.ones(len(order), bool)
@@ -177,7 +178,7 @@ class StatisticsTable:
     def _finished(
         self, rows: np.ndarray, present: np.ndarray, count: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """A few instances at a time, so that what is held on the way stays small."""
+        """Finish a few instances at a time, so that intermediate arrays stay small."""
         layers = {name: np.full((len(rows), self._channels), np.nan) for name in self._statistics}
         if "count" in layers:
             layers["count"][:] = 0.0

@@ -1,22 +1,22 @@
-"""How many channels are measured at a time: arithmetic alone, which the plan does too."""
+"""Number of channels measured at a time: arithmetic alone, shared by the plan and the job."""
 
 from __future__ import annotations
 
 SLAB_BYTES = 2**30
-"""Statistics of all instances are held for as many channels at a time as fit this."""
+"""Bytes of the statistics of all instances that are held at a time."""
 
 
 def slabs_of(edges: tuple[int, ...], bytes_per_channel: int, memory: int) -> list[tuple[int, ...]]:
-    """Split chunks of channels into slabs that fit some memory, each of at least one chunk.
+    """Split chunks of channels into slabs that fit `memory`, each of at least one chunk.
 
     Parameters
     ----------
     edges
-        Of the chunks along c.
+        Edges of the chunks along c.
     bytes_per_channel
-        What one channel takes.
+        Bytes of one channel.
     memory
-        What a slab may take.
+        Bytes that a slab may take.
     """
     fitting = memory // max(bytes_per_channel, 1)
     slabs = [[edges[0]]]

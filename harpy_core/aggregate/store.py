@@ -47,18 +47,17 @@ def aggregate_to_store(
 ) -> None:
     """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
 
-    What is held in memory is one slab, however many instances and channels there are; each chunk
-    of the image is still decoded once. The store appears when it is complete, annotated for
-    SpatialData.
+    Memory holds one slab, however many instances and channels there are; each chunk of the image
+    is still decoded once. The store appears when it is complete, annotated for SpatialData.
 
     Parameters
     ----------
     image, labels, stats, channels, engine, client, progress, ignore_nan, strict
-        As in `aggregate_stats`.
+        See `aggregate_stats`.
     path
-        Folder of the store; what stands there is replaced.
+        Folder of the store; an existing one is replaced.
     instances
-        What `find_instances` found in `labels`.
+        Result of `find_instances` for `labels`.
     region
         Name of the labels that the instances belong to.
     slab_bytes
@@ -67,7 +66,7 @@ def aggregate_to_store(
     Raises
     ------
     InputError
-        As `aggregate_stats`, or instances that are not those of the labels.
+        See `aggregate_stats`; or the instances are not those of the labels.
     """
     job = Aggregation.of(
         image, labels, stats, channels, engine, ignore_nan, strict, client, instances
@@ -99,7 +98,7 @@ def aggregate_to_store(
 
 
 def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: str) -> zarr.Group:
-    """Write everything of a table but its values."""
+    """Write a table, all but its values."""
     import pandas as pd
 
     table = job.table(instances, {})
@@ -113,7 +112,7 @@ def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: s
 
 
 def write_table(folder: Path, table: AnnData) -> zarr.Group:
-    """Write a table as `AnnData.write_zarr` does, with a checksum behind every chunk."""
+    """Write a table as `AnnData.write_zarr` does, with a checksum after every chunk."""
     import anndata
 
     group = zarr.open_group(folder, mode="w", zarr_format=3)
@@ -125,14 +124,14 @@ def write_table(folder: Path, table: AnnData) -> zarr.Group:
 
 @contextmanager
 def quiet_consolidation() -> Iterator[None]:
-    """Zarr warns that other readers may not know consolidated metadata; anndata relies on it."""
+    """Silence Zarr's warning about consolidated metadata, on which anndata relies."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         yield
 
 
 def create_layer(group: zarr.Group, name: str, shape: tuple[int, int], width: int) -> zarr.Array:
-    """An array as anndata's format declares a dense matrix."""
+    """Create an array as anndata's format declares a dense matrix."""
     return group.create_array(
         name,
         shape=shape,

@@ -1,7 +1,7 @@
 """Statistics that need all pixels of an instance: finished in its tile, or where its pieces meet.
 
-An instance lies whole in a tile if its bounding box does, whatever its form. Of any other, each
-tile gives the pixels that it holds, and the last of them completes it.
+An instance lies whole in a tile if its bounding box does, whatever its shape. For any other, each
+tile contributes the pixels that it holds, and the last one completes it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from harpy_core.statistics.tile import Tile
 from harpy_core.tiles.grid import Edges, regions_of
 
 HELD_BYTES = 2**32
-"""What pieces of instances may take that wait for the tiles in which the instances go on."""
+"""Bytes that pieces may take while they wait for the other tiles of their instances."""
 
 AnyTask = TypeVar("AnyTask", Task, LazyTask)
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Pixels of a tile's instances that go on in other tiles.
+    """Pixels of a tile's instances that extend into other tiles.
 
     Attributes
     ----------
     slots : (pieces,) int64
-        Whose each piece is.
+        Instance of each piece.
     begin : (pieces + 1,) int64
-        Where the pixels of each begin, and the end; those that are counted have none.
+        Index of each piece's first pixel, and the end; counted pieces have no pixels here.
     values : (c, n)
-        The pixels.
+        Pixels.
     counted : (c, values of the pixel type) int64 each
         Histograms of large pieces, by their place in `slots`.
     """
@@ -52,16 +52,16 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Wholes:
-    """What a tile says of instances as a whole.
+    """Contribution of a tile to statistics of whole instances.
 
     Attributes
     ----------
     slots : (instances,) int64
-        The instances that lie whole in the tile.
+        Instances that lie whole in the tile.
     values : (instances, c) float64 each
         Their statistics by name.
     pieces
-        Of the others.
+        Pieces of the others.
     """
 
     slots: np.ndarray
@@ -72,7 +72,7 @@ class Wholes:
     def of(
         cls, tile: Tile, partials: Partials, gathering: Gathering, statistics: Sequence[Statistic]
     ) -> Wholes:
-        """Gather a tile's pixels channel by channel, finish what is whole, keep the rest."""
+        """Gather a tile's pixels channel by channel, finish whole instances, keep the others."""
         slots = gathering.slots[: gathering.whole]
         begin = gathering.begin[: gathering.whole + 1]
         values = {s.name: np.empty((len(slots), len(tile.planes))) for s in statistics}
@@ -89,7 +89,7 @@ class Wholes:
 
 
 class _Cutter:
-    """Copies the pieces of a tile's instances out of the buffer that all are gathered in."""
+    """Cutter of the pieces of a tile's instances out of the buffer that all are gathered in."""
 
     def __init__(self, gathering: Gathering, planes: np.ndarray) -> None:
         self._first = gathering.begin[gathering.whole :]
@@ -103,7 +103,7 @@ class _Cutter:
         self.pieces = Pieces(gathering.slots[gathering.whole :], begin, values, counted)
 
     def cut(self, channel: int, pixels: np.ndarray) -> None:
-        """Copy those of one channel."""
+        """Copy the pieces of one channel."""
         self.pieces.values[channel] = pixels[self._first[0] :][self._kept]
         for i, bins in self.pieces.counted.items():
             bins[channel] = histogram(pixels[self._first[i] : self._first[i + 1]])
@@ -111,7 +111,7 @@ class _Cutter:
 
 @dataclass(slots=True)
 class _Waiting:
-    """What has come of an instance: how many of its pixels, and these in the channels of a task."""
+    """Pixels of an instance that have arrived: their number, and values in a task's channels."""
 
     pixels: int = 0
     values: list[np.ndarray] = field(default_factory=list)
@@ -119,12 +119,12 @@ class _Waiting:
 
 
 class Assembly:
-    """Pieces of instances, until all of one are there.
+    """Pieces of instances, until those of an instance are complete.
 
     Parameters
     ----------
     instances
-        All there are in the image.
+        All instances of the image.
     dtype
         Type of the pixels.
     kernels
@@ -145,14 +145,14 @@ class Assembly:
     def add(
         self, first: int, ids: np.ndarray, pixels: np.ndarray, pieces: Pieces
     ) -> tuple[np.ndarray, list[_Waiting]]:
-        """Take the pieces of a tile; those they complete, by their place among them.
+        """Take the pieces of a tile; return the indices of those that complete an instance.
 
         Parameters
         ----------
         first
             First channel of the task.
         ids, pixels : (pieces,)
-            Labels of the instances, and how many pixels each has in the tile.
+            Label of each instance, and the number of its pixels in the tile.
         """
         place = np.searchsorted(self._instances.id, ids)
         total = self._instances.count[np.minimum(place, len(self._instances) - 1)]
@@ -177,7 +177,7 @@ class Assembly:
         waiting.bins = bins if waiting.bins is None else waiting.bins + bins
 
     def pixels(self, done: Sequence[_Waiting], channel: int) -> Pixels:
-        """All pixels of complete instances that are not counted, in a channel of their task."""
+        """Return all pixels of complete, not counted instances, in a channel of their task."""
         each = [np.concatenate([part[channel] for part in one.values]) for one in done]
         begin = np.concatenate([[0], np.cumsum([len(values) for values in each])]).astype(np.int64)
         return Pixels.of(np.concatenate(each), begin, self._kernels, self._ignore_nan)
@@ -185,12 +185,12 @@ class Assembly:
     def finish(
         self, done: Sequence[_Waiting], partials: Partials, statistics: Sequence[Statistic]
     ) -> dict[str, np.ndarray]:
-        """The statistics of complete instances, (instances, c) float64 each.
+        """Return the statistics of complete instances, (instances, c) float64 each.
 
         Parameters
         ----------
         partials
-            Theirs, in the channels of their task.
+            Partials of the instances, in the channels of their task.
         """
         channels = partials.channels
         values = {s.name: np.empty((len(done), channels)) for s in statistics}
@@ -214,7 +214,7 @@ class Assembly:
 
 
 def with_split(tasks: Sequence[AnyTask], instances: Instances, edges: Edges) -> list[AnyTask]:
-    """The tasks, each with the labels of the instances in it that go on in other tiles."""
+    """Return the tasks, each with the labels of its instances that extend into other tiles."""
     low, high = _tiles_of(instances, edges)
     split = np.any(low != high, axis=1)
     low, high, ids = low[split], high[split], instances.id[split]
@@ -236,7 +236,7 @@ def with_split(tasks: Sequence[AnyTask], instances: Instances, edges: Edges) -> 
 
 
 def _tiles_of(instances: Instances, edges: Edges) -> tuple[np.ndarray, np.ndarray]:
-    """First and last tile of each instance's box along z, y and x: (instances, 3) each."""
+    """First and last tile of each instance's bounding box, in z, y and x: (instances, 3) each."""
     low, high = (
         np.stack([np.searchsorted(e, box[:, axis], "right") - 1 for axis, e in enumerate(edges)], 1)
         for box in (instances.bbox[:, :3], instances.bbox[:, 3:] - 1)
@@ -252,14 +252,14 @@ def refuse_unbounded(
     Parameters
     ----------
     channels
-        How many are measured at a time.
+        Number of channels measured at a time.
     names
-        The statistics that need whole instances.
+        Names of the statistics that need whole instances.
 
     Raises
     ------
     InputError
-        Before anything is read.
+        The pieces would take more; nothing has been read by then.
     """
     low, high = _tiles_of(instances, edges)
     split = np.any(low != high, axis=1)

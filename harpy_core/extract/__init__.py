@@ -1,1 +1,1 @@
-"""One crop of every instance, written to a store and read back."""
+"""Crops, one of every instance, written to a store and read back."""

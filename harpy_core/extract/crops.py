@@ -24,9 +24,9 @@ class Crops:
     path
         Its folder.
     image
-        (i, c, z, y, x) Zarr array of pixels.
+        Zarr array of pixels, (i, c, z, y, x).
     mask
-        (i, 1, z, y, x) uint8 Zarr array; None where no masks were asked for.
+        Zarr array, (i, 1, z, y, x) uint8; None where no masks were asked for.
     instance_id : (i,) uint64
         Label of each crop.
     centroid : (i, 3) float64
@@ -34,7 +34,7 @@ class Crops:
     channels
         Name of each channel.
     attributes
-        What the store says of how it was made: diameter, parameters, source, versions, digest.
+        Record of how the store was made: diameter, parameters, source, versions, digest.
     """
 
     path: Path
@@ -49,12 +49,12 @@ class Crops:
         return len(self.instance_id)
 
     def __getitem__(self, ids: int | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Crops of one label, (c, z, y, x), or of several, (n, c, z, y, x), in their order.
+        """Return the crop of one label, (c, z, y, x), or of several, in order, (n, c, z, y, x).
 
         Raises
         ------
         InputError
-            A label that has no crop.
+            A label has no crop.
         """
         wanted = checked_labels(ids, "crops")
         order = np.argsort(self.instance_id)
@@ -68,7 +68,7 @@ class Crops:
         return found[0] if np.ndim(ids) == 0 else found
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Labels and crops, one chunk of the store after the other."""
+        """Yield labels and crops, one chunk of the store after the other."""
         size = self.image.chunks[0]
         for first in range(0, len(self), size):
             part = slice(first, first + size)
@@ -86,12 +86,12 @@ class Crops:
 
 
 def open_crops(path: str | os.PathLike[str]) -> Crops:
-    """Open what `extract_instances` wrote.
+    """Open a store that `extract_instances` wrote.
 
     Raises
     ------
     InputError
-        No finished store of crops there.
+        There is no finished store of crops.
     """
     try:
         group = zarr.open_group(path, mode="r")

@@ -1,4 +1,4 @@
-"""Which stretches of a tile's pixels go where in its windows."""
+"""Stretches of a tile's pixels, and their places in its windows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Copies:
     Attributes
     ----------
     window : (n,) int64
-        Which window each goes to; ascending.
+        Window that each goes to; ascending.
     source : (n,) int64
         Offset of the first pixel in a plane of the tile.
     inside : (n,) int64
-        Its offset in the window's first channel, (z, diameter, diameter).
+        Offset of the first pixel in the window's first channel, (z, diameter, diameter).
     length : (n,) int64
-        Pixels.
+        Number of pixels.
     """
 
     window: np.ndarray
@@ -33,11 +33,11 @@ class Copies:
 
     @property
     def size(self) -> int:
-        """How many stretches there are."""
+        """Number of stretches."""
         return len(self.length)
 
     def among(self, first: int, last: int) -> Copies:
-        """Those of the windows from `first` up to `last`."""
+        """Return those of the windows from `first` up to `last`."""
         a, b = np.searchsorted(self.window, [first, last])
         return Copies(self.window[a:b], self.source[a:b], self.inside[a:b], self.length[a:b])
 
@@ -54,7 +54,7 @@ def copies_of_runs(
     diameter: int,
     origin: tuple[int, int, int],
 ) -> Copies:
-    """The pixels of the instances themselves, clipped to their windows.
+    """Return the pixels of the instances themselves, clipped to their windows.
 
     Parameters
     ----------
@@ -88,12 +88,12 @@ def copies_of_windows(
     row_stride: int,
     plane_stride: int,
 ) -> Copies:
-    """All pixels of the tile that lie in some windows, background included.
+    """Return all pixels of the tile that lie in some windows, background included.
 
     Parameters
     ----------
     windows
-        Ascending numbers of the windows to fill.
+        Numbers of the windows to fill, ascending.
     corner : (windows, 2) int64
         First y and x of every window.
     region

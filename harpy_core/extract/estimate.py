@@ -1,4 +1,4 @@
-"""How much smaller crops become on disk, from a sample."""
+"""Estimate of how much smaller crops become on disk, from a sample."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SAMPLES = 4
 _CROPS = 16
 _CHANNELS = 5
 _REACH = 512
-"""Pixels between crops of a sample: what is read at once has at most so many and a window more on
-each side, however far the instances are apart."""
+"""Pixels between crops of a sample, at most: a read extends that far and a window more on each
+side, however far apart the instances are."""
 
 
 def stored_ratio(
     raster: Raster, instances: Instances, layout: CropLayout, remove_background: bool
 ) -> float:
-    """Encoded bytes of a raw byte of crops, from some crops of some groups of channels.
+    """Encoded bytes per raw byte of crops, from some crops of some groups of channels.
 
     Parameters
     ----------
@@ -31,11 +31,11 @@ def stored_ratio(
         The image and its labels; Dask arrays, which would have to be computed, are taken as
         incompressible.
     instances
-        Those that are cropped.
+        Instances that are cropped.
     layout
-        Of the store.
+        Layout of the store.
     remove_background
-        Whether what lies outside an instance is 0.
+        Whether pixels outside an instance are 0.
     """
     raw = encoded = 0
     for sample in range(0 if raster.lazy or len(instances) == 0 else SAMPLES):
@@ -52,7 +52,7 @@ def stored_ratio(
 
 
 def _around(instances: Instances, row: int, reach: int) -> Instances:
-    """One of the instances and those nearest to it, none further away than `reach` pixels."""
+    """Return an instance and those nearest to it, none further away than `reach` pixels."""
     distance = np.abs(instances.centroid[:, 1:] - instances.centroid[row, 1:]).max(axis=1)
     nearest = np.argsort(distance, kind="stable")[:_CROPS]
     return instances.rows(nearest[distance[nearest] <= reach])
@@ -66,7 +66,7 @@ def _crops(
     layout: CropLayout,
     remove_background: bool,
 ) -> np.ndarray:
-    """Some channels of some windows, (n, c, z, y, x)."""
+    """Cut some channels of some windows, (n, c, z, y, x)."""
     plane = (labels.shape[-2], labels.shape[-1])
     windows = windows_of(near, layout.diameter, plane, remove_background)
     low, high = windows.low.min(axis=0), windows.high.max(axis=0)

@@ -1,4 +1,4 @@
-"""One crop of every instance, from one pass over the image, committed batch by batch."""
+"""Extraction of one crop of every instance, in one pass over the image, batch by batch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def extract_instances(
 
     The window starts at the centroid (mean of the pixel indices, rounded half to even) less
     ``diameter // 2`` and is `diameter` long in y and x; z is kept whole. What lies outside the
-    image is 0. Each chunk of the image is decoded once. A run that died goes on where it stopped.
+    image is 0. Each chunk of the image is decoded once. A run that died resumes where it stopped.
 
     Parameters
     ----------
@@ -91,41 +91,41 @@ def extract_instances(
     batch_size
         Crops in a chunk of the store.
     remove_background
-        Set what lies outside the instance to 0.
+        Set pixels outside the instance to 0.
     extract_mask
         Also write ``mask``, 1 where a pixel belongs to the instance.
     channels
-        A name for each channel.
+        Name of each channel.
     index
         Labels of the instances to crop; None crops all of them.
     dtype
         ``float16`` or ``float32`` to store pixels multiplied by `scale` (in float64, rounded
         once); None stores them as they are, in the image's type.
     scale
-        What pixels are multiplied by; goes with `dtype`.
+        Factor of the pixels; required with `dtype`, and only then.
     codec
         ``lz4`` is fast, ``zstd`` smaller, ``none`` leaves chunks as they are.
     shard_size
         Crops in one file, a multiple of `batch_size`; None makes each chunk a file.
     shuffle
-        Seed of a random order of the instances, for training that reads a store as it stands.
-        All crops then go through temporary files of about the store's size beside it. None keeps
+        Seed of a random order of the instances, for training that reads a store in its order. All
+        crops then go through temporary files of about the store's size beside it. None keeps
         neighbours together, which needs few of them.
     engine
         ``numpy``, ``numba``, ``cupy`` (an NVIDIA GPU for each worker), or ``auto``: ``cupy`` where
-        every worker has a GPU that works, else ``numba``.
+        every worker has a working GPU, else ``numba``.
     client
-        A Dask client to run on; None uses the cores of this process.
+        Dask client to run on; None uses the cores of this process.
     resume
-        Go on from the batches that an earlier, interrupted run committed, where image and labels
-        can be told from others: of a Dask array, where each task that begins its graph reads a
-        Zarr or NumPy array.
+        Resume from the batches that an earlier, interrupted run committed, where image and labels
+        can be identified: a Dask array can be where each task that begins its graph reads a Zarr
+        or NumPy array.
     overwrite
-        Replace a store that stands at `path`.
+        Replace a store that exists at `path`.
     progress
         Show a progress bar.
     instances
-        What `find_instances` found in `labels`, or some of it; saves a pass over the labels.
+        Result of `find_instances` for `labels`, or part of it; saves a pass over the labels.
     strict
         Make a missing chunk of a Zarr array an error that names it; without, it is the array's
         fill value, as Zarr has it.
@@ -139,8 +139,8 @@ def extract_instances(
     Raises
     ------
     InputError
-        Impossible sizes, arrays that do not match, labels that are not there, a path that is
-        taken, a disk that is full or too small.
+        Sizes are impossible, arrays do not match, labels are not there, the path is taken, or the
+        disk is full or too small.
     """
     target = Path(path)
     raster = Raster.of(image, labels, channels)
@@ -177,16 +177,16 @@ def extract_instances(
 
 
 def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -> float:
-    """How many bytes on disk a byte of crops will take, from a sample of them.
+    """Estimate the bytes on disk per byte of crops, from a sample of them.
 
     Parameters
     ----------
     raster
         The image and its labels.
     instances
-        Those that will be cropped.
+        Instances that will be cropped.
     settings
-        How they will be cut and kept.
+        Settings by which they will be cut and kept.
     """
     layout = CropLayout.of(raster, settings, instances)
     return estimate.stored_ratio(raster, instances, layout, settings.remove_background)
@@ -195,18 +195,18 @@ def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -
 def committed_bytes(
     raster: Raster, instances: Instances, settings: CropSettings, path: str | os.PathLike[str]
 ) -> int:
-    """Bytes of the crops that an interrupted run has left for the next one to go on from.
+    """Bytes of the crops that an interrupted run has left for the next one to resume from.
 
     Parameters
     ----------
     raster
         Image and labels.
     instances
-        Those that will be cropped.
+        Instances that will be cropped.
     settings
-        How they will be cut and kept.
+        Settings by which they will be cut and kept.
     path
-        Of the store.
+        Folder of the store.
     """
     work = _work_folder(raster, instances, settings, Path(path))
     layout = CropLayout.of(raster, settings, instances)
@@ -216,7 +216,7 @@ def committed_bytes(
 def _work_folder(
     raster: Raster, instances: Instances, settings: CropSettings, target: Path
 ) -> WorkFolder:
-    """The working folder, named after all that decides the crops."""
+    """Return the working folder, named after all that decides the crops."""
     who = hashlib.sha256(instances.id.tobytes()).hexdigest()
     code = source_digest(__name__)
     key = digest_of([raster.fingerprint, settings.model_dump(), who, code])[:16]
@@ -225,18 +225,18 @@ def _work_folder(
 
 @dataclass(frozen=True, slots=True)
 class _Extraction:
-    """Everything one extraction works on.
+    """State of one extraction.
 
     Attributes
     ----------
     raster, instances, settings, strict
-        What `extract_instances` was given.
+        Arguments of `extract_instances`.
     windows
-        Where the instances' windows are.
+        Windows of the instances.
     plan
-        Which strip fills which.
+        Strips, and the windows that each fills.
     crops
-        Where they go.
+        Store of the crops.
     """
 
     raster: Raster
@@ -256,7 +256,7 @@ class _Extraction:
         target: Path,
         strict: bool,
     ) -> _Extraction:
-        """Decide which pixels go where."""
+        """Decide which pixels go to which window."""
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
         plane = (edges[1][-1], edges[2][-1])
@@ -280,7 +280,7 @@ class _Extraction:
                 bar.advance(1)
 
     def finish(self, engine: str) -> None:
-        """Give the store its place, with what describes the crops."""
+        """Add what describes the crops, and move the store to its place."""
         settings, order = self.settings, self.plan.order
         self.crops.finish(
             {"instance_id": self.instances.id[order], "centroid": self.instances.centroid[order]},
@@ -320,7 +320,7 @@ class _Extraction:
         return Cut(strip, self.instances.id[mine], self.windows.corner[mine], self.crops, done)
 
     def _joins(self, done: frozenset[str]) -> list[JoinTask]:
-        """The batches that no strip fills alone."""
+        """Return the tasks of the batches that no strip fills alone."""
         pieces = self.plan.pieces
         files = np.stack([pieces.strip, pieces.part, pieces.number, pieces.count], axis=1)
         batches = range(self.plan.filled, self.plan.batches)

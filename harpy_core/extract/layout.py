@@ -16,7 +16,7 @@ from harpy_core.running.tasks import tile_edges
 from harpy_core.storage import codecs
 
 LARGEST_CHUNK = 2**31 - 1 - 2**10
-"""Bytes: what Blosc takes less its header."""
+"""Bytes that Blosc takes at most, less its header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +26,21 @@ class CropLayout:
     Attributes
     ----------
     instances, channels, depth, diameter
-        Crops, and channels, z and pixels on a side of each.
+        Number of crops, and of each crop's channels, z planes and pixels on a side.
     chunk, group
         Crops and channels of one chunk.
     batch
-        Crops of one file: of one chunk, or of a shard of several.
+        Crops of one file: one chunk, or a shard of several.
     pixels
         NumPy name of the image's pixel type.
     dtype
         NumPy name of the stored type.
     scale
-        What pixels are multiplied by to be stored; None leaves them as they are.
+        Factor of the stored pixels; None leaves them as they are.
     codec
-        How chunks are compressed.
+        Compression of the chunks.
     full
-        Whether windows are mostly pixels of instances, or kept with their background.
+        Whether windows are mostly pixels of instances, or keep their background.
     mask
         Whether each crop has a mask.
     """
@@ -61,7 +61,7 @@ class CropLayout:
 
     @classmethod
     def of(cls, raster: Raster, settings: CropSettings, instances: Instances) -> CropLayout:
-        """Shape of the crops that settings make of an image.
+        """Decide the layout of an image's crops from settings.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class CropLayout:
         return found
 
     def content(self, array: str) -> codecs.Content:
-        """What an array's chunks are like, for the codec."""
+        """Kind of content of an array's chunks, for the codec."""
         return "full crops" if self.full and array == "image" else "crops"
 
     def gathered(self, array: str) -> np.dtype:
@@ -120,7 +120,7 @@ class CropLayout:
         return delivered(np.dtype(self.pixels)) if array == "image" else np.dtype(np.uint8)
 
     def stored(self, array: str, crops: np.ndarray) -> np.ndarray:
-        """Gathered pixels as they are stored: multiplied in float64, and rounded once."""
+        """Convert gathered pixels to stored ones: multiplied in float64, and rounded once."""
         dtype = self.arrays()[array][2]
         if array != "image" or self.scale is None:
             return crops.astype(dtype, copy=False)
@@ -136,12 +136,12 @@ class CropLayout:
 
 
 def refuse_overflow(settings: CropSettings, pixels: np.dtype) -> None:
-    """Refuse a scale that pixels of a type may be too large for.
+    """Refuse a scale by which pixels of a type may become too large.
 
     Raises
     ------
     InputError
-        With the largest scale that fits.
+        They may; the message gives the largest scale that fits.
     """
     if settings.dtype is None or settings.scale is None or pixels.kind not in "iu":
         return
@@ -155,7 +155,7 @@ def refuse_overflow(settings: CropSettings, pixels: np.dtype) -> None:
 
 
 def _coverage(instances: Instances, diameter: int) -> float:
-    """About what part of the windows' pixels belongs to the instances."""
+    """Estimate the fraction of the windows' pixels that belongs to the instances."""
     depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
     inside = np.minimum(instances.count / depth, diameter**2)
     return float(inside.mean()) / diameter**2 if len(instances) else 0.0

@@ -1,7 +1,7 @@
-"""The crops on disk: what of them is encoded, committed and put together to a store.
+"""The crops on disk: encoded, committed and assembled into a store.
 
-What is committed together, by one task, is one file: a batch of the store, or some fragments of
-one strip, which wait beside it to be joined.
+A task commits one file at a time: a batch of the store, or some fragments of one strip, which wait
+beside it to be joined.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harpy_core.storage.manifest import digest_of
 _SPILLS = "spills"
 
 FragmentsOf = tuple[int, int]
-"""Whose fragments: the number of a strip, and of one of its groups of windows."""
+"""Origin of fragments: the number of a strip, and of one of its groups of windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,21 @@ class EncodedFile:
 
 
 class CropStore:
-    """The crops of one extraction, while they are made.
+    """Store of the crops of one extraction, while they are made.
 
     Parameters
     ----------
     work
-        Where files are committed.
+        Folder where files are committed.
     layout
-        Shape of the crops.
+        Layout of the crops.
     """
 
     def __init__(self, work: WorkFolder, layout: CropLayout) -> None:
         self.work, self.layout = work, layout
 
     def begin(self, resume: bool) -> None:
-        """Have the folder and all metadata ready, before any worker writes to it."""
+        """Prepare the folder and all metadata before any worker writes to it."""
         self.work.begin(self._make_metadata, resume)
 
     def _make_metadata(self, folder: Path) -> None:
@@ -71,16 +71,16 @@ class CropStore:
             )
 
     def committed(self) -> frozenset[str]:
-        """Names of the files that are done."""
+        """Names of the committed files."""
         return frozenset(self.work.records())
 
     def committed_bytes(self, fragments: bool) -> int:
-        """Size of the files that are done.
+        """Bytes of the committed files.
 
         Parameters
         ----------
         fragments
-            Count those too that wait to be joined.
+            Count fragments too, which wait to be joined.
         """
         records = self.work.records().items()
         return sum(r["bytes"] for name, r in records if fragments or "fragments" not in name)
@@ -91,9 +91,9 @@ class CropStore:
         Parameters
         ----------
         batch, chunk
-            Its number along i and along c.
+            Number of the file along i and along c.
         crops
-            (batch, c, z, y, x) of the stored type: crops and channels beyond the edge are zero.
+            Crops, (batch, c, z, y, x), of the stored type; those beyond the edge are zero.
         """
         layout = self.layout
         members = min(layout.batch, layout.instances - batch * layout.batch)
@@ -109,18 +109,18 @@ class CropStore:
     def fragments(
         self, array: str, source: FragmentsOf, chunk: int, crops: np.ndarray, bounds: np.ndarray
     ) -> EncodedFile:
-        """Encode what a strip contributes to windows that are finished later.
+        """Encode the contribution of a strip to windows that are finished later.
 
         Parameters
         ----------
         source
-            Which strip, and which of its groups.
+            Number of the strip, and of one of its groups.
         chunk
-            Number along c.
+            Number of the chunk along c.
         crops
-            (n, c, z, y, x) of the stored type.
+            Crops, (n, c, z, y, x), of the stored type.
         bounds : (pieces + 1,) int64
-            Where among the crops those of another batch begin, and their end.
+            Index of the first crop of each batch, and the end.
         """
         pieces = self._encoded(array, crops, list(pairwise(bounds.tolist())))
         name = fragments_name(array, source, chunk)
@@ -141,11 +141,11 @@ class CropStore:
         Parameters
         ----------
         source
-            Which strip, and which of its groups.
+            Number of the strip, and of one of its groups.
         piece
-            Which of its pieces, and how many there are.
+            Number of the piece in the file, and the number of pieces.
         out
-            (n, c, z, y, x), C-contiguous, of the stored type.
+            Array for the crops, (n, c, z, y, x), C-contiguous, of the stored type.
         """
         with open(self.work.path / _SPILLS / fragments_name(array, source, chunk), "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -158,11 +158,11 @@ class CropStore:
             ) from error
 
     def commit(self, file: EncodedFile) -> None:
-        """Write a file and then its record, each whole and on disk, or not at all."""
+        """Write a file and then its record, each whole and flushed to disk, or not at all."""
         self.work.commit(file.name, file.path, file.parts)
 
     def digest(self) -> str:
-        """Digest over the content of all chunks."""
+        """Digest of the content of all chunks."""
         records = {
             name: {"crc32c": record["crc32c"], "bytes": record["bytes"]}
             for name, record in self.work.records().items()
@@ -171,7 +171,7 @@ class CropStore:
         return digest_of([asdict(self.layout), records])
 
     def finish(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        """Add what describes the crops, and rename the store onto its final place."""
+        """Add what describes the crops, and move the store to its final place."""
         store = self.work.store
         with room_for(store, KEPT, sum(values.nbytes for values in arrays.values())):
             group = zarr.open_group(store, mode="a")
@@ -181,7 +181,7 @@ class CropStore:
                     name, data=values, chunks=chunks, compressors=codecs.PLAIN, overwrite=True
                 )
             group.attrs.update({**facts, "digest": self.digest()})
-            # What a killed run left of the metadata that Zarr was writing.
+            # Metadata that Zarr was writing when a run was killed.
             for pattern in ("*.partial", "*/*.partial"):
                 for left in store.glob(pattern):
                     left.unlink()
@@ -194,5 +194,5 @@ def batch_name(array: str, batch: int, chunk: int) -> str:
 
 
 def fragments_name(array: str, source: FragmentsOf, chunk: int) -> str:
-    """Name of the file, and of the commit record, of what one group of a strip contributes."""
+    """Name of the file, and of the commit record, of the fragments of one group of a strip."""
     return f"{array}-fragments.{source[0]}.{source[1]}.{chunk}"

@@ -1,17 +1,17 @@
-"""How tall a strip is: arithmetic on counts alone, shared by the plan and the job."""
+"""Height of a strip: arithmetic on counts alone, shared by the plan and the job."""
 
 from __future__ import annotations
 
 import math
 
 BATCHES_IN_STRIP = 8
-"""A strip is as tall as it takes to fill this many batches: fewer left-overs, larger tasks."""
+"""Batches that a strip is tall enough to fill: fewer fragments, larger tasks."""
 
 BATCHES_IN_COLUMNS = 4
-"""Columns with fewer instances than fill this many batches are worked on together."""
+"""Batches that a column must fill; columns with fewer instances are worked on together."""
 
 SMALLEST_PART = 512
-"""Windows that share a file of fragments where chunks are smaller."""
+"""Windows in a file of fragments where chunks have fewer."""
 
 
 def strip_shape(instances: int, rows: int, columns: int, batch: int) -> tuple[int, int]:
@@ -20,9 +20,9 @@ def strip_shape(instances: int, rows: int, columns: int, batch: int) -> tuple[in
     Parameters
     ----------
     instances
-        In the whole image.
+        Number of instances in the whole image.
     rows, columns
-        Of tiles.
+        Number of rows and columns of tiles.
     batch
         Instances in a file of the store.
     """

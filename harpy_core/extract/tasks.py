@@ -1,4 +1,4 @@
-"""The tasks of extraction: cut the windows of one strip, and join what several strips left."""
+"""The tasks of extraction: cut the windows of one strip, and join fragments of several strips."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from harpy_core.tiles.runs import encode_runs
 from harpy_core.tiles.scratch import scratch
 
 COMMITS_IN_FLIGHT = 2
-"""Files of a task that are encoded and not on disk yet."""
+"""Files of a task that are encoded but not on disk yet, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a strip's task needs to know of its windows.
+    """The windows of a strip, as its task needs them.
 
     Attributes
     ----------
     strip
-        Which strip.
+        Number of the strip.
     ids : (windows,) uint64
         Label of each window: first those of the strip's own batches in their order, then those of
         its parts.
     corner : (windows, 2) int64
         First y and x of each window.
     crops
-        Where files are committed.
+        Store where files are committed.
     done
         Names of the files that are committed already.
     """
@@ -57,7 +57,7 @@ class Cut:
     done: frozenset[str]
 
     def spans(self) -> list[WindowSpan]:
-        """What it commits for each chunk of channels, in the order of the windows."""
+        """Spans that are committed for each chunk of channels, in the order of the windows."""
         first, last = self.strip.batches
         size = self.crops.layout.batch
         found = [WindowSpan(i * size, (i + 1) * size, first + i, None) for i in range(last - first)]
@@ -76,11 +76,11 @@ class WindowSpan:
     Attributes
     ----------
     first, last
-        Its windows among the strip's.
+        Range of its windows among the strip's.
     number
-        Of the batch, or of the part.
+        Number of the batch, or of the part.
     bounds
-        Of a part, where those of another batch begin; None for a batch.
+        Index of the first window of each batch in a part; None for a batch.
     """
 
     first: int
@@ -89,7 +89,7 @@ class WindowSpan:
     bounds: np.ndarray | None
 
     def name(self, array: str, strip: int, chunk: int) -> str:
-        """Of its commit record."""
+        """Name of its commit record."""
         if self.bounds is None:
             return batch_name(array, self.number, chunk)
         return fragments_name(array, (strip, self.number), chunk)
@@ -108,7 +108,7 @@ class StripTask:
         return sum(tile.pixels for tile in self.tiles)
 
     def detached(self) -> StripTask:
-        """The task with no more pixels than it needs."""
+        """Return the task with no more pixels than it needs."""
         return StripTask([tile.detached() for tile in self.tiles], self.cut)
 
 
@@ -135,11 +135,11 @@ class LazyStripTask:
         return self.tile.image
 
     def without_blocks(self) -> LazyStripTask:
-        """The task alone."""
+        """Return the task without its blocks."""
         return LazyStripTask(self.tile.without_blocks(), self.cut)
 
     def on_blocks(self, labels: Any, blocks: list[Any]) -> StripTask:
-        """The task that reads its pixels from computed blocks."""
+        """Return the task that reads its pixels from computed blocks."""
         return StripTask([self.tile.on_blocks(labels, blocks)], self.cut)
 
 
@@ -150,12 +150,12 @@ class _Spares(threading.local):
         self._free: list[np.ndarray] = []
 
     def take(self, size: int) -> np.ndarray:
-        """At least so many bytes, of any content."""
+        """Return a buffer of at least `size` bytes, of any content."""
         self._free.sort(key=len)
         for place, buffer in enumerate(self._free):
             if len(buffer) >= size:
                 return self._free.pop(place)
-        # One too small is given up for it, so that there are never more than were in use at once.
+        # A smaller one is dropped for it, so that there are never more than were in use at once.
         if self._free:
             self._free.pop()
         return np.empty(size, np.uint8)
@@ -169,7 +169,7 @@ _spares = _Spares()
 
 
 class _Commits:
-    """Writes files in a thread of its own, so that waiting for the disk delays no work."""
+    """Writer of files in a thread of its own, so that waiting for the disk delays no work."""
 
     def __init__(self, crops: CropStore) -> None:
         self._crops = crops
@@ -180,7 +180,7 @@ class _Commits:
         return self
 
     def add(self, file: EncodedFile) -> None:
-        """Commit a file after those before it; waits where the disk is behind."""
+        """Commit a file after those before it; wait where the disk lags behind."""
         if len(self._waiting) >= COMMITS_IN_FLIGHT:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(self._crops.commit, file))
@@ -193,10 +193,10 @@ class _Commits:
 
 
 class _Targets:
-    """Buffers of the spans of a strip that are open.
+    """Buffers of the open spans of a strip.
 
-    A span is given a buffer when a tile first touches it, and is committed and its buffer used
-    again once the last tile it needs has passed.
+    A span gets a buffer when a tile first touches it; once the last tile it needs has passed, it is
+    committed and the buffer used again.
     """
 
     def __init__(self, cut: Cut, array: str, chunk: int, commits: _Commits) -> None:
@@ -207,7 +207,7 @@ class _Targets:
         self._open: dict[int, np.ndarray] = {}
 
     def buffer(self, place: int, span: WindowSpan) -> np.ndarray:
-        """(n, c, z, y, x) pixels of a span's windows, zero where nothing was copied yet."""
+        """Pixels of a span's windows, (n, c, z, y, x), zero where nothing was copied yet."""
         size = (span.last - span.first) * math.prod(self._window) * self._dtype.itemsize
         if place not in self._open:
             self._open[place] = _spares.take(size)
@@ -284,11 +284,11 @@ def _fill(
 
 
 Group = tuple[str, int, tuple[int, ...]]
-"""An array, the number of a chunk of its channels, and edges of the channels to read for it."""
+"""An array, the number of a chunk of its channels, and the edges of the channels to read."""
 
 
 def groups_of(channels: tuple[int, ...], layout: CropLayout) -> list[Group]:
-    """The chunks along c that a task writes; the mask goes with the first channels."""
+    """Return the chunks along c that a task writes; the mask comes with the first channels."""
     groups: list[Group] = []
     for first in range(channels[0], channels[-1], layout.group):
         edges = tuple(e for e in channels if first <= e <= first + layout.group)
@@ -299,14 +299,14 @@ def groups_of(channels: tuple[int, ...], layout: CropLayout) -> list[Group]:
 
 
 def _pending(cut: Cut, spans: list[WindowSpan], group: Group) -> list[int]:
-    """The spans that are not committed yet."""
+    """Return the places of the spans that are not committed yet."""
     array, chunk, _ = group
     names = [span.name(array, cut.strip.number, chunk) for span in spans]
     return [place for place, name in enumerate(names) if name not in cut.done]
 
 
 def _planes(tile: Task, array: str, channels: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
-    """Pixels to copy, with the first channel of the chunk they go to: the mask is cut from ones."""
+    """Yield pixels to copy and their first channel in the chunk; the mask is cut from ones."""
     if array == "mask":
         z, y, x = tile.plane_shape()
         ones = scratch("ones", z * y * x, np.dtype(np.uint8))
@@ -345,18 +345,18 @@ def _of_span(copies: Copies, span: WindowSpan) -> Copies:
 
 @dataclass(frozen=True, slots=True)
 class JoinTask:
-    """A batch finished from the fragments that strips left.
+    """A batch to be finished from the fragments of strips.
 
     Attributes
     ----------
     batch
-        Its number.
+        Number of the batch.
     pieces
-        For each piece: whose fragments, which of the file's pieces and of how many.
+        Origin of each piece, its number in the file, and the number of pieces there.
     slots
-        For each piece, which of the batch's crops it holds a part of.
+        Indices, for each piece, of the batch's crops that it holds a part of.
     crops, done
-        As in `Cut`.
+        See `Cut`.
     """
 
     batch: int
@@ -367,7 +367,7 @@ class JoinTask:
 
 
 def join_fragments(task: JoinTask) -> None:
-    """Assemble and commit one batch, chunk of channels by chunk of channels."""
+    """Assemble and commit one batch, one chunk of channels at a time."""
     store = task.crops
     layout = store.layout
     with _Commits(store) as commits:
@@ -383,6 +383,6 @@ def join_fragments(task: JoinTask) -> None:
                 for (source, piece), slots in zip(task.pieces, task.slots, strict=True):
                     found = scratch("fragments", len(slots) * crop, bits).reshape(-1, *window)
                     store.read_fragments(array, source, chunk, piece, found)
-                    # Every pixel comes from one strip and is zero bits in the others.
+                    # Every pixel comes from one strip, and all its bits are 0 in the others.
                     crops[slots] |= found
                 commits.add(store.batch(array, task.batch, chunk, crops.view(dtype)))

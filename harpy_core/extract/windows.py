@@ -1,8 +1,8 @@
-"""Where windows lie, in which order they are stored, and which part of the image fills them.
+"""Places of windows, their order in the store, and the parts of the image that fill them.
 
 The image is worked on in strips: columns of tiles, or parts of them. A window that needs nothing
 outside its column is finished inside it; the few others, and those that do not fill a batch, are
-finished from fragments afterwards. All of it follows from the instances and the tiles alone, so
+finished from fragments afterwards. All of this follows from the instances and the tiles alone, so
 the store is the same for every number of workers.
 """
 
@@ -30,7 +30,7 @@ class Windows:
     corner : (n, 2) int64
         First y and x.
     low, high : (n, 2) int64
-        The part of the image that fills it, along y and x; empty where nothing does.
+        Bounds of the part of the image that fills it, in y and x; empty where nothing does.
     """
 
     diameter: int
@@ -51,7 +51,7 @@ def windows_of(
     plane
         Height and width of the image.
     remove_background
-        A window then needs no pixel outside its instance's bounding box.
+        Whether a window needs no pixel outside its instance's bounding box.
     """
     corner = np.rint(instances.centroid[:, 1:]).astype(np.int64) - diameter // 2
     low = np.maximum(corner, 0)
@@ -64,14 +64,14 @@ def windows_of(
 
 @dataclass(frozen=True, slots=True)
 class FragmentGroup:
-    """Some windows that a strip contributes fragments to; they are kept in one file.
+    """Windows that a strip contributes fragments to; they share a file.
 
     Attributes
     ----------
     instances : (n,) int64
-        In the order of the store.
+        Instances in the order of the store.
     bounds : (pieces + 1,) int64
-        Where among them those of another batch begin, and their end.
+        Index of the first instance of each batch, and the end.
     """
 
     instances: np.ndarray
@@ -80,16 +80,16 @@ class FragmentGroup:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Columns of tiles or a part of one, and the windows that its pixels go to.
+    """Columns of tiles or a part of one, and the windows that their pixels go to.
 
     Attributes
     ----------
     number
         Rank of the strip.
     tiles
-        Regions, column by column from top to bottom, and through all z.
+        Regions, column by column from top to bottom, through all z.
     batches
-        First and one past the last batch that it fills alone.
+        First batch that it fills alone, and the one after the last.
     inside
         Instances of these batches, in their order in the store.
     parts
@@ -110,12 +110,12 @@ class Pieces:
     Attributes
     ----------
     batch, strip, part, number, count : (n,) int64
-        Which batch each belongs to; the strip and part whose file it is in, which piece of the
-        file it is, and how many the file has.
+        Batch of each fragment; the strip and part of its file, its number among the pieces of the
+        file, and how many these are.
     first, last : (n,) int64
-        Its crops among `slot`.
+        Range of its crops in `slot`.
     slot : (crops,) int64
-        Place of each crop within its batch.
+        Index of each crop within its batch.
     """
 
     batch: np.ndarray
@@ -130,7 +130,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class CropPlan:
-    """Which instance goes where, and which strip feeds it.
+    """Place of each instance in the store, and the strips that fill it.
 
     Attributes
     ----------
@@ -139,9 +139,9 @@ class CropPlan:
     order : (n,) int64
         Instances in the order of the store.
     strips
-        All strips; those that feed no window are left out.
+        All strips but those that fill no window.
     filled
-        Batches that a strip fills alone; those after it are finished from fragments.
+        Number of batches that a strip fills alone; those after them are joined from fragments.
     pieces
         The fragments.
     """
@@ -154,11 +154,11 @@ class CropPlan:
 
     @property
     def batches(self) -> int:
-        """How many batches the store has."""
+        """Number of batches in the store."""
         return math.ceil(len(self.order) / self.batch)
 
     def members(self, batch: int) -> int:
-        """Instances in a batch."""
+        """Number of instances in a batch."""
         return min(self.batch, len(self.order) - batch * self.batch)
 
 
@@ -175,9 +175,9 @@ def plan_crops(
     Parameters
     ----------
     windows
-        Of all instances.
+        Windows of all instances.
     edges
-        Of the tiles, along z, y and x.
+        Edges of the tiles, along z, y and x.
     chunk
         Instances in a chunk.
     batch
@@ -228,7 +228,7 @@ def plan_crops(
 def _kept(
     ranked: np.ndarray, bounds: np.ndarray, alone: np.ndarray, batch: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """The instances of the batches that each strip fills alone, and the order of all."""
+    """Return the instances of the batches that each strip fills alone, and the order of all."""
     kept, rest = [], []
     for a, b in pairwise(bounds):
         mine = ranked[a:b]
@@ -266,7 +266,7 @@ def _pieces(strips: list[Strip], place: np.ndarray, batch: int) -> Pieces:
 
 
 def _strip_edges(instances: int, edges: Edges, batch: int) -> tuple[tuple[int, ...], ...]:
-    """Edges of the strips along y and x: some of the tiles'."""
+    """Edges of the strips along y and x, chosen from those of the tiles."""
     steps = strip_shape(instances, len(edges[1]) - 1, len(edges[2]) - 1, batch)
     return tuple((*axis[:-1:n], axis[-1]) for axis, n in zip(edges[1:], steps, strict=True))
 
