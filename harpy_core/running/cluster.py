@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, usable
+from harpy_core.running import credentials
 from harpy_core.running.given import given_memory
 from harpy_core.running.lookout import in_queue
 from harpy_core.running.workers import ONE_THREAD, Workers, engine_here
@@ -39,8 +40,19 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**27),
     # Buffers are kept for the next task: a worker that pauses until it holds less waits for ever.
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+    "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
 }
 """What the processes of workers are started with."""
+
+_NO_PAGES: dict[str, list[str]] = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+"""Dask serves logs and call stacks to whoever asks; of our clusters there is nothing to see."""
+
+_LOOPBACK = "127.0.0.1"
+_ANY_LOOPBACK_PORT = f"{_LOOPBACK}:0"
+"""Any free port: a second cluster on the machine would warn of a taken one."""
 
 
 class GpuEach(WorkerPlugin):
@@ -99,6 +111,7 @@ def local(
             **WORKER_ENVIRONMENT,
         },
         "distributed.worker.memory.pause": False,
+        **_NO_PAGES,
     }
     try:
         with (
@@ -108,8 +121,8 @@ def local(
                 threads_per_worker=threads_per_worker,
                 memory_limit=memory_limit or given_memory() // workers,
                 local_directory=scratch,
-                # Any free port: a second cluster on the machine would warn of a taken one.
-                dashboard_address=":0",
+                host=_LOOPBACK,
+                dashboard_address=_ANY_LOOPBACK_PORT,
                 scheduler_kwargs={"dashboard": False},
                 silence_logs="ERROR",
             ) as cluster,
@@ -170,7 +183,7 @@ def _by_address(address: str) -> Iterator[Client]:
 
 @contextmanager
 def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
-    """Workers as jobs of their own, one node's share each."""
+    """Workers as jobs of their own, one node's share each; they listen to each other alone."""
     from dask_jobqueue import SLURMCluster
 
     if shutil.which("sbatch") is None:
@@ -181,8 +194,12 @@ def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
     directives = dask.config.get("jobqueue.slurm.job-extra-directives", None) or []
     if workers.gpus:
         directives = [*directives, "--gres=gpu:1"]
+    shared = dask.config.get("jobqueue.slurm.shared-temp-directory", None) or os.getcwd()
     with (
+        dask.config.set(_NO_PAGES),
+        credentials.temporary(os.path.expanduser(os.path.expandvars(shared))) as security,
         SLURMCluster(
+            security=security,
             cores=workers.threads,
             processes=1,
             memory=f"{workers.memory}B",
@@ -194,9 +211,12 @@ def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
             # The worker's node knows its own, which need not be this machine's.
             local_directory='"${TMPDIR:-/tmp}"',
             log_directory=dask.config.get("jobqueue.slurm.log-directory", None) or WORKER_LOGS,
-            # As with a local cluster: no page that a second stage on the machine would fight for.
+            worker_extra_args=[
+                *(dask.config.get("jobqueue.slurm.worker-extra-args", None) or []),
+                *("--dashboard-address", _ANY_LOOPBACK_PORT, "--no-dashboard"),
+            ],
             scheduler_options={
-                "dashboard_address": ":0",
+                "dashboard_address": _ANY_LOOPBACK_PORT,
                 "dashboard": False,
                 **dask.config.get("jobqueue.slurm.scheduler-options", {}),
             },

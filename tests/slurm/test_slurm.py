@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import one_node
 import pytest
 import yaml
 import zarr
+from distributed import Client
 
 from harpy_core.aggregate.aggregation import aggregate_stats
 from harpy_core.config.models import Cluster
@@ -111,11 +113,18 @@ def test_workers_of_slurm_give_the_local_result(in_tmp_path: Path) -> None:
 
     with cluster.connect(Cluster(kind="slurm", queue="main", **SMALL_WORKERS), threads=1) as client:
         client.wait_for_workers(2, timeout=60)
+        assert client.scheduler.address.startswith("tls://")
+        assert all(worker.startswith("tls://") for worker in client.nthreads())
+        (credentials,) = in_tmp_path.glob(".harpy-core-tls-*")
+        assert stat.S_IMODE(credentials.stat().st_mode) == 0o700
+        with pytest.raises(TypeError, match="ssl_context"):
+            Client(client.scheduler.address, timeout="5s")
         queue = subprocess.check_output(["squeue", "--noheader"], text=True).splitlines()
         there = aggregate_stats(image, labels, stats=stats, client=client)
     here = aggregate_stats(image, labels, stats=stats)
 
     assert len(queue) == 2
+    assert not credentials.exists()
     assert list((in_tmp_path / cluster.WORKER_LOGS).iterdir())
     assert there.obs.equals(here.obs)
     assert set(there.layers) == set(here.layers)
