@@ -1,6 +1,6 @@
-"""Addresses and their options without credentials: what a config names goes to logs and results.
+"""Addresses and options without credentials, because a config is copied to logs and results.
 
-What is known to hold no secret is allowed, by protocol; all else is refused.
+Options that are known to hold no secret are allowed, by protocol; all others are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ REMEDY = (
 )
 
 Allowed = Mapping[str, Any]
-"""Names of options: None where any plain value is harmless, the values that are, or a mapping."""
+"""Options by name: None if any plain value is harmless, else the harmless values or a mapping."""
 
 
 def _plain(names: str) -> Allowed:
@@ -69,7 +69,7 @@ _NAMED_BEFORE_THE_HOST = ("abfs", "az")
 
 
 def address_trouble(text: str) -> str | None:
-    """Why an address may hold credentials; None where it holds none, or is a path.
+    """Reason why an address may hold credentials; None if it holds none, or is a path.
 
     The address is no part of the answer.
     """
@@ -90,14 +90,14 @@ def address_trouble(text: str) -> str | None:
 
 
 def options_trouble(options: Mapping[str, Any], protocols: Iterable[str] = ()) -> str | None:
-    """Why options may hold a secret; None where all are known to hold none.
+    """Reason why options may hold a secret; None if all are known to hold none.
 
     Parameters
     ----------
     options
-        What fsspec is given.
+        Options for fsspec.
     protocols
-        Of the addresses they are for; any that we know without.
+        Protocols of the addresses that they are for; all known ones if there are none.
     """
     known = [OPTIONS[name] for name in protocols if name in OPTIONS] or list(OPTIONS.values())
     for name, value in options.items():
@@ -108,7 +108,7 @@ def options_trouble(options: Mapping[str, Any], protocols: Iterable[str] = ()) -
 
 
 def _trouble(name: str, value: Any, allowed: Allowed, inside: str = "") -> str | None:
-    """Why one option may hold a secret."""
+    """Reason why one option may hold a secret."""
     where = f"{inside}{name}"
     if name not in allowed:
         names = ", ".join(sorted(allowed))

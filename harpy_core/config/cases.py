@@ -1,4 +1,4 @@
-"""The images of a config: what each case, or each of its fields of view, measures on its own."""
+"""The images of a config: those of its cases and of their fields of view."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from harpy_core.config.models import ELEMENTS, Case, Config, Origin, Published, 
 
 
 class ImageCase(Case):
-    """What is measured on its own: a case, or one field of view of it."""
+    """An image that is measured on its own: a case, or one field of view of it."""
 
     source: Source
 
 
 def image_cases(config: Config) -> dict[str, ImageCase]:
-    """What is measured on its own, by its folder below the results.
+    """Return every image that is measured on its own, by its folder below the results.
 
-    A case with one source is one image; of a case with fields of view each field is one.
+    A case with one source is one image; in a case with fields of view each field is one.
     """
     found = {}
     for name, case in config.cases.items():
@@ -31,7 +31,7 @@ def image_cases(config: Config) -> dict[str, ImageCase]:
 
 
 def _placed(source: Source, origins: Mapping[Published, Origin]) -> Source:
-    """A source, the name of a dataset replaced by the store that the config has in its place."""
+    """Return a source with a dataset's name replaced by the store that the config gives for it."""
     origin = next((origins[name] for name in origins if name == source.uri), None)
     if origin is None or origin.store is None:
         return source
@@ -41,6 +41,6 @@ def _placed(source: Source, origins: Mapping[Published, Origin]) -> Source:
 
 
 def key_of(place: str) -> tuple[str, ...]:
-    """Where the config has the source of an image case."""
+    """Path of keys in the config to the source of an image case."""
     case, _, field = place.partition("/fields/")
     return ("cases", case, "fields", field) if field else ("cases", case, "source")

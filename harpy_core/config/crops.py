@@ -1,8 +1,8 @@
-"""How crops are cut and kept: the one definition of it.
+"""Settings by which crops are cut and kept: their one definition.
 
 The config's section `extract` is built on it, and `harpy_core.extract_instances` and
-`harpy_core.plan_extract` take its keys as arguments. Imported while the workflow is parsed, so
-nothing heavy is imported here.
+`harpy_core.plan_extract` take its keys as arguments. It is imported while the workflow is parsed,
+so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Codec = Literal["lz4", "zstd", "none"]
 
 
 class CropSettings(Section):
-    """How crops are cut and kept; each key is an argument of `harpy_core.extract_instances`."""
+    """Settings of crops; each key is an argument of `harpy_core.extract_instances`."""
 
     diameter: Positive = key(
         "Side of the window around an instance's centroid, in pixels.",
@@ -48,8 +48,7 @@ class CropSettings(Section):
         default=None,
     )
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = key(
-        "What pixels are multiplied by before they are stored as dtype, such as 0.0000152590 "
-        "(1/65535).",
+        "Factor of the pixels before they are stored as dtype, such as 0.0000152590 (1/65535).",
         "give a number above 0",
         default=None,
     )
@@ -64,8 +63,8 @@ class CropSettings(Section):
         default=None,
     )
     shuffle: Annotated[int, Field(ge=0)] | None = key(
-        "Store the instances in random order, drawn from this seed, so that training can read "
-        "them as they stand; null: neighbours together.",
+        "Seed of a random order in which the instances are stored, so that training can read the "
+        "store in its order; null: neighbours together.",
         "a seed is a whole number of at least 0, or null",
         default=None,
     )
@@ -89,17 +88,17 @@ class CropSettings(Section):
 
     @property
     def batch(self) -> int:
-        """Crops of one file."""
+        """Number of crops in one file."""
         return self.batch_size if self.shard_size is None else self.shard_size
 
     @classmethod
     def of(cls, **settings: Any) -> CropSettings:
-        """Settings given as arguments.
+        """Make settings from arguments.
 
         Raises
         ------
         InputError
-            The first that makes no sense, with the remedy.
+            A setting makes no sense; the message gives the remedy.
         """
         plain = {k: v.item() if hasattr(v, "item") else v for k, v in settings.items()}
         try:
@@ -115,7 +114,7 @@ class CropSettings(Section):
 
     @classmethod
     def within(cls, section: Mapping[str, Any]) -> CropSettings:
-        """The settings in a config's section extract, which also says what is cropped."""
+        """Return the settings in a config's section extract, which also says what is cropped."""
         return cls(**{name: section[name] for name in cls.model_fields})
 
 
@@ -128,7 +127,7 @@ class Extract(CropSettings):
         default=None,
     )
     index: Annotated[list[Positive], Field(min_length=1)] | str | None = key(
-        "Instances to crop: their labels, or the path of a text file with one label a line; null "
+        "Instances to crop: their labels, or the path of a text file with one label per line; null "
         "for all.",
         "labels of instances, as a list of whole numbers or the path of a text file, or null",
         default=None,

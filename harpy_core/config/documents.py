@@ -1,7 +1,7 @@
-"""The files made from the config's models: JSON schema, commented default, table of keys.
+"""Files made from the config's models: JSON schema, commented default, table of keys.
 
 `python -m harpy_core.config.documents`, run in the repository's root, writes them; a test fails
-when they differ from what it would write.
+if they differ from what it would write.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ DEFAULT_CONFIG: dict[str, Any] = {
     },
     "cluster": {"kind": "local"},
 }
-"""The default: the embedded real sample, tiled; minutes on 2 cores and no network."""
+"""The default: the embedded real sample, tiled; takes minutes on 2 cores and no network."""
 
 
 def write_generated(root: Path | None = None) -> None:
@@ -70,7 +70,7 @@ def write_generated(root: Path | None = None) -> None:
 
 
 def generated(root: Path) -> dict[str, str]:
-    """Content of every generated file, by its path; the README keeps what surrounds its table."""
+    """Content of every generated file, by its path; the README keeps the text around its table."""
     readme = (root / README).read_text(encoding="utf-8")
     before, _, rest = readme.partition(_START)
     after = rest.partition(_END)[2]
@@ -79,14 +79,14 @@ def generated(root: Path) -> dict[str, str]:
 
 
 def schema() -> str:
-    """The JSON schema, as YAML."""
+    """Return the JSON schema, as YAML."""
     described = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     described |= Config.model_json_schema()
     return _GENERATED + yaml.safe_dump(described, sort_keys=False, width=_WIDTH)
 
 
 def default_config() -> str:
-    """The default config, every key with its description above it."""
+    """Return the default config, every key with its description above it."""
     intro = (
         "# The default config: the embedded real sample, tiled to 12 x 4096 x 4096 pixels.\n"
         "# config/README.md tells of every key; config/own-data.yaml is a start for own data.\n"
@@ -114,7 +114,7 @@ def _commented(model: type[Section], values: dict[str, Any], depth: int) -> Iter
 
 
 def written(value: Any) -> str:
-    """A value in one line of YAML."""
+    """Write a value in one line of YAML."""
     if value is None:
         return "null"
     if isinstance(value, (list, dict)):
@@ -123,7 +123,7 @@ def written(value: Any) -> str:
 
 
 def key_table() -> str:
-    """Every key with its default and meaning, as a Markdown table."""
+    """Return every key with its default and meaning, as a Markdown table."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     rows += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in _keys(Config, "")]
     return "\n".join(rows)

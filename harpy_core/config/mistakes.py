@@ -1,4 +1,4 @@
-"""Mistakes in a config, each told in one line: file, key, value and remedy."""
+"""Mistakes in a config, each reported in one line: file, key, value and remedy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def load(mapping: Mapping[str, Any], file: str) -> Config:
     Parameters
     ----------
     mapping
-        The config's content.
+        Content of the config.
     file
-        The file it came from, for the error.
+        File that it came from, for the error.
 
     Raises
     ------
@@ -35,12 +35,12 @@ def load(mapping: Mapping[str, Any], file: str) -> Config:
 
 
 def mistake(file: str, path: Iterable[str | int], value: Any, remedy: str) -> InputError:
-    """The error of one key, in one line: file, key, value and remedy."""
+    """Make the error of one key, in one line: file, key, value and remedy."""
     return InputError(f"{file}: {dotted(path)} = {shown(value)}: {remedy}")
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """A key's path as it is written: ``cases.liver.benchmark.workers[1]``."""
+    """Write a key's path: ``cases.liver.benchmark.workers[1]``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -48,7 +48,7 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML would have it, in one short line; of a mapping, its keys alone."""
+    """Show a value as in YAML, in one short line; only the keys of a mapping."""
     named = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return named[value]
@@ -60,7 +60,7 @@ def shown(value: Any) -> str:
 
 
 def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
-    # A mistyped key is often why another one is missing: tell of it first.
+    # A mistyped key is often why another one is missing: report it first.
     error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
     path = _written(error["loc"], mapping)
     section, rule = _definition(path)
@@ -73,7 +73,7 @@ def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str)
         return f"{file}: {dotted(path)}: {error['msg']}"
     value = _value_at(mapping, path)
     if error["type"] == "extra_forbidden" and isinstance(value, (str, Mapping, list)) and value:
-        # Not shown: nobody knows what a value is whose key is unknown, and it may be a secret.
+        # Not shown: the value of an unknown key could be anything, even a secret.
         return f"{file}: {dotted(path)}: {remedy}"
     if error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
         remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
@@ -84,7 +84,7 @@ def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str)
 
 
 def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, ...]:
-    """An error's place as the user wrote it, without the names pydantic gives to alternatives."""
+    """Return an error's place as the user wrote it, without pydantic's names of alternatives."""
     path: list[str | int] = []
     value = mapping
     for part in location:
@@ -96,7 +96,7 @@ def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, 
 
 
 def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:
-    """What the user wrote at a path, as far as the path leads."""
+    """Return what the user wrote at a path, as far as the path leads."""
     value = mapping
     for part in path:
         try:
@@ -111,11 +111,11 @@ _BY_NAME: dict[str, tuple[type[Section], str]] = {
     "fields": (Source, "a field is a mapping with a uri"),
     "datasets": (Origin, "give one of mirror, archive and store"),
 }
-"""The keys that hold sections by name, and the rule of such a section."""
+"""Keys that hold sections by name, and the rule of such a section."""
 
 
 def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
-    """The section that holds a key, and the rule of the nearest field that has one."""
+    """Return the section that holds a key, and the rule of the nearest field that has one."""
     section: type[Section] = Config
     model: type[Section] | None = Config
     rule = "the config is a mapping"

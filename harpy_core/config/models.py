@@ -1,8 +1,8 @@
 """The sections of the config, each key with its meaning and its rule.
 
 The models are the config's only definition: the JSON schema, the commented default and the table
-of keys are made from them (`python -m harpy_core.config.documents`). Imported while the workflow
-is parsed, so nothing heavy is imported here.
+of keys are made from them (`python -m harpy_core.config.documents`). They are imported while the
+workflow is parsed, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Dataset = Literal[
 Published = Literal["macsima-tonsil", "merscope-liver"]
 Stage = Literal["aggregate", "extract"]
 PEER = "harpy"
-"""What else a benchmark measures: the peer, in an environment of its own."""
+"""Name of the peer, which a benchmark measures too, in an environment of its own."""
 MEASURED = (*ENGINES, PEER)
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ _NAME_RULE = "a name is text"
 
 
 class Source(Section):
-    """Where an image and its labels are."""
+    """Place of an image and its labels."""
 
     uri: Address = key(
         "SpatialData or OME-Zarr store, zipped or not, at a path or at an s3://, gs:// or https:// "
@@ -100,13 +100,13 @@ class Source(Section):
     )
     image: str | None = key(
         "Name of the image element (or group) in the store, or name or number of a TIFF's series; "
-        "not needed where there is only one.",
+        "not needed if there is only one.",
         _NAME_RULE,
         default=None,
     )
     labels: Address | None = key(
         "Name of the labels element in the store, or the path or address of a label TIFF or Zarr "
-        "array; not needed where the store has only one.",
+        "array; not needed if the store has only one.",
         _NAME_RULE,
         default=None,
     )
@@ -121,17 +121,17 @@ class Source(Section):
         default=None,
     )
     cache: str | None = key(
-        "For an address: folder that keeps the chunks that were fetched, for the next stage and "
-        "the next run; null keeps nothing.",
+        "Folder that keeps the chunks fetched from an address, for the next stage and the next "
+        "run; null keeps nothing.",
         "a cache is the path of a folder, or null",
         default=None,
         min_length=1,
     )
     storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] | None = key(
-        "For an address: what fsspec takes for its protocol, such as {endpoint_url: "
-        "https://minio.lab:9000} or {profile: lab} for s3; without a name it is read anonymously "
-        "({anon: false}: with the credentials of the environment). What may be a secret is "
-        "refused.",
+        "Options of fsspec for an address, by its protocol, such as {endpoint_url: "
+        "https://minio.lab:9000} or {profile: lab} for s3; without an identity it is read "
+        "anonymously ({anon: false}: with the credentials of the environment). Anything that may "
+        "be a secret is refused.",
         "storage_options are a mapping, or null",
         default=None,
     )
@@ -149,13 +149,13 @@ class Tile(Section):
         default_factory=lambda: [10, 2048, 2048],
     )
     method: Literal["link", "copy"] = key(
-        "How chunk files that hold the same come about: copy makes a file for each; link gives one "
-        "file several names, which takes no space (across file systems it is copied, and told so).",
+        "Way to repeat chunk files of equal content: copy makes a file for each; link gives one "
+        "file several names, which takes no space (across file systems it copies, and logs that).",
         "methods are link and copy",
         default="copy",
     )
     codec: Codec | None = key(
-        "Compression of the chunks: lz4, zstd or none; null: the source's files are taken as they "
+        "Compression of the chunks: lz4, zstd or none; null: the source's files are used as they "
         "are where they fit, others are written with lz4 (the image) and zstd (the labels).",
         "codecs are lz4, zstd, none and null",
         default=None,
@@ -213,7 +213,7 @@ class StageWorkers(Section):
 
 
 def _for_each_stage(workers: Any) -> Any:
-    """One list stands for all stages."""
+    """Take one list for all stages."""
     if isinstance(workers, list):
         return dict.fromkeys(get_args(Stage), workers)
     return workers
@@ -237,7 +237,7 @@ class Benchmark(Section):
         StageWorkers,
         BeforeValidator(_for_each_stage, json_schema_input_type=Workers | StageWorkers),
     ] = key(
-        "Numbers of worker processes to measure with: a list, or a list for each stage, as "
+        "Numbers of worker processes to measure with: a list, or a list for each stage, such as "
         "{aggregate: [1, 16], extract: [1, 32]}.",
         "workers are a list of different whole numbers of at least 1",
         default_factory=StageWorkers,
@@ -264,7 +264,7 @@ class Case(Section):
         "The image and its labels.", "a case needs a source with a uri", default=None
     )
     fields: Annotated[dict[CaseName, Source], Field(min_length=1)] | None = key(
-        "Instead of source: several fields of view by name, each with the keys of a source. They "
+        "Several fields of view by name instead of a source, each with the keys of a source. They "
         "are measured one by one, and their tables are joined into one that names the field.",
         "fields are a mapping of a name (letters, digits, - and _) to a source; at least one",
         default=None,
@@ -285,8 +285,8 @@ class Case(Section):
         default=None,
     )
     engine: StageEngine = key(
-        "Kernels of all its stages: cupy is an NVIDIA GPU for each worker, numba the processor; "
-        "auto: cupy where every worker has a GPU that works, else numba.",
+        "Kernels of all stages: cupy is an NVIDIA GPU for each worker, numba the processor; auto: "
+        "cupy where every worker has a working GPU, else numba.",
         f"engines are {', '.join((AUTO, *ENGINES))}",
         default=AUTO,
     )
@@ -310,7 +310,7 @@ class Case(Section):
 
 
 class Origin(Section):
-    """Where a published dataset comes from instead of its published address: one of three."""
+    """Origin of a published dataset instead of its published address: one of three."""
 
     mirror: Address | None = key(
         "Base address, http or https, of a copy of the published files, in the same folders.",
@@ -362,8 +362,8 @@ class Cluster(Section):
         default=None,
     )
     workers: Positive | None = key(
-        "Worker processes, each with a GPU of its own where the engine is cupy (those beyond the "
-        "number of GPUs share them); null: one for each four cores given (local), one with a GPU.",
+        "Worker processes, each with a GPU of its own if the engine is cupy (those beyond the "
+        "number of GPUs share them); null: one per four cores given (local), one with a GPU.",
         "a whole number of at least 1, or null",
         default=None,
     )
@@ -373,7 +373,7 @@ class Cluster(Section):
         default=None,
     )
     memory_limit: Size | None = key(
-        "Memory of one worker; null: an equal share of what the job was given (local), 2 GB a "
+        "Memory of one worker; null: an equal share of what the job was given (local), 2 GB per "
         "thread (slurm).",
         _SIZE_RULE,
         default=None,
@@ -397,20 +397,20 @@ class Cluster(Section):
 
 
 class Config(Section):
-    """The whole config: cases, and where their workers run."""
+    """The whole config: cases, origins of datasets, and the cluster."""
 
     cases: Annotated[dict[CaseName, Case], Field(min_length=1)] = key(
-        "What to do, case by case; the results of a case are in results/<name>/.",
+        "Cases, each with what to do; the results of a case are in results/<name>/.",
         "cases are a mapping of a name (letters, digits, - and _) to what is done; at least one",
     )
     datasets: dict[Published, Origin] = key(
-        "Where published datasets come from, by name, if not from their published address; the "
-        f"names are {', '.join(get_args(Published))}.",
+        "Origins of published datasets, by name, if not their published addresses; the names are "
+        f"{', '.join(get_args(Published))}.",
         f"datasets are a mapping of {' or '.join(get_args(Published))} to where it comes from",
         default_factory=dict,
     )
     cluster: Cluster = key(
-        "Where the workers of aggregate and extract run.",
+        "Place where the workers of aggregate and extract run.",
         "cluster is a mapping",
         default_factory=Cluster,
     )

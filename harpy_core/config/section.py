@@ -1,6 +1,6 @@
-"""A section of the config: its keys, their rules, and what a mistake in one of them is told.
+"""A section of the config: its keys, their rules, and the remedy of a mistake in one of them.
 
-Imported while the workflow is parsed, so nothing heavy is imported here.
+It is imported while the workflow is parsed, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def key(
     default_factory: Callable[[], Any] | None = None,
     **bounds: Any,
 ) -> Any:
-    """A field: what it means, and the rule its value follows (shown where one does not)."""
+    """Declare a field: its meaning, and the rule of its value (shown where it is broken)."""
     if default_factory is not None:
         bounds["default_factory"] = default_factory
     else:
@@ -49,22 +49,22 @@ class Section(BaseModel):
 
 
 def suggestion(word: Any, choices: Iterable[str]) -> str:
-    """`` (did you mean …?)`` for the nearest choice, or nothing."""
+    """Return `` (did you mean …?)`` with the nearest choice, or nothing."""
     near = difflib.get_close_matches(str(word), list(choices), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def remedy_of(error: ErrorDetails, section: type[Section], rule: str) -> str:
-    """What to do about a mistake in one of a section's keys.
+    """Remedy of a mistake in one of a section's keys.
 
     Parameters
     ----------
     error
-        As pydantic found it.
+        Error as pydantic found it.
     section
-        That has the key, or should have it.
+        Section that has the key, or should have it.
     rule
-        Of the key.
+        Rule of the key.
     """
     if error["type"] == "extra_forbidden":
         known = list(section.model_fields)
@@ -77,13 +77,13 @@ def remedy_of(error: ErrorDetails, section: type[Section], rule: str) -> str:
 
 
 def rule_of(field: FieldInfo) -> str:
-    """The rule a field's value follows."""
+    """Return the rule of a field's value."""
     extra = field.json_schema_extra
     return str(extra["rule"]) if isinstance(extra, dict) else ""
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section a field holds, if it holds one."""
+    """Return the section that a field holds, if it holds one."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate

@@ -12,12 +12,12 @@ _BINARY_FACTORS = {"ki": 2**10, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of a size such as ``48GB`` (1e9) or ``512MiB`` (2**20).
+    """Return the bytes of a size such as ``48GB`` (1e9) or ``512MiB`` (2**20).
 
     Raises
     ------
     InputError
-        The text is not a size above zero.
+        The text is not a positive size.
     """
     match = _BYTES.fullmatch(text.strip())
     size = 0
@@ -29,7 +29,7 @@ def parse_bytes(text: str) -> int:
 
 
 def amount(size: int) -> str:
-    """Bytes as people read them, in powers of 1,000."""
+    """Write bytes as people read them, in powers of 1,000."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 999.5:

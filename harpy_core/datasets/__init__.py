@@ -23,23 +23,23 @@ class Dataset:
     Attributes
     ----------
     name
-        What the config calls it.
+        Name in the config.
     description
-        What it shows, in a sentence.
+        Content, in a sentence.
     origin
         Address of the zipped store, or the module whose ``write`` makes it.
     shape, chunks
-        (c, y, x) of the image, in pixels.
+        Shape of the image and of its chunks, (c, y, x), in pixels.
     instances
-        How many.
+        Number of instances.
     image, labels
         Names of the elements.
     dtype, labels_dtype
-        NumPy names.
+        NumPy names of the types.
     sha256
-        Of the zipped store; None where it is made.
+        SHA-256 of the zipped store; None where it is made.
     seed, cells_per_megapixel
-        Of synthetic tissue.
+        Parameters of synthetic tissue.
     """
 
     name: str
@@ -133,18 +133,18 @@ def fetch(
     name
         One of `REGISTRY`.
     path
-        SpatialData store to make. It appears whole or not at all; a broken download goes on where
+        SpatialData store to make. It appears whole or not at all; a broken download resumes where
         it stopped, from the files ``PATH.zip.part*`` beside it.
     origin
-        Where a published one comes from instead of its published address.
+        Origin of a published one, instead of its published address.
     progress
         Show a bar on a terminal.
 
     Raises
     ------
     InputError
-        Unknown name, an address that cannot be reached, content that is not the published one, or
-        a disk that is too small.
+        The name is unknown, the address cannot be reached, the content is not the published one,
+        or the disk is too small.
     """
     if name not in REGISTRY:
         raise InputError(f"data set {name!r} is not known: choose from {', '.join(REGISTRY)}")

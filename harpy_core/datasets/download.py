@@ -1,7 +1,7 @@
-"""Large files over an unreliable line.
+"""Download of large files over an unreliable line.
 
-A download goes on where it stopped (Range with If-Range), is hashed while it streams, and takes
-its final name only when it is whole and is what was asked for.
+A download resumes where it stopped (Range with If-Range), is hashed while it streams, and takes
+its final name only when it is whole and has the expected content.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 ATTEMPTS = 6
-"""Failures in a row without a new byte, before giving up."""
+"""Failures in a row without a new byte before giving up."""
 FIRST_PAUSE = 1.0
-"""Seconds before the second attempt; doubled for each further one, to at most a minute."""
+"""Seconds before the second attempt; doubled for each further one, up to a minute."""
 LONGEST_PAUSE = 60.0
 LONGEST_PATIENCE = 900.0
-"""Seconds to wait, at most, where a server says how long."""
+"""Seconds to wait, at most, when a server says how long."""
 SILENCE = 60.0
 """Seconds without a byte after which a connection counts as broken."""
 UNPACKED = 1.0
-"""Bytes unpacked for a byte of archive, at least: what an archive holds is compressed already."""
+"""Bytes unpacked per byte of archive, at least: the content is compressed already."""
 
 
 class _LineBrokenError(Exception):
-    """The line broke; what has come so far is good, or was thrown away."""
+    """The line broke; what has arrived so far is good, or was thrown away."""
 
 
 _TRANSIENT = (
@@ -68,7 +68,7 @@ def fetch_archive(
     url
         Address of the zip, http or https.
     sha256
-        Of the zip.
+        SHA-256 of the zip, in hexadecimal.
     path
         Folder to make; it appears whole or not at all. The zip is kept beside it while it is
         needed, as ``PATH.zip``, and ``PATH.zip.part`` until it is whole.
@@ -78,7 +78,7 @@ def fetch_archive(
     Raises
     ------
     InputError
-        As `download` and `unzip`; a disk that cannot hold the archive and the store is refused
+        See `download` and `unzip`; a disk that cannot hold the archive and the store is refused
         before the first byte is fetched.
     """
     archive = Path(f"{os.fspath(path)}.zip")
@@ -100,7 +100,7 @@ def unpack_archive(
     archive
         The zip.
     sha256
-        What its content must be, in hexadecimal.
+        Expected SHA-256 of its content, in hexadecimal.
     path
         Folder to make; it appears whole or not at all.
     progress
@@ -109,7 +109,7 @@ def unpack_archive(
     Raises
     ------
     InputError
-        Another content, or as `unzip`.
+        The content is another; or see `unzip`.
     """
     found = hashlib.sha256()
     file = Path(archive)
@@ -130,28 +130,28 @@ def download(
     pause: float = FIRST_PAUSE,
     beside: float = 0.0,
 ) -> None:
-    """Download a file, going on with what an earlier attempt left behind.
+    """Download a file, resuming from what an earlier attempt left behind.
 
     Parameters
     ----------
     url
-        http or https.
+        Address, http or https.
     path
-        Where to put it. A file that is there already and has the digest is kept.
+        File to make. One that is there already and has the digest is kept.
     sha256
-        What its content must be, in hexadecimal.
+        Expected SHA-256 of its content, in hexadecimal.
     progress
         Show a bar on a terminal.
     pause
         Seconds before the second attempt.
     beside
-        Bytes of disk that must be free besides, for a byte of the file.
+        Bytes of disk that must be free besides, per byte of the file.
 
     Raises
     ------
     InputError
-        The server refuses or cannot be reached, the content is not what was asked for, the disk
-        is too small, or another process is fetching the same file.
+        The server refuses or cannot be reached, the content is not the expected one, the disk is
+        too small, or another process is fetching the same file.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise InputError(f"{url}: not an address to fetch from; give http:// or https://")
@@ -180,16 +180,16 @@ def _other_content(what: str, found: str, sha256: str) -> str:
 
 
 class _Part:
-    """What has come of a file so far.
+    """The part of a file that has arrived so far.
 
     Attributes
     ----------
     path
-        Where it is kept.
+        File that holds it.
     held
-        Bytes of it.
+        Number of its bytes.
     resumed
-        Whether it was put together from several answers of the server.
+        Whether it was put together from several responses of the server.
     """
 
     def __init__(self, path: Path, url: str) -> None:
@@ -207,11 +207,11 @@ class _Part:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what has come."""
+        """SHA-256 of what has arrived."""
         return self._hash.hexdigest()
 
     def _known(self) -> str | None:
-        """What tells the server's version of the file that the part is of."""
+        """Validator of the server's version of the file that the part belongs to."""
         try:
             facts = json.loads(self._facts.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -235,9 +235,9 @@ class _Part:
             write_json(self._facts, {"url": self.url, "validator": self.validator})
 
     def take(self, response: http.client.HTTPResponse, bar: Bar) -> None:
-        """Append what comes, as it comes."""
+        """Append the content of a response as it arrives."""
         with self.path.open("ab") as file:
-            # Not read(): where the line breaks, it would lose what it had of its block.
+            # Not read(): if the line breaks, it loses what it had of its block.
             while content := response.read1(BLOCK):
                 file.write(content)
                 self._hash.update(content)
@@ -270,7 +270,7 @@ def _complete(part: _Part, progress: bool, pause: float, beside: float) -> None:
         if failures >= ATTEMPTS:
             raise InputError(
                 f"{part.url}: cannot be fetched ({broken}); check the connection and run again, "
-                "it goes on where it stopped"
+                "it resumes where it stopped"
             ) from broken
         wait = max(min(LONGEST_PAUSE, pause * 2 ** (failures - 1)), min(asked, LONGEST_PATIENCE))
         logger.warning("%s: %s; trying again in %.0f s", part.url, broken, wait)
@@ -278,7 +278,7 @@ def _complete(part: _Part, progress: bool, pause: float, beside: float) -> None:
 
 
 def _attempt(part: _Part, progress: bool, beside: float) -> None:
-    """One request: append what is missing, or start over where the server's file has changed."""
+    """Make one request: append what is missing, or start over if the server's file changed."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "harpy-core"}
     if part.held and part.validator is not None:
         headers |= {"Range": f"bytes={part.held}-", "If-Range": part.validator}
@@ -305,14 +305,14 @@ def _attempt(part: _Part, progress: bool, beside: float) -> None:
             bar.advance(part.held)
             part.take(response, bar)
     if total is not None and part.held != total:
-        came = f"{part.held:,} of {total:,} bytes came"
+        came = f"{part.held:,} of {total:,} bytes arrived"
         if part.held > total:
             part.forget()
         raise _LineBrokenError(came)
 
 
 def _continued(part: _Part, headers: Mapping[str, str]) -> int | None:
-    """Length of the whole, from ``bytes 5-9/10``, where the answer goes on with our part."""
+    """Length of the whole, from ``bytes 5-9/10``, if the response continues our part."""
     span, _, total = headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     version = _validator(headers)
     if span.partition("-")[0] != str(part.held) or version not in (None, part.validator):
@@ -325,13 +325,13 @@ def _continued(part: _Part, headers: Mapping[str, str]) -> int | None:
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """What tells this version of the server's file from another; weak tags do not."""
+    """Validator that identifies this version of the server's file; weak tags do not."""
     tag = headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
 
 def _retry_after(headers: Message) -> float:
-    """Seconds that the server asks to be left alone: it gives them, or a time."""
+    """Seconds that the server asks us to wait, given as such or as a time."""
     asked = headers.get("Retry-After", "")
     if asked.isdigit():
         return float(asked)

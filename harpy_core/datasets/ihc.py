@@ -1,8 +1,8 @@
 """The embedded sample: a real colon section that ships inside scikit-image.
 
-512 x 512 pixels, nuclei stained blue (haematoxylin), FHL2 stained brown (DAB). Colour deconvolution
-gives the stains, a watershed on the haematoxylin the nuclei. Nothing is downloaded and nothing is
-random.
+It has 512 x 512 pixels, nuclei stained blue (haematoxylin) and FHL2 stained brown (DAB). Colour
+deconvolution gives the stains, a watershed on the haematoxylin the nuclei. Nothing is downloaded
+and nothing is random.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from harpy_core.storage import spatialdata_store
 
 CHANNELS = ("hematoxylin", "eosin", "dab")
 PEDESTAL = 8192
-"""Pixel value of no stain; less where deconvolution over-corrects."""
+"""Pixel value of no stain; lower where deconvolution over-corrects."""
 COUNTS_PER_DENSITY = 16384
 """Pixel values per unit of optical density (decadic)."""
 
 CHUNK = 256
 SMALLEST_NUCLEUS = 30
-"""Pixels; what is smaller is debris."""
+"""Pixels of the smallest nucleus; anything smaller is debris."""
 
 
 def stains() -> np.ndarray:
@@ -58,14 +58,14 @@ def nuclei(hematoxylin: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     hematoxylin
-        (y, x) densities, in any unit.
+        Densities, (y, x), in any unit.
 
     Returns
     -------
     (y, x) uint32 labels from 1 on, without gaps; 0 is background.
     """
     smooth = gaussian(hematoxylin.astype(np.float64), 1.5)
-    # Darker than the neighbourhood, as epithelium and stroma differ, by more than its unevenness.
+    # Darker than the neighbourhood, as epithelium and stroma differ, by more than its variation.
     contrast = smooth - threshold_local(smooth, 51, method="gaussian")
     mask = (contrast > 0.15 * contrast.std()) & (smooth > np.percentile(smooth, 40))
     mask = ndimage.binary_opening(mask, disk(1))
@@ -93,7 +93,7 @@ def write(path: Path, progress: bool = False) -> None:
     Parameters
     ----------
     path
-        An empty folder.
+        Empty folder.
     progress
         Not used: it takes a second.
     """

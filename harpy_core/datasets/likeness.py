@@ -1,6 +1,6 @@
-"""How like a section is to another, in what the speed of a job depends on.
+"""Likeness of sections in what the speed of a job depends on.
 
-That is the spread of the pixels, how far they compress, and the number and size of the cells.
+That is the spread of the pixels, how well they compress, and the number and size of the cells.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Measures:
     Attributes
     ----------
     percentiles : (channels, 3)
-        Pixel values below which 1, 50 and 99 in 100 pixels lie.
+        Pixel values of the 1st, 50th and 99th percentile.
     lz4, zstd : (channels,)
-        Bytes of a channel for a byte of it compressed: Blosc LZ4 with bit shuffle, and Zstandard
-        at its default level.
+        Raw bytes of a channel per compressed byte: Blosc LZ4 with bit shuffle, and Zstandard at
+        its default level.
     cells_per_megapixel
         Cells in a million pixels.
     areas : (cells,)
         Pixels of each cell.
     covered
-        Part of the pixels that lie in a cell.
+        Fraction of the pixels that lie in a cell.
     """
 
     percentiles: np.ndarray
@@ -40,7 +40,7 @@ class Measures:
     covered: float
 
     def figures(self) -> dict[str, np.ndarray]:
-        """What two sections are compared by: a value for each channel, or one for the section."""
+        """Figures by which sections are compared: a value per channel, or one per section."""
         spread = self.areas.std() / self.areas.mean()
         channels = {f"percentile {p}": self.percentiles[:, i] for i, p in enumerate(PERCENTILES)}
         return {
@@ -60,9 +60,9 @@ def measure(image: np.ndarray, labels: np.ndarray) -> Measures:
     Parameters
     ----------
     image
-        (c, y, x) of an integer type.
+        Pixels, (c, y, x), of an integer type.
     labels
-        (y, x); 0 is background.
+        Labels, (y, x); 0 is background.
     """
     areas = np.unique(labels[labels > 0], return_counts=True)[1]
     planes = [np.ascontiguousarray(plane) for plane in image]

@@ -1,17 +1,17 @@
 """Synthetic tissue of any size, made block by block.
 
-Everything is drawn from the seed and the place alone, so any region can be made by itself and fits
-its neighbours without a seam: cells sit on a jittered lattice, each site with numbers of its own,
-and photon noise is drawn per block of a fixed grid.
+Everything is drawn from the seed and the position alone, so any region can be made by itself and
+fits its neighbours without a seam: cells sit on a jittered lattice, each site with numbers of its
+own, and photon noise is drawn per block of a fixed grid.
 
 The tissue: glands (an empty lumen inside a ring of tall epithelium), follicles (densely packed
 round cells) and loose stroma of spindles between them. Cells touch. Each belongs to a type, and
-channels come in modules that a type expresses together; levels are log-normal. The first channel is
-a stain of the nuclei, which all cells show.
+channels form modules that a type expresses together; levels are log-normal. The first channel is a
+stain of the nuclei, which all cells show.
 
-The microscope: a lamp that is uneven, a lens that blurs, photons that come by chance, and a camera
-with an offset, a gain set for each channel and noise of its own. Its numbers are such that pixels
-spread over 16 bits, and compress, as those of real sections do (`harpy_core.datasets.likeness`).
+The microscope: an uneven lamp, a lens that blurs, photons that arrive at random, and a camera with
+an offset, a gain set for each channel and noise of its own. Its numbers are chosen so that pixels
+spread over 16 bits, and compress, like those of real sections (`harpy_core.datasets.likeness`).
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from harpy_core.running.schedule import in_order
 from harpy_core.storage import spatialdata_store
 
 BLOCK = 512
-"""Pixels: what is made at once, and the grid of the noise."""
+"""Pixels on a side of what is made at once, and of the grid of the noise."""
 REGION = 900
 """Pixels between the centres of glands and follicles."""
 JITTER = 0.3
-"""Of the lattice's pitch: how far a cell strays from its site, at most."""
+"""Largest distance of a cell from its site, in units of the lattice's pitch."""
 REACH = 1.3
-"""Of the lattice's pitch: the longest half-axis of a cell."""
+"""Longest half-axis of a cell, in units of the lattice's pitch."""
 
 CELL_TYPES = 6
 MODULES = 4
 BACKGROUND = 14.0
-"""Mean photons a pixel where there is no cell."""
+"""Mean photons per pixel where there is no cell."""
 BLUR = 1.0
-"""Pixels: standard deviation of the lens's point spread function."""
+"""Standard deviation of the lens's point spread function, in pixels."""
 MARGIN = 4
-"""Pixels around a block that are made with it, as the lens spreads them into it."""
+"""Pixels around a block that are made with it, because the lens spreads them into it."""
 OFFSET = 300.0
 """Counts of the camera without light."""
 READ_NOISE = 25.0
-"""Counts: standard deviation of what the camera adds."""
+"""Standard deviation of the noise that the camera adds, in counts."""
 EXPOSED = 11_500.0
-"""Counts that the exposure of a channel gives to the cells that express it."""
+"""Counts that the exposure of a channel gives to cells that express it."""
 EXPRESSED = 2.2
-"""Natural logarithm of how much more a type shows of the modules that it expresses."""
+"""Natural logarithm of the factor by which a type shows more of the modules it expresses."""
 
 _EPITHELIUM, _FOLLICLE, _STROMA = 0, 1, 2
 _NUCLEI = 0
@@ -64,16 +64,16 @@ _NUCLEI = 0
 
 @dataclass(frozen=True, slots=True)
 class Tissue:
-    """What is made.
+    """Parameters of a tissue.
 
     Attributes
     ----------
     shape
-        (c, y, x), in channels and pixels.
+        Shape of the image, (c, y, x), in channels and pixels.
     seed
-        Another seed, another tissue.
+        Seed; another one makes another tissue.
     cells_per_megapixel
-        Sites of the lattice; two of three hold a cell.
+        Sites of the lattice per megapixel; two in three hold a cell.
     """
 
     shape: tuple[int, int, int]
@@ -112,18 +112,18 @@ def tissue(
     Parameters
     ----------
     shape
-        (c, y, x), in channels and pixels.
+        Shape of the image, (c, y, x), in channels and pixels.
     seed
-        Another seed, another tissue.
+        Seed; another one makes another tissue.
     cells_per_megapixel
-        Sites of the lattice that cells sit on.
+        Sites, per megapixel, of the lattice that cells sit on.
 
     Returns
     -------
     image
-        (c, y, x) uint16, counts of the camera.
+        Counts of the camera, (c, y, x) uint16.
     labels
-        (y, x) uint32; ids have gaps, as lattice sites without a cell have none.
+        Labels, (y, x) uint32; ids have gaps, because sites without a cell have none.
     """
     return tissue_tile(Tissue(shape, seed, cells_per_megapixel), (0, shape[1]), (0, shape[2]))
 
@@ -136,21 +136,21 @@ def tissue_tile(
     Parameters
     ----------
     tissue
-        The whole.
+        The whole tissue.
     rows, columns
-        First and end, in pixels.
+        First and end of the region, in pixels.
 
     Returns
     -------
     image
-        (c, y, x) uint16, counts of the camera.
+        Counts of the camera, (c, y, x) uint16.
     labels
-        (y, x) uint32.
+        Labels, (y, x) uint32.
 
     Raises
     ------
     InputError
-        A region outside the tissue, or more cells than 32 bits can number.
+        The region is outside the tissue, or there are more cells than 32 bits can number.
     """
     _check(tissue, rows, columns)
     size = (rows[1] - rows[0], columns[1] - columns[0])
@@ -172,11 +172,11 @@ def write(path: Path, tissue: Tissue, chunks: tuple[int, int, int], progress: bo
     Parameters
     ----------
     path
-        An empty folder.
+        Empty folder.
     tissue
-        What to make.
+        Tissue to make.
     chunks
-        (c, y, x) of the image; each thread holds all channels of one.
+        Chunk shape of the image, (c, y, x); each thread holds all channels of one chunk.
     progress
         Show a bar on a terminal.
     """
@@ -218,7 +218,7 @@ def _check(tissue: Tissue, rows: tuple[int, int], columns: tuple[int, int]) -> N
 
 
 def _overlap(block: int, span: tuple[int, int]) -> tuple[slice, slice]:
-    """Where a block and a span meet, counted from the block and from the span."""
+    """Overlap of a block and a span, counted from the block and from the span."""
     origin = block * BLOCK
     first, end = max(origin, span[0]), min(origin + BLOCK, span[1])
     return slice(first - origin, end - origin), slice(first - span[0], end - span[0])
@@ -228,7 +228,7 @@ def _overlap(block: int, span: tuple[int, int]) -> tuple[slice, slice]:
 
 
 def _uniform(seed: int, purpose: int, *place: np.ndarray | int) -> np.ndarray:
-    """A number in (0, 1) for every place: SplitMix64 over the seed, the purpose and the place."""
+    """Draw a number in (0, 1) for every place: SplitMix64 over seed, purpose and place."""
     with np.errstate(over="ignore"):
         state: Any = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         for part in (purpose, *place):
@@ -241,7 +241,7 @@ def _uniform(seed: int, purpose: int, *place: np.ndarray | int) -> np.ndarray:
 
 
 def _normal(seed: int, purpose: int, *place: np.ndarray | int) -> np.ndarray:
-    """A standard normal number for every place, by Box and Muller."""
+    """Draw a standard normal number for every place, by Box and Muller's transform."""
     first, second = _uniform(seed, purpose, *place), _uniform(seed, purpose + 1, *place)
     return np.asarray(np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second))
 
@@ -255,7 +255,7 @@ _PROGRAMME, _MODULE_LEVEL, _CHANNEL_LEVEL, _BRIGHTNESS = 30, 40, 50, 60
 
 
 def _regions(seed: int, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
-    """For each place: chance of a cell, kind of tissue, direction away from the nearest centre."""
+    """Chance of a cell, kind of tissue and direction away from the nearest centre, by place."""
     chance = np.full(y.shape, 0.55)
     kind = np.full(y.shape, _STROMA)
     nearest = np.full(y.shape, np.inf)
@@ -269,7 +269,7 @@ def _regions(seed: int, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
             extent = (0.22 + 0.16 * _uniform(seed, _EXTENT, *site)) * REGION
             gland = _uniform(seed, _KIND, *site) < 0.5
             away = np.arctan2(y - centre_y, x - centre_x)
-            # An outline of three lobes, so that no gland is a circle.
+            # A three-lobed outline, so that no gland is a circle.
             radius = np.hypot(y - centre_y, x - centre_x) / (1 + 0.15 * np.sin(3 * away + extent))
             closer = radius < nearest
             nearest[closer], direction[closer] = radius[closer], away[closer]
@@ -300,7 +300,7 @@ def _cells(tissue: Tissue, y0: int, x0: int) -> _Cells:
 
     size = np.array([0.62, 0.58, 0.42])[kind] * np.exp(0.22 * _normal(seed, _SIZE, row, column))
     aspect = 1 + np.array([0.6, 0.2, 1.6])[kind] * _uniform(seed, _ASPECT, row, column)
-    # Epithelium points at the lumen, stroma runs around what it surrounds, follicles have no grain.
+    # Epithelium points at the lumen, stroma runs around the centre, follicles have no grain.
     stray = np.array([0.3, np.pi, 0.8])[kind] * (2 * _uniform(seed, _ANGLE, row, column) - 1)
     angle = direction + np.array([0, 0, np.pi / 2])[kind] + stray
     return _Cells(
@@ -317,7 +317,7 @@ def _cells(tissue: Tissue, y0: int, x0: int) -> _Cells:
 def _expression(
     tissue: Tissue, row: np.ndarray, column: np.ndarray, kind: np.ndarray
 ) -> np.ndarray:
-    """Mean photons a pixel of every cell in every channel: (cells, channels)."""
+    """Mean photons per pixel of every cell in every channel: (cells, channels)."""
     seed = tissue.seed
     # Each kind of tissue has two types of its own, one more frequent.
     cell_type = 2 * kind + (_uniform(seed, _TYPE, row, column) < 0.3)
@@ -334,19 +334,19 @@ def _expression(
 
 
 def _programme(seed: int) -> np.ndarray:
-    """Which types express which modules, as logarithms: (types, modules)."""
+    """Expression of each module by each type, as logarithms: (types, modules)."""
     types, modules = np.meshgrid(np.arange(CELL_TYPES), np.arange(MODULES), indexing="ij")
     expressed = (_uniform(seed, _PROGRAMME, types, modules) < 0.4) | (types == modules)
     return np.where(expressed, EXPRESSED, 0.0)
 
 
 def _brightness(seed: int, channel: np.ndarray | int) -> np.ndarray:
-    """Logarithm of the photons a pixel of a cell that does not express the channel's module."""
+    """Logarithm of the photons per pixel of a cell that does not express the channel's module."""
     return np.asarray(2.9 + 0.25 * _normal(seed, _BRIGHTNESS, channel))
 
 
 def _gain(seed: int, channel: int) -> float:
-    """Counts per photon: people expose each channel so that its bright cells fill the range."""
+    """Counts per photon: each channel is exposed so that its bright cells fill the range."""
     programme = _programme(seed)[:, channel % MODULES].max()
     more = EXPRESSED if channel == _NUCLEI else programme
     return float(EXPOSED / np.exp(_brightness(seed, channel) + more))
@@ -365,7 +365,7 @@ def _paint(
     short: np.ndarray,
     angle: np.ndarray,
 ) -> None:
-    """Give every pixel to the cell that is nearest in units of its own half-axes."""
+    """Assign every pixel to the cell that is nearest in units of that cell's half-axes."""
     height, width = owner.shape
     for cell in range(y.size):
         cos, sin = math.cos(angle[cell]), math.sin(angle[cell])
@@ -382,7 +382,7 @@ def _paint(
 
 
 def _block(tissue: Tissue, row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and labels of one block of the grid, whole even where the tissue ends inside it."""
+    """Make image and labels of one block of the grid, whole even where the tissue ends inside."""
     y0, x0 = row * BLOCK - MARGIN, column * BLOCK - MARGIN
     size = BLOCK + 2 * MARGIN
     inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
@@ -406,7 +406,7 @@ def _block(tissue: Tissue, row: int, column: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _counts(photons: np.ndarray, gain: float, chance: np.random.Generator) -> np.ndarray:
-    """What the camera makes of the mean photons of each pixel."""
+    """Counts that the camera makes of the mean photons of each pixel."""
     counts = chance.poisson(photons).astype(np.float32)
     counts *= gain
     counts += READ_NOISE * chance.standard_normal(photons.shape, np.float32)
@@ -415,7 +415,7 @@ def _counts(photons: np.ndarray, gain: float, chance: np.random.Generator) -> np
 
 
 def _profile(channel: int, distance: np.ndarray) -> np.ndarray:
-    """How a channel fills a cell: its nucleus, all of it, or its membrane."""
+    """Profile of a channel in a cell: its nucleus, all of it, or its membrane."""
     if channel % 3 == 0:
         return np.asarray(1.4 / (1 + (distance / 0.35) ** 4) + 0.1)
     if channel % 3 == 1:
@@ -424,7 +424,7 @@ def _profile(channel: int, distance: np.ndarray) -> np.ndarray:
 
 
 def _illumination(channel: int, y0: int, x0: int) -> np.ndarray:
-    """A slow wave of the lamp, different in every channel."""
+    """Slow wave of the lamp's light, different in every channel."""
     size = BLOCK + 2 * MARGIN
     y = (y0 + np.arange(size, dtype=np.float32))[:, None]
     x = (x0 + np.arange(size, dtype=np.float32))[None, :]

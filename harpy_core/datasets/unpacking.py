@@ -1,4 +1,4 @@
-"""Zip archives unpacked without trusting them: plain files, below one folder, of sound sizes."""
+"""Unpacking of untrusted zip archives: plain files, below one folder, of sane sizes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from harpy_core.storage.folders import staging
 BLOCK = 1 << 20
 MOST_FILES = 5_000_000
 MOST_GROWTH = 20
-"""Bytes unpacked for a byte of archive: Zarr chunks are compressed already."""
+"""Bytes unpacked per byte of archive, at most: Zarr chunks are compressed already."""
 SMALL = 1 << 30
-"""Bytes unpacked that are fine whatever the size of the archive."""
+"""Bytes unpacked that are accepted whatever the size of the archive."""
 
 
 def unzip(
     archive: str | os.PathLike[str], path: str | os.PathLike[str], progress: bool = False
 ) -> None:
-    """Unpack a zipped store, or the store in the only folder of a zip; several files at a time.
+    """Unpack a zipped store, or the store in the only folder of a zip, several files at a time.
 
     Parameters
     ----------
     archive
-        The zip. Only plain files below its root are accepted.
+        Zip file. Only plain files below its root are accepted.
     path
         Folder to make; it appears whole or not at all.
     progress
@@ -40,8 +40,8 @@ def unzip(
     Raises
     ------
     InputError
-        No zip, a damaged one, absolute or climbing paths, links, encryption, two entries of one
-        name, or sizes out of all proportion or beyond the free disk.
+        The file is not a zip or is damaged, or it has absolute or climbing paths, links,
+        encryption, two entries of one name, or sizes out of all proportion or beyond the free disk.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -69,7 +69,7 @@ _UNREADABLE = (
 
 
 def _checked(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """The files to write, by their path in the store."""
+    """Return the files to write, by their path in the store."""
     listed = opened.infolist()
     if len(listed) > MOST_FILES:
         raise InputError(f"{archive}: {len(listed)} entries; at most {MOST_FILES} are unpacked")
@@ -95,7 +95,7 @@ def _checked(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPath, zipf
 
 
 def _safe_name(entry: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
-    """Path of an entry, relative and pointing down."""
+    """Path of an entry, refused unless relative and pointing down."""
     raw = entry.orig_filename
     name = PurePosixPath(raw)
     kind = stat.S_IFMT(entry.external_attr >> 16)
@@ -114,19 +114,19 @@ def _safe_name(entry: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
 
 
 class _Extraction:
-    """Writes entries of an archive below a folder, from several threads."""
+    """Writer of an archive's entries below a folder, from several threads."""
 
     def __init__(self, opened: zipfile.ZipFile, folder: Path) -> None:
         self._opened, self._folder = opened, folder
         self._lock = threading.Lock()
 
     def __call__(self, entry: tuple[PurePosixPath, zipfile.ZipInfo]) -> int:
-        """Write one; reading checks its checksum, and never more than its size comes out."""
+        """Write one entry; reading checks its checksum, and never yields more than its size."""
         name, info = entry
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         written = 0
-        # Reading is safe from several threads; that an archive counts its readers is not.
+        # Reading is safe from several threads; the archive's count of its readers is not.
         with self._lock:
             source = self._opened.open(info)
         try:
@@ -145,12 +145,12 @@ class _Extraction:
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse to begin what a disk cannot hold.
+    """Refuse to start what a disk cannot hold.
 
     Raises
     ------
     InputError
-        Naming what is needed, where, and what is free.
+        The disk has too little room; the message says what is needed, where, and what is free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:

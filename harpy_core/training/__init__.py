@@ -1,1 +1,1 @@
-"""Crops as training wants them: shuffled, shared evenly over ranks, normalised."""
+"""Crops for training: shuffled, shared evenly among ranks, normalised."""

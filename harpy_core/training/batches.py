@@ -1,6 +1,6 @@
 """Batches of crops for training, as NumPy arrays: shuffled, shared evenly, normalised.
 
-`harpy_core.training.dataset.CropDataset` makes PyTorch tensors of them.
+`harpy_core.training.dataset.CropDataset` turns them into PyTorch tensors.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Batch:
     Attributes
     ----------
     image
-        (n, c, z, y, x), or (n, c, y, x) with `squeeze_z`.
+        Pixels, (n, c, z, y, x), or (n, c, y, x) with `squeeze_z`.
     instance_id : (n,) uint64
         Label of each crop in the label image.
     label
-        (n, …) int64 or float32: what the crops are to be told apart by; None where not given.
+        Targets of the training, (n, …) int64 or float32; None where not given.
     mask
-        (n, 1, z, y, x) uint8, z as in `image`; None where not asked for.
+        Masks, (n, 1, z, y, x) uint8, z as in `image`; None where not asked for.
     """
 
     image: np.ndarray
@@ -56,28 +56,28 @@ class Batch:
 
 
 def fresh(layout: Layout) -> dict[str, np.ndarray]:
-    """New arrays for a batch."""
+    """Allocate arrays for a batch."""
     return {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An array of crops, and what is read of it.
+    """An array of crops, and the parts of it that are read.
 
     Attributes
     ----------
     files
-        Its chunks.
+        Files of its chunks.
     chunk
         Shape of a chunk.
     pixels
         Type of decoded pixels.
     groups
-        Which of its chunks along the channels are read.
+        Numbers of the chunks along the channels that are read.
     group, place : (c,) int64
-        For each channel in use, which of `groups` it is in, and its number there.
+        Index in `groups` of each channel in use, and its number there.
     normalisation
-        What becomes of its pixels.
+        Normalisation of its pixels.
     """
 
     files: ChunkFiles
@@ -94,18 +94,18 @@ class _Source:
         return self.normalisation.dtype(self.pixels)
 
     def buffer(self, blocks: int) -> np.ndarray:
-        """Room for decoded chunks, (blocks, groups, rows, channels of a group, z, y, x)."""
+        """Allocate decoded chunks, (blocks, groups, rows, channels of a group, z, y, x)."""
         return np.empty((blocks, len(self.groups), *self.chunk), self.pixels)
 
     def decode(self, block: int, out: np.ndarray) -> None:
-        """All groups of one block, each straight into its place."""
+        """Decode all groups of one block, each straight into its place."""
         for group, chunk in zip(self.groups, out, strict=True):
             self.files.read((block, group, 0, 0, 0), chunk)
 
     def gather(
         self, chunks: np.ndarray, block: np.ndarray, row: np.ndarray, out: np.ndarray
     ) -> None:
-        """Fill a batch, (n, c, …), from decoded chunks, and rows of them."""
+        """Fill a batch, (n, c, …), from rows of decoded chunks."""
         self.normalisation.gather(
             chunks.reshape(*chunks.shape[:4], -1),
             Sources(block, row, self.group, self.place),
@@ -134,7 +134,7 @@ def _source(array: Any, channels: Sequence[int], normalisation: Normalisation) -
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Decoded blocks, and the crops that are taken from them, in the order in which they are."""
+    """Decoded blocks, and the crops that are taken from them, in the order of the epoch."""
 
     chunks: dict[str, np.ndarray]
     block: np.ndarray
@@ -145,52 +145,51 @@ class _Window:
 class CropBatches:
     """Batches of the crops of a store.
 
-    Reads whole chunks, one `mix` of them ahead in a thread of its own; what is in memory at a
-    time is twice `mix` decoded chunks of the channels in use, and the batches that the caller
-    holds.
+    Whole chunks are read, one `mix` of them ahead in a thread of its own; memory holds twice `mix`
+    decoded chunks of the channels in use, and the batches that the caller holds.
 
     Parameters
     ----------
     crops
         The store.
     batch_size
-        Crops in a batch; it need not have to do with the chunks of the store.
+        Crops in a batch; it need not match the chunks of the store.
     channels
-        Names or numbers of the channels, in the order wanted; None for all. Chunks that hold none
+        Names or numbers of the channels, in the desired order; None for all. Chunks that hold none
         of them are not read.
     index
         Labels of the instances to read, such as those of one side of a train/test split; None for
         all.
     labels
-        What each instance is labelled with, a number or several: a mapping or a pandas Series by
-        instance id, or an array (i, …) in the order of the store.
+        Targets of each instance, one number or several: a mapping or a pandas Series by instance
+        id, or an array (i, …) in the order of the store.
     mask
-        Give masks too.
+        Return masks too.
     squeeze_z
         Leave out the z axis; it must be one pixel long.
     normalise
         ``dtype``: divide by the largest value of the pixels' type; crops stored as floats with a
-        scale are as they were stored. ``percentile``: from `crop_percentiles` of each channel, in
-        the whole store, to 0 to 1, and no further; a pair (low, high) of one number for each
-        channel in use does the same from these. ``crop``: from the minimum and maximum of each
-        channel of each crop to 0 to 1. All of these give float32. None: pixels as they are stored.
+        scale stay as they are. ``percentile``: map `crop_percentiles` of each channel, over the
+        whole store, to 0 and 1, and clip; a pair (low, high) of one number for each channel in
+        use is mapped in the same way. ``crop``: map the minimum and maximum of each channel of
+        each crop to 0 and 1. All of these give float32. None: pixels as they are stored.
     shuffle
-        Draw a new order in each epoch; without, it is the order of the store.
+        Draw a new order in each epoch; otherwise keep the order of the store.
     mix
-        How many chunks crops are shuffled across at a time. With 1, neighbours in a batch are
-        from one chunk (or two) of the store.
+        Number of chunks that crops are shuffled across at a time. With 1, neighbours in a batch
+        are from one chunk (or two) of the store.
     seed
-        Draws orders and the sample of percentiles.
+        Seed of the orders and of the sample for percentiles.
     even
-        Parts are of one length: ``pad`` repeats fewer instances than there are parts, ``drop``
-        leaves so many out.
+        Way to give parts one length: ``pad`` repeats, and ``drop`` leaves out, fewer instances than
+        there are parts.
     drop_last
         Leave out a last batch that is not full.
 
     Raises
     ------
     InputError
-        What is asked for is not in the store, or no such choice.
+        The store lacks what is asked for, or there is no such choice.
     """
 
     def __init__(
@@ -234,33 +233,33 @@ class CropBatches:
         self._first = np.cumsum(self._sizes) - self._sizes
 
     def __len__(self) -> int:
-        """How many instances there are to read."""
+        """Number of instances to read."""
         return len(self._rows)
 
     def steps(self, parts: int = 1) -> int:
-        """Batches that each part has in an epoch."""
+        """Number of batches that each part has in an epoch."""
         return len(self.batch_sizes(parts))
 
     def batch_sizes(self, parts: int = 1) -> list[int]:
-        """Crops of each batch of an epoch: the same for each of the parts."""
+        """Number of crops of each batch of an epoch: the same for each part."""
         whole, rest = divmod(per_part(len(self), parts, self.even), self.batch_size)
         return [self.batch_size] * whole + ([rest] if rest and not self.drop_last else [])
 
     def batches(self, epoch: int = 0, part: int = 0, parts: int = 1) -> Iterator[Batch]:
-        """The batches of one part in one epoch: the same ones whenever they are asked for.
+        """Yield the batches of one part in one epoch: always the same ones.
 
         Parameters
         ----------
         epoch
-            Which epoch; each has an order of its own.
+            Number of the epoch; each has an order of its own.
         part, parts
-            Which of how many parts; together they give every instance.
+            Number of the part, and of all parts; together they yield every instance.
 
         Raises
         ------
         InputError
-            There are more parts than instances and `even` is ``drop``, no such part or epoch; a
-            chunk that cannot be read.
+            There are more parts than instances and `even` is ``drop``, there is no such part or
+            epoch, or a chunk cannot be read.
         """
         for arrays in self.filled(epoch, part, parts, fresh):
             yield Batch(
@@ -270,15 +269,15 @@ class CropBatches:
     def filled(
         self, epoch: int, part: int, parts: int, allocate: Callable[[Layout], dict[str, Held]]
     ) -> Iterator[dict[str, Held]]:
-        """As `batches`, in memory of the caller's.
+        """Yield the same as `batches`, in memory of the caller's.
 
         Parameters
         ----------
         epoch, part, parts
             See `batches`.
         allocate
-            Called before each batch for something that `numpy.asarray` gives a view of, for each
-            of its arrays; what it gave is given back filled.
+            Function called before each batch, for objects that `numpy.asarray` views as the
+            batch's arrays; they are yielded filled.
         """
         _at_least(parts=(parts, 1), part=(part, 0), epoch=(epoch, 0))
         if part >= parts:
@@ -314,7 +313,7 @@ class CropBatches:
         return layout
 
     def _windows(self, epoch: int, part: int, parts: int) -> Generator[_Window]:
-        """Decoded blocks, one or some at a time, while the next ones are being decoded."""
+        """Yield decoded blocks, one or several at a time, while the next are being decoded."""
         blocks = np.arange(len(self._sizes))
         order = block_order(len(blocks), self.seed, epoch) if self.shuffle else blocks
         rng = row_generator(self.seed, epoch, part)
@@ -354,7 +353,7 @@ class CropBatches:
         return _Window(chunks, block, row, crop)
 
     def _gather(self, window: _Window, some: slice, out: dict[str, np.ndarray]) -> None:
-        """Fill the first crops of a batch, or the next ones."""
+        """Fill the next crops of a batch."""
         crop = window.crop[some]
         out["instance_id"][...] = self.crops.instance_id[crop]
         if self._labels is not None:
@@ -370,7 +369,7 @@ def _at_least(**given: tuple[int, int]) -> None:
 
 
 def _rows(crops: Crops, index: Sequence[int] | np.ndarray | None) -> np.ndarray:
-    """Numbers of the crops to read, as they are in the store."""
+    """Numbers of the crops to read, in the order of the store."""
     if index is None:
         found = np.arange(len(crops))
     else:
@@ -388,12 +387,12 @@ def _rows(crops: Crops, index: Sequence[int] | np.ndarray | None) -> np.ndarray:
 
 
 def _aligned(labels: Any, crops: Crops, rows: np.ndarray) -> np.ndarray:
-    """Labels in the order of the store, (i, …) int64 or float32; any for those that are not read.
+    """Labels in the order of the store, (i, …) int64 or float32; arbitrary where not read.
 
     Raises
     ------
     InputError
-        Labels that are no numbers, or are missing for an instance that is read.
+        Labels are not numbers, or are missing for an instance that is read.
     """
     if isinstance(labels, pd.Series):
         labels = labels.dropna()

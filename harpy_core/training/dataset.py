@@ -33,33 +33,33 @@ class CropDataset(IterableDataset):
             for image, instance_id in loader:
                 ...
 
-    Each item is (image, instance id), followed by the label where `labels` are given and by the
-    mask where it is asked for: tensors of shapes (n, c, z, y, x), (n,), (n, …) and
-    (n, 1, z, y, x), or those of one crop, without n, where `batch_size` is None. Ids are int64,
-    and uint64 only where one of the store's does not fit; labels int64 or float32; images float32,
+    Each item is (image, instance id), followed by the label if `labels` are given and by the mask
+    if it is asked for: tensors of shapes (n, c, z, y, x), (n,), (n, …) and
+    (n, 1, z, y, x), or those of one crop, without n, where `batch_size` is None. Ids are int64, or
+    uint64 where one of the store's does not fit; labels are int64 or float32; images are float32,
     or of the stored type with ``normalise=None``.
 
-    Each loader worker of each rank reads a share of its own, all of one length, in batches of the
-    same sizes: no rank waits for another. What a worker reads depends on the seed, the epoch, its
-    number and rank, and how many there are.
+    Each loader worker of each rank reads its own share, all of one length, in batches of the same
+    sizes: no rank waits for another. What a worker reads depends on the seed, the epoch, its number
+    and rank, and the numbers of workers and ranks.
 
     Parameters
     ----------
     crops
-        A store, or its path.
+        Store of crops, or its path.
     batch_size
-        Crops in a batch; None gives them one by one, to be batched by the loader.
+        Crops in a batch; None yields them one by one, to be batched by the loader.
     rank, ranks
-        Which of how many processes train together; None asks `torch.distributed` when iteration
-        starts, and is 0 of 1 where no process group is initialised.
+        Number of this process, and of all processes that train together; None asks
+        `torch.distributed` when iteration starts: 0 of 1 where no process group is initialised.
     **options
-        Those of `harpy_core.training.batches.CropBatches`: channels, index, labels, mask,
+        Options of `harpy_core.training.batches.CropBatches`: channels, index, labels, mask,
         squeeze_z, normalise, shuffle, mix, seed, even, drop_last.
 
     Raises
     ------
     InputError
-        As `CropBatches`; a rank without ranks, or the other way round.
+        See `CropBatches`; or a rank is given without ranks, or the other way round.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class CropDataset(IterableDataset):
         )
         largest = self._batches.crops.instance_id.max()
         self._id = np.dtype(np.int64 if largest < 2**63 else np.uint64)
-        # Shared, so that workers that outlive an epoch learn of the next.
+        # Shared, so that workers that outlive an epoch see the next.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._lenders: dict[int, Lender] = {}
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration; call it before each, on every rank alike."""
+        """Choose the order of the next iteration; call it before each one, on every rank alike."""
         if epoch < 0:
             raise InputError(f"epoch = {epoch}: at least 0")
         self._epoch[0] = epoch
 
     def steps(self, num_workers: int = 0) -> int:
-        """Items that each rank gets in an epoch from a loader with so many workers."""
+        """Number of items that each rank gets in an epoch from a loader with `num_workers`."""
         workers = max(num_workers, 1)
         return workers * self._batches.steps(self._group()[1] * workers)
 
@@ -118,14 +118,14 @@ class CropDataset(IterableDataset):
             yield tuple(one[0] for one in item) if self._single else item
 
     def _lender_of(self, process: int, in_worker: bool) -> Lender:
-        """Memory for batches, kept from epoch to epoch; each process has its own."""
+        """Lender of memory for batches, kept from epoch to epoch; each process has its own."""
         if process not in self._lenders:
-            # Single crops are copied together by the loader before they go to another process.
+            # The loader copies single crops together before they go to another process.
             self._lenders = {process: Lender(shared=in_worker and not self._single)}
         return self._lenders[process]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state, with what a spawned worker has no process group to ask for."""
+        """Return the state with rank and ranks: a spawned worker has no process group to ask."""
         given = self._group() if _in_group() else self._given
         return {**self.__dict__, "_given": given, "_lenders": {}}
 

@@ -1,9 +1,9 @@
-"""How an epoch of training is ordered, and shared evenly over those who read it.
+"""Order of an epoch of training, and its even division among those who read it.
 
 The blocks of a store (its chunks along the instances) are put in an order that is drawn anew for
 each epoch. Laid end to end they are one sequence of instances, which is cut into equal lengths,
-one for each part (a loader worker of a rank). So all parts are alike in size, and blocks are read
-by one part each but for those at the cuts: `blocks + 2 * (parts - 1)` reads at most in an epoch,
+one for each part (a loader worker of a rank). So all parts have the same size, and a block is read
+by one part unless it lies at a cut: `blocks + 2 * (parts - 1)` reads at most in an epoch,
 `blocks + parts - 1` where nothing is repeated.
 """
 
@@ -19,34 +19,34 @@ Even = Literal["pad", "drop"]
 
 
 def check_even(even: str) -> None:
-    """Refuse a way to even out parts that there is not."""
+    """Refuse an unknown way to even out parts."""
     if even not in get_args(Even):
         raise InputError(f"even = {even!r}: neither of {', '.join(get_args(Even))}")
 
 
 def per_part(instances: int, parts: int, even: Even) -> int:
-    """Instances that each part reads.
+    """Number of instances that each part reads.
 
     Parameters
     ----------
     instances
-        How many there are.
+        Number of all instances.
     parts
-        How many share them.
+        Number of parts that share them.
     even
-        What is done with a remainder: ``pad`` repeats instances from the beginning of the
-        sequence until it divides, fewer than `parts` of them; ``drop`` leaves it out.
+        Treatment of a remainder: ``pad`` repeats instances from the beginning of the sequence,
+        fewer than `parts`, until it divides evenly; ``drop`` leaves it out.
     """
     return -(-instances // parts) if even == "pad" else instances // parts
 
 
 def block_order(blocks: int, seed: int, epoch: int) -> np.ndarray:
-    """The blocks, (blocks,) int64, as they follow one another in an epoch."""
+    """Order of the blocks in an epoch, (blocks,) int64."""
     return _generator(seed, epoch, 0).permutation(blocks)
 
 
 def row_generator(seed: int, epoch: int, part: int) -> np.random.Generator:
-    """What a part shuffles its instances with, within blocks."""
+    """Generator with which a part shuffles its instances within blocks."""
     return _generator(seed, epoch, 1, part)
 
 
@@ -55,16 +55,16 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def share(sizes: np.ndarray, order: np.ndarray, part: int, parts: int, even: Even) -> np.ndarray:
-    """What one part reads: (n, 3) int64 of a block, its first instance, and the end of them.
+    """Reads of one part, (n, 3) int64: a block, and the first and end of its instances.
 
     Parameters
     ----------
     sizes : (blocks,) int64
-        Instances of each block.
+        Number of instances in each block.
     order : (blocks,) int64
-        How the blocks follow one another.
+        Order of the blocks.
     part, parts
-        Which part, and how many there are.
+        Number of the part, and of all parts.
     even
         See `per_part`.
     """
@@ -76,7 +76,7 @@ def share(sizes: np.ndarray, order: np.ndarray, part: int, parts: int, even: Eve
     blocks = np.tile(order, laps)
     end = np.cumsum(sizes[blocks])
     start = end - sizes[blocks]
-    # Blocks that begin or end within this part's length of the sequence.
+    # Blocks that begin or end within this part's stretch of the sequence.
     first = np.maximum(start, part * length)
     stop = np.minimum(end, (part + 1) * length)
     mine = first < stop

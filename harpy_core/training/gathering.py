@@ -1,8 +1,8 @@
 """Crops out of decoded chunks, gathered into a batch and normalised in the same pass.
 
-All take ``source`` (blocks, groups, rows, channels of a group, pixels), where in it each crop is,
-``block`` and ``row`` (n,), and each channel, ``group`` and ``place`` (c,); and fill ``out``
-(n, c, pixels).
+All take ``source`` (blocks, groups, rows, channels of a group, pixels), the place in it of each
+crop, ``block`` and ``row`` (n,), and of each channel, ``group`` and ``place`` (c,); and fill
+``out`` (n, c, pixels).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_jit
 def copied(source: Any, block: Any, row: Any, group: Any, place: Any, out: Any) -> None:
-    """As they are; `out` is of the type of `source`."""
+    """Copy pixels as they are; `out` is of the type of `source`."""
     for i in range(row.size):
         for c in range(group.size):
             crop = source[block[i], group[c], row[i], place[c]]
@@ -41,14 +41,14 @@ def scaled(
     bounds: Any,
     out: Any,
 ) -> None:
-    """Less `low` (c,), divided by `span` (c,) and kept within `bounds` (2,), in their type."""
+    """Subtract `low` (c,), divide by `span` (c,) and clip to `bounds` (2,), in their type."""
     kind = low.dtype.type
     least, most = bounds[0], bounds[1]
     for i in range(row.size):
         for c in range(group.size):
             crop = source[block[i], group[c], row[i], place[c]]
             target = out[i, c]
-            # Read here: within the loop they might be what the loop writes.
+            # Read here: inside the loop the compiler must assume that the loop writes to them.
             start, width = low[c], span[c]
             for p in range(crop.size):
                 target[p] = min(max((kind(crop[p]) - start) / width, least), most)
@@ -58,9 +58,9 @@ def scaled(
 def stretched(
     source: Any, block: Any, row: Any, group: Any, place: Any, like: Any, out: Any
 ) -> None:
-    """From the minimum and maximum of each channel of each crop to 0 and 1; a flat one is 0.
+    """Map the minimum and maximum of each channel of each crop to 0 and 1; a flat one is 0.
 
-    `like` is an array of the type in which it is done.
+    `like` is an array of the type of the arithmetic.
     """
     kind = like.dtype.type
     for i in range(row.size):

@@ -1,8 +1,8 @@
-"""Memory that batches are lent in, again and again: fresh memory costs more than decoding crops.
+"""Memory that is lent to batches again and again: fresh memory costs more than decoding crops.
 
 A batch's tensors are parts of one piece of memory. It is lent to the caller until the last tensor
-is gone; from a loader worker it goes to the process that trains, without a copy, and comes back
-when the last tensor is gone over there.
+is gone; from a loader worker it goes to the training process, without a copy, and comes back when
+the last tensor is gone there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from harpy_core.training.batches import Layout
 
 _ALIGNMENT = 64
 _MOST = 32
-"""Pieces that are kept: more are in use only where the caller collects batches."""
+"""Pieces that are kept: more are in use only if the caller collects batches."""
 
 _SENDINGS = 7
 _KNOWN = _SENDINGS
 _NOTES = 8 * (_SENDINGS + 1)
 """Bytes after a piece, for eight numbers that only the receiving process writes: which of the last
-seven sendings are gone there, and whether it knows the piece by name."""
+seven transfers are gone there, and whether it knows the piece by name."""
 
 
 def _notes(memory: torch.Tensor) -> np.ndarray:
@@ -41,11 +41,11 @@ class _Piece:
     Parameters
     ----------
     size
-        Bytes, a multiple of the alignment.
+        Number of bytes, a multiple of the alignment.
     shared
         Whether it is shared with other processes.
     name
-        What it is known by over there; None where it is lent but once.
+        Name by which the other process knows it; None where it is lent only once.
     """
 
     def __init__(self, size: int, shared: bool, name: str | None) -> None:
@@ -64,14 +64,14 @@ class _Piece:
         return len(self._memory) - _NOTES
 
     def is_free(self) -> bool:
-        # In this order: what is sent by another thread meanwhile is still lent here.
+        # In this order: what another thread sends meanwhile is still lent here.
         if self._lent is not None and self._lent() is not None:
             return False
         self._away = [k for k in self._away if self._notes[k % _SENDINGS] != k]
         return not self._away
 
     def lend(self) -> np.ndarray:
-        """Its bytes; lent until what is made of this array is gone."""
+        """Return its bytes, lent until all that is made from this array is gone."""
         lent: np.ndarray = self._memory.numpy()
         self._lent = weakref.ref(lent)
         return lent
@@ -84,13 +84,13 @@ class _Piece:
 
 
 _known: dict[str, torch.Tensor] = {}
-"""Memory of loader workers: it costs more to hand it over than to hand over what is in it."""
+"""Memory of loader workers by name: handing it over costs more than what is in it."""
 
 
 def _arrived(
     name: str | None, worker: int, sending: int, memory: torch.Tensor | None
 ) -> np.ndarray:
-    """The bytes of a piece in the process that trains; it is noted when they are gone."""
+    """Return the bytes of a piece in the training process; a note is made when they are gone."""
     if memory is None:
         memory = _known[str(name)]
     elif name is not None:
@@ -102,7 +102,7 @@ def _arrived(
 
 
 def _keep(name: str, worker: int, memory: torch.Tensor) -> None:
-    """Know a piece by its name for as long as its worker lives."""
+    """Keep a piece under its name for as long as its worker lives."""
     for process in multiprocessing.active_children():
         if process.pid == worker:
             _known[name] = memory
@@ -111,9 +111,9 @@ def _keep(name: str, worker: int, memory: torch.Tensor) -> None:
 
 
 class _Part(torch.Tensor):
-    """A tensor in a piece of memory: goes to another process with it, and is a plain one there.
+    """A tensor in a piece of memory, with which it goes to another process as a plain tensor.
 
-    What is computed from it is a plain tensor too.
+    Results computed from it are plain tensors too.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -135,12 +135,12 @@ def _tensor(lent: np.ndarray, offset: int, shape: tuple[int, ...], dtype: str) -
 
 
 class Lender:
-    """Lends memory for batches.
+    """Lender of memory for batches.
 
     Parameters
     ----------
     shared
-        Whether they go to another process.
+        Whether the batches go to another process.
     """
 
     def __init__(self, shared: bool) -> None:
@@ -148,7 +148,7 @@ class Lender:
         self._pieces: list[_Piece] = []
 
     def lend(self, layout: Layout) -> dict[str, torch.Tensor]:
-        """Tensors of these shapes and types, not filled."""
+        """Return tensors of these shapes and types, not filled."""
         offsets, end = {}, 0
         for name, (shape, dtype) in layout.items():
             offsets[name] = end

@@ -1,4 +1,4 @@
-"""Pixels of crops as a model wants them: float32 around 0 to 1, channel by channel."""
+"""Normalisation of crops for a model: float32 around 0 to 1, channel by channel."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SAMPLED_CHUNKS = 8
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where in decoded chunks the pixels of a batch are.
+    """Places of a batch's pixels in decoded chunks.
 
     Attributes
     ----------
     block, row : (n,) int64
-        The decoded chunk of each crop, and its row there.
+        Decoded chunk of each crop, and its row there.
     group, place : (c,) int64
-        The group of channels of each channel, and its number there.
+        Group of channels of each channel, and its number there.
     """
 
     block: np.ndarray
@@ -39,15 +39,15 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """What is done to pixels on their way into a batch.
+    """Arithmetic on pixels on their way into a batch.
 
     Attributes
     ----------
     kind
-        ``none``; ``scaled``: less `low` and divided by `span`, within `bounds`; ``stretched``:
-        from minimum and maximum of each channel of each crop.
+        ``none``; ``scaled``: `low` subtracted, divided by `span`, clipped to `bounds`;
+        ``stretched``: from the minimum and maximum of each channel of each crop.
     low, span : (c,)
-        For each channel, in the type in which it is done.
+        Values for each channel, in the type of the arithmetic.
     bounds : (2,)
         Least and largest value.
     """
@@ -58,7 +58,7 @@ class Normalisation:
     bounds: np.ndarray
 
     def dtype(self, pixels: np.dtype) -> np.dtype:
-        """Type of a batch of such pixels."""
+        """Type of a batch made of `pixels`."""
         return pixels if self.kind == "none" else np.dtype(np.float32)
 
     def gather(self, chunks: np.ndarray, at: Sources, out: np.ndarray) -> None:
@@ -69,9 +69,9 @@ class Normalisation:
         chunks : (blocks, groups, rows, channels of a group, pixels)
             Decoded chunks.
         at
-            Where in them each crop and channel is.
+            Places of the crops and channels in them.
         out : (n, c, pixels)
-            C-contiguous, of `dtype`.
+            Batch, C-contiguous, of `dtype`.
         """
         where = (at.block, at.row, at.group, at.place)
         if self.kind == "none":
@@ -86,11 +86,11 @@ class Normalisation:
 
 
 AS_STORED = Normalisation("none", np.empty(0), np.empty(0), np.empty(0))
-"""Pixels as they are."""
+"""Normalisation that leaves pixels as they are."""
 
 
 def _compilable(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of a type that the kernels are compiled for."""
+    """Convert pixels to a type that the kernels are compiled for."""
     if pixels.dtype.kind == "b":
         return pixels.view(np.uint8)
     return pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
@@ -99,7 +99,7 @@ def _compilable(pixels: np.ndarray) -> np.ndarray:
 def normalisation(
     normalise: Normalise, crops: Crops, channels: Sequence[int], seed: int
 ) -> Normalisation:
-    """How crops are normalised.
+    """Choose how crops are normalised.
 
     Parameters
     ----------
@@ -110,12 +110,12 @@ def normalisation(
     channels
         Numbers of the channels in use.
     seed
-        What draws the sample that percentiles are taken of.
+        Seed of the sample from which percentiles are taken.
 
     Raises
     ------
     InputError
-        Not a way to normalise, or not one for these pixels or channels.
+        There is no such way to normalise, or it does not suit these pixels or channels.
     """
     pixels = np.dtype(crops.image.dtype)
     free = (-np.inf, np.inf)
@@ -136,7 +136,7 @@ def normalisation(
             )
         normalise = crop_percentiles(crops, channels=channels, seed=seed)
     low, high = _checked(normalise, count)
-    # What has one value everywhere becomes 0.
+    # A channel with one value everywhere becomes 0.
     span = np.where(high > low, high - low, np.inf)
     return _made("scaled", pixels, low, span, (0.0, 1.0))
 
@@ -148,14 +148,14 @@ def _made(
     span: np.ndarray,
     bounds: tuple[float, float],
 ) -> Normalisation:
-    # float32 holds every value of these types, and works twice as many at a time.
+    # float32 holds every value of these types, and twice as many are processed at a time.
     narrow = pixels.itemsize <= 2 or pixels == np.float32
     work = np.float32 if narrow else np.float64
     return Normalisation(kind, low.astype(work), span.astype(work), np.asarray(bounds, dtype=work))
 
 
 def _largest(crops: Crops, pixels: np.dtype) -> float:
-    """What the ``dtype`` way divides by: 1 where pixels were scaled when they were stored."""
+    """Divisor of ``dtype``: 1 where pixels were scaled when they were stored."""
     if pixels.kind in "iu":
         return float(np.iinfo(pixels).max)
     if pixels.kind == "b" or crops.attributes.get("scale") is not None:
@@ -196,7 +196,7 @@ def crop_percentiles(
     """Low and high percentile of each channel inside the instances, from a sample of crops.
 
     The crops are drawn from 8 chunks of the store, which are drawn first. Inside is where the
-    mask is, or, in a store without masks whose background was removed, where any channel is not
+    mask is 1, or, in a store without masks whose background was removed, where any channel is not
     0; in a store that has neither it is the whole window.
 
     Parameters
@@ -204,23 +204,23 @@ def crop_percentiles(
     crops
         The store.
     percentiles
-        Which two, from 0 to 100.
+        Two percentiles, from 0 to 100.
     channels
         Names or numbers of the channels; None for all.
     sample
-        Crops to draw, at most.
+        Number of crops to draw, at most.
     seed
-        Draws them: the same seed gives the same numbers.
+        Seed of the sample: the same seed gives the same numbers.
 
     Returns
     -------
     low, high : (c,) float64
-        In units of the stored pixels; what `normalise` takes.
+        Percentiles, in units of the stored pixels, as `normalise` takes them.
 
     Raises
     ------
     InputError
-        A channel there is not, percentiles that are none, a store without crops.
+        There is no such channel, the percentiles are invalid, or the store has no crops.
     """
     numbers = channel_numbers(crops, channels)
     least, most = percentiles
@@ -255,7 +255,7 @@ def channel_numbers(crops: Crops, channels: Sequence[int] | Sequence[str] | None
     Raises
     ------
     InputError
-        A channel there is not, or none at all.
+        There is no such channel, or none is given.
     """
     if channels is None:
         return list(range(len(crops.channels)))
@@ -273,7 +273,7 @@ def channel_numbers(crops: Crops, channels: Sequence[int] | Sequence[str] | None
 
 
 def _draw(crops: Crops, sample: int, rng: np.random.Generator) -> list[tuple[int, np.ndarray]]:
-    """Chunks along the instances, and rows of each."""
+    """Draw chunks along the instances, and rows of each."""
     size = crops.image.chunks[0]
     blocks = -(-len(crops) // size)
     chosen = np.sort(rng.permutation(blocks)[:_SAMPLED_CHUNKS])
@@ -288,7 +288,7 @@ def _draw(crops: Crops, sample: int, rng: np.random.Generator) -> list[tuple[int
 
 
 def _sampled(array: Any, drawn: list[tuple[int, np.ndarray]], group: int) -> np.ndarray:
-    """Crops that were drawn, (n, channels of a group, z, y, x)."""
+    """Read the crops that were drawn, (n, channels of a group, z, y, x)."""
     files = ChunkFiles(array, strict=True)
     chunk = np.empty(array.chunks, np.dtype(array.dtype).newbyteorder("="))
     found = []

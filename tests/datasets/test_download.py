@@ -266,7 +266,7 @@ download(*sys.argv[1:])
 
 def test_another_run_goes_on_where_the_first_gave_up(tmp_path: Path, server: Server) -> None:
     server.faults = [Fault(stop_at=0.4), *[Fault(503)] * (ATTEMPTS - 1)]
-    refused(server, tmp_path, "goes on where it stopped", digest(server.content))
+    refused(server, tmp_path, "resumes where it stopped", digest(server.content))
     assert sorted(os.listdir(tmp_path)) == ["store.zip.part", "store.zip.part.json"]
     server.requests.clear()
     fetched(server, tmp_path)
