@@ -27,6 +27,7 @@ def main(snakemake):
                 engine=snakemake.params.engine,
                 client=client,
                 progress=True,
+                strict=info.strict,
                 ignore_nan=settings["ignore_nan"],
                 region=next(iter(raster.layers)),
             )

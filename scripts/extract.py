@@ -29,7 +29,9 @@ def main(snakemake):
             "instances": len(instances),
             "crops": settings,
             "ratio": stored_ratio(raster, instances, settings),
-            "committed": committed_bytes(raster, instances, settings, snakemake.output.crops),
+            "committed": committed_bytes(
+                raster, instances, settings, snakemake.output.crops, info.strict
+            ),
         }
         with workers(snakemake, "extract", info, **planned) as client:
             crops = extract_instances(
@@ -42,6 +44,7 @@ def main(snakemake):
                 client=client,
                 overwrite=True,
                 progress=True,
+                strict=info.strict,
                 **settings.model_dump(),
             )
         logger.info("%d crops", len(crops))

@@ -14,7 +14,11 @@ def main(snakemake):
         labels = open_described(info).labels
         with workers(snakemake, "instances", info) as client:
             instances = find_instances(
-                labels, engine=snakemake.params.engine, client=client, progress=True
+                labels,
+                engine=snakemake.params.engine,
+                client=client,
+                progress=True,
+                strict=info.strict,
             )
         instances.write(snakemake.output.store)
         logger.info("%d instances", len(instances))

@@ -31,7 +31,7 @@ def main(snakemake):
         # What it was made from and how: reading a terapixel again for a digest takes too long.
         digest = digest_of([source.fingerprint, target, snakemake.params.code])
         write_manifest(output.manifest, kind="tiled", digest=digest, source=source.fingerprint)
-        info = describe(output.store)
+        info = describe(output.store, missing_chunks=source.missing)
         logger.info("image %s, chunks %s", info.image_shape, info.image_chunks)
         info.to_json(output.raster)
 

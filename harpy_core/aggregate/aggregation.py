@@ -41,7 +41,7 @@ def aggregate_stats(
     progress: bool = False,
     *,
     ignore_nan: bool = False,
-    strict: bool = False,
+    strict: bool | None = None,
     instances: Instances | None = None,
 ) -> AnnData:
     """Statistics of every channel in every instance.
@@ -78,8 +78,10 @@ def aggregate_stats(
         Leave NaN pixels of a float image out, instead of letting them make the statistics of
         their own instance and channel NaN.
     strict
-        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
-        fill value, as Zarr has it.
+        What a chunk is that a Zarr array does not store. None: an error that names it where an
+        instance has pixels in the image's, else the array's fill value; True: an error wherever it
+        is read, in the labels too; False: the fill value everywhere, as Zarr has it. What Dask
+        reads is filled by whoever made the array.
     instances
         Result of `harpy_core.find_instances` for the labels. Median and percentiles need it, and
         take a pass of their own over the labels where it is None.
@@ -129,7 +131,7 @@ class Aggregation:
     statistics: dict[str, Statistic]
     engine: str
     ignore_nan: bool
-    strict: bool
+    strict: bool | None
     instances: Instances | None
 
     @classmethod
@@ -141,7 +143,7 @@ class Aggregation:
         channels: Sequence[str] | None,
         engine: str,
         ignore_nan: bool,
-        strict: bool,
+        strict: bool | None,
         client: Client | None,
         instances: Instances | None = None,
     ) -> Aggregation:

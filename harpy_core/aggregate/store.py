@@ -41,7 +41,7 @@ def aggregate_to_store(
     progress: bool = False,
     *,
     ignore_nan: bool = False,
-    strict: bool = False,
+    strict: bool | None = None,
     region: str = "labels",
     slab_bytes: int = SLAB_BYTES,
 ) -> None:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
     """Run the stage on a fresh local cluster; what it makes goes into `scratch`."""
-    run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](spec, scratch)
     info = RasterInfo.from_json(spec.raster_json)
+    run = JOBS[spec.stage](spec, scratch, info.strict)
     raster = open_described(info)
     gpus = cluster.gpus_of(spec.engine)
     with cluster.local(
@@ -76,11 +76,15 @@ def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
     raster = Raster.of(pixels, labels, ["0"])
     with tempfile.TemporaryDirectory() as scratch:
         tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1}, instances=None)
-        run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](tiny, Path(scratch))
+        run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](
+            tiny, Path(scratch), None
+        )
         run(raster, None)
 
 
-def _aggregator(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None], int]:
+def _aggregator(
+    spec: RunSpec, scratch: Path, strict: bool | None
+) -> Callable[[Raster, Client | None], int]:
     """The stage aggregate, its modules imported; called, it returns the number of instances."""
     from harpy_core.aggregate.aggregation import aggregate_stats
 
@@ -92,13 +96,16 @@ def _aggregator(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None
             channels=raster.channels,
             engine=spec.engine,
             client=client,
+            strict=strict,
         )
         return int(table.n_obs)
 
     return run
 
 
-def _extractor(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None], int]:
+def _extractor(
+    spec: RunSpec, scratch: Path, strict: bool | None
+) -> Callable[[Raster, Client | None], int]:
     """The stage extract, its modules imported; called, it returns the number of instances."""
     from harpy_core.extract.extraction import extract_instances
     from harpy_core.instances.finding import Instances
@@ -114,12 +121,16 @@ def _extractor(spec: RunSpec, scratch: Path) -> Callable[[Raster, Client | None]
             channels=raster.channels,
             engine=spec.engine,
             client=client,
+            strict=strict,
             resume=False,
             instances=instances,
         )
         return len(crops)
 
     return run
+
+
+JOBS = {"aggregate": _aggregator, "extract": _extractor}
 
 
 def main(spec_path: str, report_path: str) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LOOKED_UP = tuple(name for name in Source.model_fields if name not in ("uri", "labels"))
 CROPPED = tuple(name for name in Extract.model_fields if name != "channels")
 """Keys of a crop's section; its channels are those of the source."""
 
@@ -64,7 +65,7 @@ def harpy_core() -> None:
 
 def on_an_image(command: F) -> F:
     """Arguments and options of every command that reads an image."""
-    command = options_of(Source, "image", "level", "channels", "cache", "storage_options")(command)
+    command = options_of(Source, *LOOKED_UP)(command)
     command = click.argument("labels", required=False, type=click.Path())(command)
     return click.argument("uri", metavar="IMAGE", type=click.Path())(command)
 
@@ -114,7 +115,9 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
     engine = typed["engine"] or "auto"
     with sole_writer(output), _workers(typed) as client:
         _announce("aggregate", info, typed, output, stats=section.stats)
-        instances = find_instances(raster.labels, engine=engine, client=client, progress=True)
+        instances = find_instances(
+            raster.labels, engine=engine, client=client, progress=True, strict=info.strict
+        )
         aggregate_to_store(
             raster.image,
             raster.labels,
@@ -126,7 +129,8 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
             client=client,
             progress=True,
             ignore_nan=section.ignore_nan,
-            region=info.labels or "labels",
+            strict=info.strict,
+            region=next(iter(raster.layers)),
         )
     click.echo(f"{output}: {len(instances):,} instances x {len(raster.channels):,} channels")
 
@@ -160,6 +164,7 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
             client=client,
             overwrite=overwrite,
             progress=True,
+            strict=info.strict,
             **settings.model_dump(),
         )
     click.echo(f"{output}: {len(crops):,} crops of {len(raster.channels):,} channels")

@@ -36,6 +36,7 @@ Dataset = Literal[
 ]
 Published = Literal["macsima-tonsil", "merscope-liver"]
 Stage = Literal["aggregate", "extract"]
+MissingChunks = Literal["refuse", "strict", "fill"]
 PEER = "harpy"
 """Name of the peer, which a benchmark measures too, in an environment of its own."""
 MEASURED = (*ENGINES, PEER)
@@ -126,6 +127,13 @@ class Source(Section):
         "a cache is the path of a folder, or null",
         default=None,
         min_length=1,
+    )
+    missing_chunks: MissingChunks = key(
+        "What a chunk is that a Zarr store does not hold: refuse: an error where an instance has "
+        "pixels in the image's, else background; strict: an error wherever it is read, in the "
+        "labels too; fill: the array's fill value everywhere.",
+        "missing chunks are refuse, strict or fill",
+        default="refuse",
     )
     storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] | None = key(
         "Options of fsspec for an address, by its protocol, such as {endpoint_url: "

@@ -69,7 +69,7 @@ def extract_instances(
     overwrite: bool = False,
     progress: bool = False,
     instances: Instances | None = None,
-    strict: bool = False,
+    strict: bool | None = None,
 ) -> Crops:
     """Write one centred crop of every instance, all channels, to a Zarr store.
 
@@ -127,8 +127,10 @@ def extract_instances(
     instances
         Result of `find_instances` for `labels`, or part of it; saves a pass over the labels.
     strict
-        Make a missing chunk of a Zarr array an error that names it; without, it is the array's
-        fill value, as Zarr has it.
+        What a chunk is that a Zarr array does not store. None: an error that names it where an
+        instance has pixels in the image's, else the array's fill value; True: an error wherever it
+        is read, in the labels too; False: the fill value everywhere, as Zarr has it. What Dask
+        reads is filled by whoever made the array.
 
     Returns
     -------
@@ -193,7 +195,11 @@ def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -
 
 
 def committed_bytes(
-    raster: Raster, instances: Instances, settings: CropSettings, path: str | os.PathLike[str]
+    raster: Raster,
+    instances: Instances,
+    settings: CropSettings,
+    path: str | os.PathLike[str],
+    strict: bool | None = None,
 ) -> int:
     """Bytes of the crops that an interrupted run has left for the next one to resume from.
 
@@ -207,19 +213,21 @@ def committed_bytes(
         Settings by which they will be cut and kept.
     path
         Folder of the store.
+    strict
+        As in `extract_instances`.
     """
-    work = _work_folder(raster, instances, settings, Path(path))
+    work = _work_folder(raster, instances, settings, Path(path), strict)
     layout = CropLayout.of(raster, settings, instances)
     return CropStore(work, layout).committed_bytes(settings.shuffle is not None)
 
 
 def _work_folder(
-    raster: Raster, instances: Instances, settings: CropSettings, target: Path
+    raster: Raster, instances: Instances, settings: CropSettings, target: Path, strict: bool | None
 ) -> WorkFolder:
     """Return the working folder, named after all that decides the crops."""
     who = hashlib.sha256(instances.id.tobytes()).hexdigest()
     code = source_digest(__name__)
-    key = digest_of([raster.fingerprint, settings.model_dump(), who, code])[:16]
+    key = digest_of([raster.fingerprint, settings.model_dump(), who, code, strict])[:16]
     return WorkFolder(target, key)
 
 
@@ -242,7 +250,7 @@ class _Extraction:
     raster: Raster
     instances: Instances
     settings: CropSettings
-    strict: bool
+    strict: bool | None
     windows: Windows
     plan: CropPlan
     crops: CropStore
@@ -254,7 +262,7 @@ class _Extraction:
         instances: Instances,
         settings: CropSettings,
         target: Path,
-        strict: bool,
+        strict: bool | None,
     ) -> _Extraction:
         """Decide which pixels go to which window."""
         layout = CropLayout.of(raster, settings, instances)
@@ -263,7 +271,7 @@ class _Extraction:
         windows = windows_of(instances, settings.diameter, plane, settings.remove_background)
         tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
-        crops = CropStore(_work_folder(raster, instances, settings, target), layout)
+        crops = CropStore(_work_folder(raster, instances, settings, target, strict), layout)
         return cls(raster, instances, settings, strict, windows, plan, crops)
 
     def run(self, engine: str, client: Client | None, progress: bool) -> None:

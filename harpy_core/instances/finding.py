@@ -138,7 +138,7 @@ def find_instances(
     engine: str = "auto",
     client: Client | None = None,
     progress: bool = False,
-    strict: bool = False,
+    strict: bool | None = None,
 ) -> Instances:
     """Find every instance, in one pass over the labels.
 
@@ -154,7 +154,7 @@ def find_instances(
         Show a progress bar.
     strict
         Make a missing chunk of a Zarr array an error that names it; otherwise it reads as the
-        array's fill value, as in Zarr.
+        array's fill value, as in Zarr: background.
 
     Returns
     -------

@@ -99,6 +99,7 @@ def describe_source(source: dict[str, Any]) -> RasterInfo:
         level=source["level"],
         storage_options=source["storage_options"],
         cache=source["cache"],
+        missing_chunks=source["missing_chunks"],
     )
 
 

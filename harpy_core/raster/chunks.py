@@ -244,12 +244,13 @@ class Slices:
     """
 
     def __init__(self, array: Any, name: str) -> None:
-        self._array, self._name = array, name
+        self._array, self.name = array, name
 
-    def read(self, index: tuple[int, ...], out: np.ndarray) -> None:
-        """Decode the chunk at `index` into `out`, as `ChunkFiles.read` does."""
-        with _told(self._name, index):
+    def read(self, index: tuple[int, ...], out: np.ndarray) -> bool:
+        """Decode the chunk at `index` into `out`, as `ChunkFiles.read` does; it is there."""
+        with _told(self.name, index):
             _read_slice(self._array, index, out)
+        return True
 
 
 @contextmanager
@@ -269,13 +270,14 @@ def _told(name: str, index: tuple[int, ...]) -> Iterator[None]:
         ) from error
 
 
-def _read_slice(array: Any, index: tuple[int, ...], out: np.ndarray) -> None:
+def _read_slice(array: Any, index: tuple[int, ...], out: np.ndarray) -> np.ndarray:
     region = tuple(
         slice(i * n, min((i + 1) * n, size))
         for i, n, size in zip(index, array.chunks, array.shape, strict=True)
     )
     values = np.asarray(array[region])
     out[tuple(slice(0, n) for n in values.shape)] = values
+    return values
 
 
 class ChunkFiles:
@@ -286,14 +288,15 @@ class ChunkFiles:
     array
         Any regular Zarr array.
     strict
-        Make a missing chunk an error instead of the array's fill value.
+        Make a missing chunk an error instead of the array's fill value; None tells of it, and False
+        takes it as one that is there.
     """
 
-    def __init__(self, array: zarr.Array, strict: bool = False) -> None:
+    def __init__(self, array: zarr.Array, strict: bool | None = False) -> None:
         self._array = array
         self._strict = strict
         self._stored = _stored_dtype(array)
-        self._name = str(array.store_path)
+        self.name = str(array.store_path)
         self._files: _Files | None = None
         if isinstance(array.store_path.store, LocalStore):
             self._folder = Path(array.store_path.store.root) / array.path
@@ -307,7 +310,7 @@ class ChunkFiles:
         """Whether chunks are decoded from their files, past the array interface."""
         return self._files is not None
 
-    def read(self, index: tuple[int, ...], out: np.ndarray) -> None:
+    def read(self, index: tuple[int, ...], out: np.ndarray) -> bool:
         """Decode the chunk at `index` into `out`.
 
         Parameters
@@ -318,23 +321,28 @@ class ChunkFiles:
             C-contiguous, of the chunk's full shape (chunks at the edge are padded) and the
             array's dtype in native byte order.
 
+        Returns
+        -------
+        Whether it is there; where it is not, `out` holds the fill value.
+
         Raises
         ------
         InputError
             The chunk is missing (`strict`), or cannot be decoded.
         """
-        with _told(self._name, index):
+        with _told(self.name, index):
             if self._files is None:
-                self._read_through_zarr(index, out)
+                there = self._read_through_zarr(index, out)
             else:
-                self._read_file(index, out, self._files)
+                there = self._read_file(index, out, self._files)
+        return there or self._strict is False
 
-    def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> None:
+    def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
         try:
             file = os.open(self._folder / files.key(index), os.O_RDONLY)
         except FileNotFoundError:
             self._fill(index, out, files.array)
-            return
+            return False
         try:
             size = os.fstat(file).st_size
             if size == 0:
@@ -344,24 +352,36 @@ class ChunkFiles:
             os.close(file)
         if encoded is None:
             self._fill(index, out, files.array)
-            return
+            return False
         files.decode(encoded, out.reshape(-1).view(np.uint8))
         if self._stored != out.dtype:
             out.reshape(-1).view(out.dtype).byteswap(inplace=True)
+        return True
 
     def _fill(self, index: tuple[int, ...], out: np.ndarray, array: zarr.Array) -> None:
         if self._strict:
             raise InputError(
-                f"{self._name}: chunk {index} is missing; restore it, or read with "
+                f"{self.name}: chunk {index} is missing; restore it, or read with "
                 "strict=False to take it as the fill value"
             )
         fill = array.fill_value
         out[...] = 0 if fill is None else fill
 
-    def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> None:
+    def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> bool:
         if self._strict and not _present(self._array, index):
             self._fill(index, out, self._array)
-        _read_slice(self._array, index, out)
+        values = _read_slice(self._array, index, out)
+        # Another request, so only of a chunk that may be missing.
+        told = self._strict is None and _is_fill(values, self._array.fill_value)
+        return not told or _present(self._array, index)
+
+
+def _is_fill(values: np.ndarray, fill: Any) -> bool:
+    """Whether all pixels of a chunk are what stands for a missing one."""
+    fill = values.dtype.type(0 if fill is None else fill)
+    if fill != fill:
+        return bool(np.isnan(values).all())
+    return bool(values.flat[0] == fill and (values == fill).all())
 
 
 def _present(array: zarr.Array, index: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harpy_core.config.addresses import address_trouble, options_trouble
+from harpy_core.config.models import MissingChunks
 from harpy_core.errors import InputError
 from harpy_core.storage.manifest import write_json
 
@@ -44,6 +45,8 @@ class RasterInfo:
         For an address: what fsspec is given for its protocol.
     cache
         Absolute path of the folder that keeps what is fetched from an address; None keeps nothing.
+    missing
+        What a chunk is that is not stored: see `strict`.
     files
         Digest of what the files are, whatever channels of them are in use; it is compared when the
         raster is opened again.
@@ -63,7 +66,13 @@ class RasterInfo:
     level: int = 0
     storage_options: dict[str, Any] = field(default_factory=dict)
     cache: str | None = None
+    missing: MissingChunks = "refuse"
     files: str = ""
+
+    @property
+    def strict(self) -> bool | None:
+        """What `harpy_core.aggregate_stats` and the other jobs take for it."""
+        return {"refuse": None, "strict": True, "fill": False}[self.missing]
 
     def choosing(self, channels: Sequence[str] | None) -> RasterInfo:
         """The same raster with some of its channels in use, in its own order; None: all.

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harpy_core.config.models import MissingChunks
 from harpy_core.errors import InputError
 from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
@@ -83,8 +84,15 @@ def describe(
     level: int = 0,
     storage_options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    missing_chunks: MissingChunks = "refuse",
 ) -> RasterInfo:
-    """What `open_raster` would open; see there for the parameters and errors."""
+    """What `open_raster` would open; see there for the parameters and errors.
+
+    Parameters
+    ----------
+    missing_chunks
+        What the jobs are to take a chunk for that is not stored, as in the config.
+    """
     uri = str(uri)
     place = os.path.abspath(uri) if format_of(uri).LOCAL else uri
     raster, apart = _opened(place, image, labels, channels, level, storage_options, cache)
@@ -98,6 +106,7 @@ def describe(
         level=level,
         storage_options=dict(storage_options or {}),
         cache=None if cache is None else os.path.abspath(cache),
+        missing=missing_chunks,
     )
 
 

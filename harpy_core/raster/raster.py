@@ -122,13 +122,25 @@ class Raster:
         """Where the chunks of the labels begin along z, y and x, and the end of the last."""
         return _edges(self.labels, 3)
 
-    def image_reader(self, strict: bool = False) -> Reader:
-        """Reader of the image, unless it is lazy: then its blocks have one each."""
+    def image_reader(self, strict: bool | None = None) -> Reader:
+        """Reader of the image, unless it is lazy: then its blocks have one each.
+
+        Parameters
+        ----------
+        strict
+            Make a missing chunk an error; None tells of it, False takes it as the fill value.
+        """
         return reader_of(self.image, 4, strict)
 
-    def label_reader(self, strict: bool = False) -> Reader:
-        """Reader of the labels, unless they are lazy."""
-        return reader_of(self.labels, 3, strict)
+    def label_reader(self, strict: bool | None = None) -> Reader:
+        """Reader of the labels, unless they are lazy: a chunk that is missing is background.
+
+        Parameters
+        ----------
+        strict
+            Make a missing chunk an error.
+        """
+        return reader_of(self.labels, 3, bool(strict))
 
     def info(self) -> RasterInfo:
         """Shapes and types alone, as a description without a place."""

@@ -6,6 +6,7 @@ an axis of one pixel. They can be sent to a worker.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,22 @@ from harpy_core.raster.chunks import covering
 from harpy_core.raster.formats import owner_of
 from harpy_core.tiles.grid import Edges, Region, regular_edges
 from harpy_core.tiles.scratch import scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A chunk that is not stored, and was taken as the array's fill value.
+
+    Attributes
+    ----------
+    region
+        Its pixels, along each canonical axis.
+    name
+        Which chunk it is, of which array.
+    """
+
+    region: Region
+    name: str
 
 
 class Reader(Protocol):
@@ -37,8 +54,13 @@ class Reader(Protocol):
     def layout(self, region: Region) -> tuple[int, ...]:
         """Shape of the buffer that `read` fills for a region: at least the region's own."""
 
-    def read(self, region: Region, out: np.ndarray) -> None:
-        """Fill `out`, of the region's layout; what lies beyond the region is undefined."""
+    def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
+        """Fill `out`, of the region's layout; what lies beyond the region is undefined.
+
+        Returns
+        -------
+        The chunks that are missing, where the reader looks for them.
+        """
 
     def detach(self, region: Region) -> Reader:
         """A reader of this region that is cheap to send to another process."""
@@ -96,9 +118,10 @@ class ArrayReader:
         """Shape of the region itself."""
         return _extent(region)
 
-    def read(self, region: Region, out: np.ndarray) -> None:
-        """Copy a region."""
+    def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
+        """Copy a region; nothing is missing."""
         out[...] = self._array[self._local(region)]
+        return ()
 
     def detach(self, region: Region) -> ArrayReader:
         """The part of the array that the region covers."""
@@ -113,7 +136,7 @@ class ArrayReader:
 class ChunkReader:
     """Regions of an array on disk or at an address, each chunk decoded once into place."""
 
-    def __init__(self, array: Any, axes: int, strict: bool = False) -> None:
+    def __init__(self, array: Any, axes: int, strict: bool | None = False) -> None:
         self._array, self._axes, self._strict = array, axes, strict
         stored = stored_in(array)
         owner = owner_of(stored)
@@ -134,20 +157,21 @@ class ChunkReader:
         """A chunk's full shape where the region is one chunk, else the region's."""
         return self._chunks if self._is_chunk(region) else _extent(region)
 
-    def read(self, region: Region, out: np.ndarray) -> None:
+    def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
         """Decode the chunks that a region touches, straight into `out` where it is one chunk."""
         if self._is_chunk(region) and self._stored == out.dtype:
-            self._decode(covering(region, self._chunks)[0], out)
-            return
+            return self._decode(covering(region, self._chunks)[0], out)
+        gaps: list[Gap] = []
         chunk = scratch("chunk", int(np.prod(self._chunks)), self._stored).reshape(self._chunks)
         for index in covering(region, self._chunks):
-            self._decode(index, chunk)
+            gaps += self._decode(index, chunk)
             inside, outside = [], []
             for i, n, (a, b) in zip(index, self._chunks, region, strict=True):
                 first, last = max(a, i * n), min(b, (i + 1) * n)
                 inside.append(slice(first - i * n, last - i * n))
                 outside.append(slice(first - a, last - a))
             out[tuple(outside)] = chunk[tuple(inside)]
+        return gaps
 
     def detach(self, region: Region) -> ChunkReader:
         """The reader itself: it holds no pixels."""
@@ -159,12 +183,20 @@ class ChunkReader:
             for (a, b), n, size in zip(region, self._chunks, self.shape, strict=True)
         )
 
-    def _decode(self, index: tuple[int, ...], out: np.ndarray) -> None:
+    def _decode(self, index: tuple[int, ...], out: np.ndarray) -> list[Gap]:
         own = (*index[:-3], *index[-2:]) if self._lifted else index
         place = [0] * len(self._stored_chunks)
         for axis, i in zip(self._kept, own, strict=True):
             place[axis] = i
-        self._files.read(tuple(place), out.reshape(self._stored_chunks))
+        if self._files.read(tuple(place), out.reshape(self._stored_chunks)):
+            return []
+        grid = zip(index, self._chunks, self.shape, strict=True)
+        return [
+            Gap(
+                tuple((i * n, min((i + 1) * n, size)) for i, n, size in grid),
+                f"{self._files.name}: chunk {tuple(place)}",
+            )
+        ]
 
 
 def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
@@ -288,14 +320,15 @@ class ViewReader:
         first, last = region[0]
         return (last - first, *self._reader.layout(self._behind(region))[1:])
 
-    def read(self, region: Region, out: np.ndarray) -> None:
+    def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
         """Decode the chunks behind a group of channels and keep those of the view."""
         behind = self._behind(region)
         shape = self._reader.layout(behind)
         buffer = scratch("view", int(np.prod(shape)), self.dtype).reshape(shape)
-        self._reader.read(behind, buffer)
+        gaps = self._reader.read(behind, buffer)
         for place, channel in enumerate(self._indices[slice(*region[0])]):
             out[place] = buffer[channel - behind[0][0]]
+        return gaps
 
     def detach(self, region: Region) -> ViewReader:
         """The reader itself: it holds no pixels."""
@@ -319,7 +352,7 @@ NUMPY_TILE = 2048
 """Tiles that an unchunked array is worked on in: one plane of 16-bit pixels is 8 MiB."""
 
 
-def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
+def reader_of(array: Any, axes: int, strict: bool | None = False) -> Reader:
     """The reader of an array in memory, on disk or at an address.
 
     Parameters
@@ -329,7 +362,7 @@ def reader_of(array: Any, axes: int, strict: bool = False) -> Reader:
     axes
         3 for labels, 4 for an image.
     strict
-        Make missing chunks of a Zarr array errors.
+        Make missing chunks of a Zarr array errors; None tells of them, False takes them as filled.
     """
     if isinstance(array, ChannelView):
         return ViewReader(ChunkReader(array.array, axes, strict), array.indices)

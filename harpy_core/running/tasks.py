@@ -7,15 +7,16 @@ one tile with some or all of its channels. Which pixels a task reads depends on 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from harpy_core.errors import InputError
 from harpy_core.raster.raster import Raster
-from harpy_core.raster.reading import ArrayReader, Reader, delivered
+from harpy_core.raster.reading import ArrayReader, Gap, Reader, delivered
 from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
 from harpy_core.tiles.scratch import scratch
 
@@ -84,8 +85,24 @@ class Task:
             region = ((first, last), *self.region)
             shape = self.image.layout(region)
             buffer = scratch("image", math.prod(shape), self.image.dtype).reshape(shape)
-            self.image.read(region, buffer)
+            for gap in self.image.read(region, buffer):
+                self._refuse(gap)
             yield slice(first, last), buffer[: last - first].reshape(last - first, -1)
+
+    def _refuse(self, gap: Gap) -> None:
+        """Refuse a missing chunk where an instance has pixels: its values would be made up."""
+        spans = zip(gap.region[1:], self.region, strict=True)
+        inside = tuple((max(a, first), min(b, last)) for (a, b), (first, last) in spans)
+        labels = np.empty(self.labels.layout(inside), self.labels.dtype)
+        self.labels.read(inside, labels)
+        there = labels[tuple(slice(0, b - a) for a, b in inside)]
+        found = there[there != 0]
+        if found.size:
+            raise InputError(
+                f"{gap.name} is missing, where instance {found.min()} has pixels: "
+                "restore it; or, where the writer leaves out chunks of background, take it as its "
+                "fill value: strict=False (in a config: source.missing_chunks: fill)"
+            )
 
 
 def _pixels(region: Region, channels: tuple[int, ...]) -> int:
@@ -93,13 +110,14 @@ def _pixels(region: Region, channels: tuple[int, ...]) -> int:
     return planes * math.prod(b - a for a, b in region)
 
 
-def label_tasks(raster: Raster, strict: bool = False) -> list[Task] | list[LazyTask]:
+def label_tasks(raster: Raster, strict: bool | None = None) -> list[Task] | list[LazyTask]:
     """Tasks on labels alone, tiled by their own chunks.
 
     Parameters
     ----------
     strict
-        Make missing chunks of Zarr arrays errors.
+        Make missing chunks of Zarr arrays errors; None does of an image's where an instance has
+        pixels, False takes them as filled.
     """
     edges = coarsened(raster.label_edges())
     regions = regions_of(edges)
@@ -116,7 +134,7 @@ def image_tasks(
     raster: Raster,
     threads: int,
     channels: tuple[int, ...] | None = None,
-    strict: bool = False,
+    strict: bool | None = None,
 ) -> list[Task] | list[LazyTask]:
     """Tasks on an image and its labels, tiled by the image's chunks.
 
@@ -128,7 +146,8 @@ def image_tasks(
         Some of the edges of the image's chunks along c; all channels without, and where it is
         lazy: every block of a Dask image is in one task.
     strict
-        Make missing chunks of Zarr arrays errors.
+        Make missing chunks of Zarr arrays errors; None does of an image's where an instance has
+        pixels, False takes them as filled.
     """
     edges, spatial = tile_edges(raster)
     regions = regions_of(spatial)
@@ -195,9 +214,9 @@ class BlockReader:
         """Shape of the region itself."""
         return self._blocks[region[0][0]].layout(region)
 
-    def read(self, region: Region, out: np.ndarray) -> None:
-        """Copy a region."""
-        self._blocks[region[0][0]].read(region, out)
+    def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
+        """Copy a region; nothing is missing."""
+        return self._blocks[region[0][0]].read(region, out)
 
     def detach(self, region: Region) -> BlockReader:
         """The reader itself: its blocks are where they are used."""

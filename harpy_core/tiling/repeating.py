@@ -31,12 +31,15 @@ class Decoded:
         As of the array on the disk.
     arrays
         The pixels of each chunk, by its place on the grid.
+    whole
+        Whether all chunks were there.
     """
 
     shape: Index
     dtype: np.dtype
     chunks: Index
     arrays: Mapping[Index, np.ndarray]
+    whole: bool
 
     def __getitem__(self, chunk: Region) -> np.ndarray:
         """The pixels of a whole chunk."""
@@ -60,14 +63,18 @@ def decoded_where_small(array: Any, threads: int) -> Any:
     padded = math.prod(-(-n // c) * c for n, c in zip(shape, chunks, strict=True))
     if padded * np.dtype(array.dtype).itemsize > IN_MEMORY:
         return array
-    reader = reader_of(array, array.ndim)
+    reader = reader_of(array, array.ndim, None)
 
-    def read(region: Region) -> np.ndarray:
+    def read(region: Region) -> tuple[np.ndarray, bool]:
         return _read(reader, region)
 
     places = product(*(range(-(-n // c)) for n, c in zip(shape, chunks, strict=True)))
-    arrays = in_order(read, chunk_regions(shape, chunks), threads=threads)
-    return Decoded(shape, native(array), chunks, dict(zip(places, arrays, strict=True)))
+    found = dict(
+        zip(places, in_order(read, chunk_regions(shape, chunks), threads=threads), strict=True)
+    )
+    arrays = {place: values for place, (values, _) in found.items()}
+    whole = all(there for _, there in found.values())
+    return Decoded(shape, native(array), chunks, arrays, whole)
 
 
 def native(array: Any) -> np.dtype:
@@ -106,17 +113,19 @@ class Repeated:
         if isinstance(source, Decoded):
             grid = zip(source.shape, source.chunks, strict=True)
             spans = [[slice(a, min(a + c, n)) for a in range(0, n, c)] for n, c in grid]
-            return Held(self, spans, source.arrays, source.chunks)
+            return Held(self, spans, source.arrays, source.chunks, source.whole)
         spans = [
             _widest([inside for _, inside, _ in _pieces(axis, n, n)])
             for axis, n in zip(region, source.shape, strict=True)
         ]
-        reader = reader_of(source, source.ndim)
+        reader = reader_of(source, source.ndim, None)
         found = {
             place: _read(reader, tuple(axis[i] for axis, i in zip(spans, place, strict=True)))
             for place in product(*(range(len(axis)) for axis in spans))
         }
-        return Held(self, spans, found, tuple(source.shape))
+        arrays = {place: values for place, (values, _) in found.items()}
+        whole = all(there for _, there in found.values())
+        return Held(self, spans, arrays, tuple(source.shape), whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +142,15 @@ class Held:
         Pixels by the numbers of their spans.
     step
         Along each axis, multiples of which no array crosses.
+    whole
+        Whether all chunks were there.
     """
 
     repeated: Repeated
     spans: list[list[slice]]
     arrays: Mapping[Index, np.ndarray]
     step: Index
+    whole: bool
 
     def fill(self, out: np.ndarray, region: Region) -> None:
         """Put a region of the whole together.
@@ -173,11 +185,12 @@ class Held:
         return self.arrays[tuple(number)][tuple(relative)]
 
 
-def _read(reader: Reader, region: Region) -> np.ndarray:
+def _read(reader: Reader, region: Region) -> tuple[np.ndarray, bool]:
+    """A region, and whether all its chunks were there."""
     asked = tuple((axis.start, axis.stop) for axis in region)
     out = np.empty(reader.layout(asked), reader.dtype)
-    reader.read(asked, out)
-    return out[tuple(slice(b - a) for a, b in asked)]
+    gaps = reader.read(asked, out)
+    return out[tuple(slice(b - a) for a, b in asked)], not gaps
 
 
 def _pieces(part: slice, size: int, step: int) -> list[tuple[int, slice, slice]]:

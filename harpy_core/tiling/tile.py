@@ -323,17 +323,22 @@ class _Block:
             if inside.shape != values.shape:
                 values[...] = 0
             held.fill(inside, region)
-            content = self._encoded(values)
+            content = self._encoded(values, held.whole)
             if content:
                 self._commit(part.path(self.work.store, index), content)
         return len(self.files), sum(map(part.pixel_count, self.files))
 
-    def _encoded(self, values: np.ndarray) -> list[bytes]:
-        """The content of a file; nothing where it is all background, which Zarr does not store."""
+    def _encoded(self, values: np.ndarray, whole: bool) -> list[bytes]:
+        """The content of a file; nothing where it is all background, which Zarr does not store.
+
+        Of an image that is `whole` it is stored all the same: what is missing would be taken for
+        lost where an instance has pixels.
+        """
         part = self.part
+        always = whole and part.kind == "images"
         chunks = [
             codecs.encode(part.codec, np.ascontiguousarray(chunk), part.content)
-            if _holds_something(chunk)
+            if always or _holds_something(chunk)
             else None
             for chunk in _split(values, part.chunks)
         ]

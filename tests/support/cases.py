@@ -111,6 +111,10 @@ def _chunks(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[int, ...]:
 FORMS = ("numpy", "zarr", "zarr2", "memory", "dask", "xarray")
 
 
+WHOLE = {"write_empty_chunks": True}
+"""How Zarr is told to store every chunk."""
+
+
 def as_form(
     form: str,
     array: np.ndarray,
@@ -118,15 +122,19 @@ def as_form(
     folder: str | os.PathLike[str],
     kind: str = "image",
 ) -> Any:
-    """The array as one of the kinds that users have; of xarray, with its axes the other way."""
+    """The array as one of the kinds that users have; of xarray, with its axes the other way.
+
+    Chunks of background are stored: where they are not, the jobs cannot tell them from lost ones.
+    """
+    options: dict[str, Any] = {"data": array, "chunks": chunks, "config": WHOLE}
     if form == "numpy":
         return array
     if form == "memory":
-        return zarr.create_array({}, data=array, chunks=chunks)
+        return zarr.create_array({}, **options)
     if form in ("zarr", "zarr2"):
         version = 2 if form == "zarr2" else 3
         place = Path(folder) / f"{form}-{len(os.listdir(folder))}"
-        return zarr.create_array(place, data=array, chunks=chunks, zarr_format=version)
+        return zarr.create_array(place, **options, zarr_format=version)
     lazy = da.from_array(array, chunks)
     if form == "xarray":
         axes = "czyx" if kind == "image" else "zyx"
@@ -159,11 +167,11 @@ def counted_reads(array: zarr.Array) -> Iterator[Counter[tuple[int, ...]]]:
     lock = threading.Lock()
     read = ChunkFiles.read
 
-    def counting(self: ChunkFiles, index: tuple[int, ...], out: np.ndarray) -> None:
+    def counting(self: ChunkFiles, index: tuple[int, ...], out: np.ndarray) -> bool:
         if self._array == array:
             with lock:
                 reads[index] += 1
-        read(self, index, out)
+        return read(self, index, out)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChunkFiles, "read", counting)

@@ -68,10 +68,23 @@ class Storage:
 
 
 class ChunkSource(Protocol):
-    """The chunks of an array, decoded one by one; can be sent to a worker."""
+    """The chunks of an array, decoded one by one; can be sent to a worker.
 
-    def read(self, index: tuple[int, ...], out: np.ndarray) -> None:
-        """Decode a chunk into `out`, of a chunk's full shape and in native byte order."""
+    Attributes
+    ----------
+    name
+        What an error calls the array.
+    """
+
+    name: str
+
+    def read(self, index: tuple[int, ...], out: np.ndarray) -> bool:
+        """Decode a chunk into `out`, of a chunk's full shape and in native byte order.
+
+        Returns
+        -------
+        Whether it is there; where it is not, and need not be, `out` holds the fill value.
+        """
 
 
 class Peek:
@@ -135,8 +148,11 @@ class Format(Protocol):
     def owns(self, array: Any) -> bool:
         """Whether an array is one of this format."""
 
-    def chunks(self, array: Any, strict: bool) -> ChunkSource:
-        """How the chunks of an array are decoded."""
+    def chunks(self, array: Any, strict: bool | None) -> ChunkSource:
+        """How the chunks of an array are decoded.
+
+        A chunk that is missing is an error where `strict`, and told without; False: not looked for.
+        """
 
     def facts(self, array: Any, times: bool) -> list[Any] | None:
         """What tells an array from another, without reading its pixels; None where nothing does.

@@ -229,7 +229,7 @@ def owns(array: Any) -> bool:
     return isinstance(array, Planes)
 
 
-def chunks(array: Planes, strict: bool) -> Slices:
+def chunks(array: Planes, strict: bool | None) -> Slices:
     """Tiles or strips of one file."""
     from harpy_core.raster.chunks import Slices
 

@@ -88,7 +88,7 @@ def owns(array: Any) -> bool:
     return isinstance(store, FsspecStore) and zarr_store.folder_of(store) is None
 
 
-def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
+def chunks(array: zarr.Array, strict: bool | None) -> ChunkFiles:
     """Chunks through the array interface, which fetches them."""
     from harpy_core.raster.chunks import ChunkFiles
 

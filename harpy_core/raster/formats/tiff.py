@@ -89,7 +89,7 @@ def owns(array: Any) -> bool:
     return isinstance(array, TiffArray)
 
 
-def chunks(array: TiffArray, strict: bool) -> Slices:
+def chunks(array: TiffArray, strict: bool | None) -> Slices:
     """Tiles or strips."""
     from harpy_core.raster.chunks import Slices
 

@@ -121,7 +121,7 @@ def owns(array: Any) -> bool:
     return isinstance(array, zarr.Array)
 
 
-def chunks(array: zarr.Array, strict: bool) -> ChunkFiles:
+def chunks(array: zarr.Array, strict: bool | None) -> ChunkFiles:
     """Chunks from their files, past the array interface where that is possible."""
     from harpy_core.raster.chunks import ChunkFiles
 
