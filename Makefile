@@ -7,16 +7,18 @@
 #                  that is installed (CUDA=12 for an older driver)
 # make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
 # make test-package  the wheel alone, in empty environments on every Python there is (PYTHONS=…)
+# make docs        the pages: docs/_build/html, warnings are errors
 # make test-faults  every system call of every commit failing in turn, and 50 kills of each stage
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-slurm \
-	test-package format lock clean
+	test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
+DOCS_VENV := .venv-docs
 CUDA ?= 13
 CUDA_VENV := .venv-cuda$(CUDA)
 BIN := $(VENV)/bin
@@ -88,6 +90,11 @@ test-package: | $(UV)
 			&& rm -rf $$work || exit 1; \
 	done
 
+docs: $(DOCS_VENV)/.ready
+	rm -rf docs/_build
+	PYTHONPATH=$(CURDIR):$(CURDIR)/docs $(DOCS_VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet \
+		-b html docs docs/_build/html
+
 tissue-figure: setup
 	$(BIN)/python benchmarks/tissue.py docs/synthetic-tissue.png $(if $(HUBMAP),--hubmap $(HUBMAP))
 
@@ -99,9 +106,12 @@ format: setup
 lock: | $(UV)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --extra workflow --extra dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --extra docs --constraints requirements.lock pyproject.toml \
+		-o docs/requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) .venv-cuda* .uv .snakemake build dist *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
 
 $(VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(UV) pip sync --python $(BIN)/python requirements.lock
@@ -112,6 +122,11 @@ $(TORCH_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(BIN)/python -m venv --without-pip $(TORCH_VENV)
 	$(UV) pip sync --python $(TORCH_VENV)/bin/python requirements.lock
 	$(UV) pip install --python $(TORCH_VENV)/bin/python --no-build-isolation --editable ".[torch]"
+	touch $@
+
+$(DOCS_VENV)/.ready: docs/requirements.lock $(BIN)/python | $(UV)
+	$(BIN)/python -m venv --without-pip $(DOCS_VENV)
+	$(UV) pip sync --python $(DOCS_VENV)/bin/python docs/requirements.lock
 	touch $@
 
 $(CUDA_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)

@@ -1,0 +1,109 @@
+"""Pages written from the code (public names, statistics, commands) and from the repository."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+import harpy_core as hc
+from harpy_core.cli.commands import harpy_core as command
+
+ROOT = Path(__file__).parents[1]
+
+GROUPS = {
+    "Images": ("open_raster", "find_instances"),
+    "Statistics": ("aggregate_stats", "Statistic"),
+    "Crops": ("extract_instances", "open_crops"),
+    "Training": ("CropBatches", "CropDataset", "crop_percentiles"),
+    "Planning": ("plan_aggregate", "plan_extract"),
+    "Errors": ("InputError",),
+}
+"""The public names, as the reference has them."""
+
+RETURNED = {
+    "Images": ("raster.Raster", "instances.finding.Instances"),
+    "Crops": ("extract.crops.Crops",),
+    "Training": ("training.batches.Batch",),
+    "Planning": ("planning.plan.Plan",),
+}
+"""What they return, where that is a class of ours."""
+
+BORROWED = {
+    "readme": "README.md",
+    "config": "config/README.md",
+    "results": "results/README.md",
+    "recorded": "results/recorded/README.md",
+    "slurm": "slurm/README.md",
+    "contributing": "CONTRIBUTING.md",
+    "changelog": "CHANGELOG.md",
+}
+"""Files of the repository that are pages, or parts of some."""
+
+ELSEWHERE = {"STATISTICS", "__version__"}
+"""Public names that have a table, or need no words."""
+
+
+def write(folder: Path) -> None:
+    """Write the pages into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "names.md").write_text("\n".join(_names()) + "\n")
+    (folder / "statistics.md").write_text("\n".join(_statistics()) + "\n")
+    (folder / "commands.md").write_text("\n".join(_commands()) + "\n")
+    for page, file in BORROWED.items():
+        (folder / f"{page}.md").write_text(_borrowed(file))
+
+
+def _names() -> Iterator[str]:
+    listed = {name for group in GROUPS.values() for name in group}
+    missing = set(dir(hc)) - listed - ELSEWHERE
+    if missing:
+        raise ValueError(f"public names that no group of docs/pages.py has: {sorted(missing)}")
+    for group, names in GROUPS.items():
+        yield f"\n## {group}\n"
+        for name in names:
+            yield _entry(name)
+        for name in RETURNED.get(group, ()):
+            yield _entry(name)
+
+
+def _entry(name: str) -> str:
+    """A public name's docstring; its kind is in its spelling, as PyTorch need not be there."""
+    last = name.rpartition(".")[2]
+    directive = "autofunction" if last.islower() else "autoclass"
+    if last.endswith("Error"):
+        directive = "autoexception"
+    members = "   :members:\n" if directive == "autoclass" else ""
+    return f"```{{eval-rst}}\n.. {directive}:: harpy_core.{name}\n{members}```\n"
+
+
+def _statistics() -> Iterator[str]:
+    yield "| name | what it is | unit |"
+    yield "|---|---|---|"
+    for name, statistic in hc.STATISTICS.items():
+        yield f"| `{name}` | {statistic.description} | {statistic.unit} |"
+
+
+def _borrowed(file: str) -> str:
+    """A file of the repository as a page; what it links to there is not among the pages."""
+
+    def without_link(found: re.Match[str]) -> str:
+        if found["target"].startswith(("http", "#")):
+            return found[0]
+        if found["picture"]:
+            return f"![{found['text']}](../../../{Path(file).parent / found['target']})"
+        return found["text"]
+
+    link = r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)]*)\)"
+    return re.sub(link, without_link, (ROOT / file).read_text())
+
+
+def _commands() -> Iterator[str]:
+    context = click.Context(command, info_name="harpy-core")
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        inner = click.Context(found, info_name=f"harpy-core {name}", max_content_width=90)
+        yield f"\n## harpy-core {name}\n\n```text\n{found.get_help(inner)}\n```\n"
