@@ -6,7 +6,7 @@ An option has its key's name, meaning, default and rule; nothing is said here a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
@@ -18,12 +18,16 @@ from harpy_core.config.documents import written
 from harpy_core.config.mistakes import shown
 from harpy_core.config.section import Section, remedy_of, rule_of
 from harpy_core.errors import InputError
+from harpy_core.statistics.declared import STATISTICS
 
 S = TypeVar("S", bound=Section)
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTION_OF = {"kind": "cluster"}
 """Keys whose option has another name."""
+
+WORDS_OF = {"stats": tuple(STATISTICS)}
+"""Words to complete, where the section knows a pattern of them only."""
 
 
 def options_of(section: type[Section], *keys: str) -> Callable[[F], F]:
@@ -87,17 +91,17 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
         flag(name),
         name,
         metavar="|".join(_words(field)) or "TEXT",
-        shell_complete=_completion(field),
+        shell_complete=_completion(WORDS_OF.get(name) or _choices(field)),
         help=told,
     )
 
 
-def _completion(field: FieldInfo) -> Callable[..., list[str]]:
+def _completion(words: Sequence[str]) -> Callable[..., list[str]]:
     """Completes the last word of a comma-separated list, or a word."""
 
     def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
         before, comma, last = typed.rpartition(",")
-        left = [word for word in _choices(field) if word not in before.split(",")]
+        left = [word for word in words if word not in before.split(",")]
         return [f"{before}{comma}{word}" for word in left if word.startswith(last)]
 
     return complete
