@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _USER = re.compile(r"(://)[^/\s'\"]*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]*[^\s'\".,:;)]")
 
 
 class InputError(ValueError):
-    """Bad input, in one line: the thing, its value and the remedy.
+    """Bad input, in a line for each mistake: the thing, its value and the remedy.
 
     Parameters
     ----------
     message
-        The line. Addresses in it show neither user nor query: both may be credentials.
+        The line or lines. Addresses in it show neither user nor query: both may be credentials.
     """
 
     def __init__(self, message: str) -> None:
@@ -24,3 +27,12 @@ class InputError(ValueError):
 def redacted(text: str) -> str:
     """Return a text whose addresses show neither user nor query."""
     return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))
+
+
+@contextmanager
+def ending_in_its_lines() -> Iterator[None]:
+    """End the process with the lines of bad input on stderr, without a traceback."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(str(error))

@@ -1,16 +1,59 @@
-"""Mistakes in a config, each reported in one line: file, key, value and remedy."""
+"""Mistakes in a config, all at once and each reported in one line: file, key, value and remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from harpy_core.config.models import DATASETS, Case, Config, Origin, Source
-from harpy_core.config.section import Section, remedy_of, rule_of, section_of, suggestion
+from harpy_core.config.section import QUOTE_IT, Section, remedy_of, rule_of, section_of, suggestion
 from harpy_core.errors import InputError, redacted
+
+MOST_TOLD = 10
+"""Mistakes that are shown; others are counted."""
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A mistake in a config.
+
+    Attributes
+    ----------
+    path
+        Keys and indices of lists that lead to it.
+    told
+        What follows the path in its line.
+    absent
+        Whether it is that something was not given.
+    """
+
+    path: Path
+    told: str
+    absent: bool = False
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}{self.told}"
+
+
+def wrong(path: Iterable[str | int], value: Any, remedy: str) -> Mistake:
+    """Make the mistake of a value that cannot be, with what to do about it."""
+    return Mistake(tuple(path), f" = {shown(value)}: {remedy}", value is None)
+
+
+def refusal(file: str, mistakes: Sequence[Mistake]) -> InputError:
+    """Make the error of some mistakes, a line each: file, key, value and remedy."""
+    lines = [f"{file}: {mistake}" for mistake in mistakes[:MOST_TOLD]]
+    more = len(mistakes) - MOST_TOLD
+    if more > 0:
+        lines.append(f"{file}: {more} more mistake{'s' if more > 1 else ''}")
+    return InputError("\n".join(lines))
 
 
 def load(mapping: Mapping[str, Any], file: str) -> Config:
@@ -26,17 +69,37 @@ def load(mapping: Mapping[str, Any], file: str) -> Config:
     Raises
     ------
     InputError
-        The first mistake, in one line: file, key, value and remedy.
+        All mistakes, a line each: file, key, value and remedy.
     """
-    try:
-        return Config.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise InputError(_one_line(error.errors(), mapping, file)) from None
+    config, mistakes = read(mapping)
+    if mistakes or config is None:
+        raise refusal(file, mistakes)
+    return config
 
 
-def mistake(file: str, path: Iterable[str | int], value: Any, remedy: str) -> InputError:
-    """Make the error of one key, in one line: file, key, value and remedy."""
-    return InputError(f"{file}: {dotted(path)} = {shown(value)}: {remedy}")
+def read(mapping: Mapping[str, Any]) -> tuple[Config | None, list[Mistake]]:
+    """Return a config and the mistakes in it.
+
+    Returns
+    -------
+    Config or None
+        Without the keys that are wrong, and the sections that need them; None where that leaves
+        nothing.
+    list of Mistake
+        All that are found without looking at any file, in the order of the keys' definition.
+    """
+    found: list[Mistake] = []
+    rest: dict[Any, Any] = deepcopy(dict(mapping))
+    while True:
+        try:
+            return Config.model_validate(rest), found
+        except ValidationError as error:
+            errors = error.errors()
+            # What is missing once a wrong key is left out is no mistake of the user's.
+            found = found or _mistakes(errors, rest)
+        if not rest:
+            return None, found
+        _leave_out(rest, [_written(error, rest) for error in errors])
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -59,43 +122,88 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _one_line(errors: list[ErrorDetails], mapping: Mapping[str, Any], file: str) -> str:
-    # A mistyped key is often why another one is missing: report it first.
-    error = min(errors, key=lambda found: found["type"] != "extra_forbidden")
-    path = _written(error["loc"], mapping)
+def _mistakes(errors: list[ErrorDetails], mapping: Mapping[str, Any]) -> list[Mistake]:
+    """Return the mistakes behind what pydantic found, one for each key."""
+    by_key: dict[Path, Mistake] = {}
+    for error in errors:
+        mistake = _mistake(error, mapping)
+        by_key.setdefault(mistake.path, mistake)
+    # A mistyped key is often why another one is missing.
+    unknown = {_written(e, mapping)[:-1] for e in errors if e["type"] == "extra_forbidden"}
+    # Of several kinds of value that a key takes, each says why it is not given.
+    whole = {path[:length] for path in by_key for length in range(len(path))}
+    return [
+        mistake
+        for path, mistake in by_key.items()
+        if path not in whole and not (mistake.absent and path[:-1] in unknown)
+    ]
+
+
+def _mistake(error: ErrorDetails, mapping: Mapping[str, Any]) -> Mistake:
+    path = _written(error, mapping)
     section, rule = _definition(path)
-    remedy = remedy_of(error, section, rule)
     if error["type"] == "missing":
-        return f"{file}: {dotted(path)} is missing: {rule}"
+        return Mistake(path, f" is missing: {rule}", absent=True)
     if error["type"] == "source":
-        return f"{file}: {dotted((*path, 'source'))} is missing: {error['msg']}"
+        return Mistake((*path, "source"), f" is missing: {error['msg']}", absent=True)
     if error["type"] == "secret":
-        return f"{file}: {dotted(path)}: {error['msg']}"
-    value = _value_at(mapping, path)
+        return Mistake(path, f": {error['msg']}")
+    if error["loc"][-1:] == ("[key]",):
+        return _misnamed(path)
+    value, remedy = _value_at(mapping, path), remedy_of(error, section, rule)
+    if error["type"] == "invalid_key":
+        return Mistake(path, f": {remedy}")
     if error["type"] == "extra_forbidden" and isinstance(value, (str, Mapping, list)) and value:
         # Not shown: the value of an unknown key could be anything, even a secret.
-        return f"{file}: {dotted(path)}: {remedy}"
-    if error["loc"][-1:] == ("[key]",) and path[:1] == ("datasets",):
-        remedy = f"{rule_of(Config.model_fields['datasets'])}{suggestion(path[-1], DATASETS)}"
-    elif error["loc"][-1:] == ("[key]",):
-        what = "case" if path[-2:-1] == ("cases",) else "field"
-        remedy = f"a {what}'s name is made of letters, digits, - and _"
-    return str(mistake(file, path, value, remedy))
+        return Mistake(path, f": {remedy}")
+    return wrong(path, value, remedy)
 
 
-def _written(location: tuple[str | int, ...], mapping: Any) -> tuple[str | int, ...]:
+def _misnamed(path: Path) -> Mistake:
+    """Make the mistake of a name that a case, a field of view or a dataset cannot have."""
+    *above, name = path
+    if above == ["datasets"]:
+        rule = f"{rule_of(Config.model_fields['datasets'])}{suggestion(name, DATASETS)}"
+    elif not isinstance(name, str):
+        rule = QUOTE_IT
+    else:
+        what = "case" if above == ["cases"] else "field"
+        rule = f"a {what}'s name is made of ASCII letters, digits, - and _"
+    return Mistake((*above, shown(name)), f": {rule}")
+
+
+def _leave_out(mapping: dict[Any, Any], paths: list[Path]) -> None:
+    """Take the key of each path out of a mapping, or the nearest one above that is there."""
+    taken = []
+    for path in paths:
+        while path:
+            holder = _value_at(mapping, path[:-1])
+            if isinstance(holder, dict) and path[-1] in holder:
+                taken.append((holder, path[-1]))
+                break
+            path = path[:-1]
+        else:
+            taken += [(mapping, key) for key in mapping]
+    for holder, key in taken:
+        holder.pop(key, None)
+
+
+def _written(error: ErrorDetails, mapping: Any) -> Path:
     """Return an error's place as the user wrote it, without pydantic's names of alternatives."""
     path: list[str | int] = []
     value = mapping
-    for part in location:
+    for part in error["loc"]:
         if part == "[key]" or (isinstance(part, str) and not isinstance(value, Mapping)):
             continue
         path.append(part)
         value = _value_at(value, (part,))
+    if error["loc"][-1:] == ("[key]",):
+        # As it is: pydantic makes text of it.
+        path[-1] = error["input"]
     return tuple(path)
 
 
-def _value_at(mapping: Any, path: tuple[str | int, ...]) -> Any:
+def _value_at(mapping: Any, path: Path) -> Any:
     """Return what the user wrote at a path, as far as the path leads."""
     value = mapping
     for part in path:
@@ -114,7 +222,7 @@ _BY_NAME: dict[str, tuple[type[Section], str]] = {
 """Keys that hold sections by name, and the rule of such a section."""
 
 
-def _definition(path: tuple[str | int, ...]) -> tuple[type[Section], str]:
+def _definition(path: Path) -> tuple[type[Section], str]:
     """Return the section that holds a key, and the rule of the nearest field that has one."""
     section: type[Section] = Config
     model: type[Section] | None = Config

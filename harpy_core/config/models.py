@@ -274,7 +274,7 @@ class Case(Section):
     fields: Annotated[dict[CaseName, Source], Field(min_length=1)] | None = key(
         "Several fields of view by name instead of a source, each with the keys of a source. They "
         "are measured one by one, and their tables are joined into one that names the field.",
-        "fields are a mapping of a name (letters, digits, - and _) to a source; at least one",
+        "fields are a mapping of a name (ASCII letters, digits, - and _) to a source; at least one",
         default=None,
     )
     tile: Tile | None = key(
@@ -409,7 +409,8 @@ class Config(Section):
 
     cases: Annotated[dict[CaseName, Case], Field(min_length=1)] = key(
         "Cases, each with what to do; the results of a case are in results/<name>/.",
-        "cases are a mapping of a name (letters, digits, - and _) to what is done; at least one",
+        "cases are a mapping of a name (ASCII letters, digits, - and _) to what is done; at least "
+        "one",
     )
     datasets: dict[Published, Origin] = key(
         "Origins of published datasets, by name, if not their published addresses; the names are "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from datetime import date
 from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -42,6 +43,10 @@ Positive = Annotated[int, Field(ge=1)]
 Unlike = AfterValidator(_unlike)
 
 
+QUOTE_IT = "YAML does not read it as text: quote it"
+"""What to do about a number, a date, yes or no where text is wanted."""
+
+
 class Section(BaseModel):
     """A mapping of the config: unknown keys are refused, types are not guessed."""
 
@@ -66,12 +71,14 @@ def remedy_of(error: ErrorDetails, section: type[Section], rule: str) -> str:
     rule
         Rule of the key.
     """
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "invalid_key"):
         known = list(section.model_fields)
         near = suggestion(error["loc"][-1], known)
         return f"there is no such key{near or '; there are ' + ', '.join(known)}"
     if error["type"] in ("repeated", "address", "together"):
         return error["msg"]
+    if error["type"] == "string_type" and isinstance(error["input"], int | float | date):
+        return f"{rule}: {QUOTE_IT}"
     choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
     return f"{rule}{suggestion(error['input'], choices)}"
 

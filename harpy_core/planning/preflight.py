@@ -9,36 +9,49 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from harpy_core.config.cases import image_cases, key_of
-from harpy_core.config.mistakes import mistake
+from harpy_core.config.mistakes import Mistake, read, refusal, wrong
 from harpy_core.config.models import DATASETS, PEER, Benchmark, Config, Origin, Source
 from harpy_core.config.section import suggestion
 from harpy_core.errors import InputError
 from harpy_core.raster.formats import beside, format_of, is_apart
 from harpy_core.raster.formats.format import Peek
 
+Keys = tuple[str, ...]
+"""Path to a key of the config."""
 
-def check(config: Config, file: str) -> None:
-    """Refuse a config whose sources cannot be what they are said to be.
+
+def checked(mapping: Mapping[str, Any], file: str) -> Config:
+    """Check a config as it was read from YAML, and the files that it names.
+
+    Parameters
+    ----------
+    mapping
+        Content of the config.
+    file
+        File that it came from, for the error.
 
     Raises
     ------
     InputError
-        In one line: file, key, value and remedy.
+        All mistakes, a line each: file, key, value and remedy.
     """
-    for dataset, origin in config.datasets.items():
-        _check_origin(origin, file, ("datasets", dataset))
-    for name, image in image_cases(config).items():
-        _check_source(image.source, file, key_of(name))
-    for name, case in config.cases.items():
-        index = case.extract.index if case.extract else None
-        if isinstance(index, str) and not Path(index).is_file():
-            path = ("cases", name, "extract", "index")
-            raise mistake(file, path, index, "there is no such file; correct the path")
-        if case.benchmark is not None:
-            _check_peer(case.benchmark, file, ("cases", name, "benchmark"))
+    config, mistakes = read(mapping)
+    if config is not None:
+        wrong_keys = {mistake.path[:-1] for mistake in mistakes}
+        # What seems not to be given may be what a wrong key was meant to give.
+        mistakes += [
+            mistake
+            for mistake in _mistakes(config)
+            if not (mistake.absent and mistake.path[:-1] in wrong_keys)
+        ]
+    if mistakes or config is None:
+        raise refusal(file, mistakes)
+    return config
 
 
 def check_cores(config: Config, case: str, cores: int, file: str) -> None:
@@ -47,24 +60,28 @@ def check_cores(config: Config, case: str, cores: int, file: str) -> None:
     Raises
     ------
     InputError
-        In one line: file, key, value and remedy.
+        A line for each number of workers: file, key, value and remedy.
     """
     sweep = config.cases[case].benchmark
     if sweep is None:
         return
     path: tuple[str, ...] = ("cases", case, "benchmark", "workers")
     alike = sweep.workers.aggregate == sweep.workers.extract
+    mistakes = {}
     for stage in sweep.stages:
         for index, workers in enumerate(getattr(sweep.workers, stage)):
             threads = workers * sweep.threads_per_worker
             if threads > cores:
-                raise mistake(
-                    file,
-                    (*path, index) if alike else (*path, stage, index),
+                below: tuple[str | int, ...] = (index,) if alike else (stage, index)
+                where = (*path, *below)
+                mistakes[where] = wrong(
+                    where,
                     workers,
                     f"{workers} x {sweep.threads_per_worker} threads are more than the {cores} of "
                     "--cores: ask for fewer, or give more cores",
                 )
+    if mistakes:
+        raise refusal(file, list(mistakes.values()))
 
 
 def watched_files(source: Source) -> list[str]:
@@ -92,13 +109,28 @@ def files_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _check_origin(origin: Origin, file: str, path: tuple[str, ...]) -> None:
+def _mistakes(config: Config) -> Iterator[Mistake]:
+    """Yield what is wrong with the files that a config names."""
+    for dataset, origin in config.datasets.items():
+        yield from _of_origin(origin, ("datasets", dataset))
+    for name, image in image_cases(config).items():
+        yield from _of_source(image.source, key_of(name))
+    for name, case in config.cases.items():
+        index = case.extract.index if case.extract else None
+        if isinstance(index, str) and not Path(index).is_file():
+            path = ("cases", name, "extract", "index")
+            yield wrong(path, index, "there is no such file; correct the path")
+        if case.benchmark is not None:
+            yield from _of_peer(case.benchmark, ("cases", name, "benchmark"))
+
+
+def _of_origin(origin: Origin, path: Keys) -> Iterator[Mistake]:
     archive, store = origin.archive, origin.store
     if archive is not None and not zipfile.is_zipfile(archive):
         there = "is not a zip" if os.path.exists(archive) else "there is no such file"
-        raise mistake(file, (*path, "archive"), archive, f"{there}: correct the path")
+        yield wrong((*path, "archive"), archive, f"{there}: correct the path")
     if store is not None and format_of(store).LOCAL and not os.path.exists(store):
-        raise mistake(file, (*path, "store"), store, "there is no such path: correct it")
+        yield wrong((*path, "store"), store, "there is no such path: correct it")
 
 
 def _label_file(source: Source) -> str | None:
@@ -115,88 +147,92 @@ def _label_file(source: Source) -> str | None:
     return place if os.path.exists(place) else None
 
 
-def _check_source(source: Source, file: str, path: tuple[str, ...]) -> None:
+def _of_source(source: Source, path: Keys) -> Iterator[Mistake]:
     if source.uri in DATASETS:
         return
-    found = _peek(source.uri, file, (*path, "uri"))
-    if not format_of(source.uri).LOCAL:
-        return
-    labels = _label_file(source)
-    if labels is not None:
-        _check_readable(labels, file, (*path, "labels"))
-    _check_names(found, source, labels, file, path)
+    found = _peeked(source.uri, (*path, "uri"))
+    labels = _label_file(source) if format_of(source.uri).LOCAL else None
+    unreadable = None if labels is None else _unreadable(labels, (*path, "labels"))
+    if isinstance(found, Mistake):
+        yield found
+    if unreadable is not None:
+        yield unreadable
+    elif format_of(source.uri).LOCAL and not isinstance(found, Mistake):
+        yield from _of_names(found, source, labels, path)
 
 
-def _peek(uri: str, file: str, path: tuple[str, ...]) -> Peek:
+def _peeked(uri: str, path: Keys) -> Peek | Mistake:
+    """Return what its format sees in a source, or what is wrong with it."""
     source = format_of(uri)
-    if source.LOCAL:
-        _check_readable(uri, file, path)
+    unreadable = _unreadable(uri, path) if source.LOCAL else None
+    if unreadable is not None:
+        return unreadable
     try:
         return source.peek(uri)
     except InputError as error:
-        raise mistake(file, path, uri, str(error)) from error
+        return wrong(path, uri, str(error))
 
 
-def _check_readable(uri: str, file: str, path: tuple[str, ...]) -> None:
+def _unreadable(uri: str, path: Keys) -> Mistake | None:
+    """Return why a path cannot be read; None where it can."""
     if not os.path.exists(uri):
         names = f", nor a registered name ({', '.join(DATASETS)}){suggestion(uri, DATASETS)}"
         remedy = names if path[-1] == "uri" else ": correct the path of the label file"
-        raise mistake(file, path, uri, f"there is no such path{remedy}")
+        return wrong(path, uri, f"there is no such path{remedy}")
     if not os.access(uri, os.R_OK | (os.X_OK if os.path.isdir(uri) else 0)):
-        raise mistake(file, path, uri, "cannot be read: ask its owner for the permission")
+        return wrong(path, uri, "cannot be read: ask its owner for the permission")
+    return None
 
 
-def _check_names(
-    found: Peek, source: Source, labels: str | None, file: str, path: tuple[str, ...]
-) -> None:
-    """Refuse elements and channels that are not there, as far as that can be seen."""
+def _of_names(found: Peek, source: Source, labels: str | None, path: Keys) -> Iterator[Mistake]:
+    """Yield elements and channels that are not there, as far as that can be seen."""
     images = found.images(source.image is not None)
+    misnamed = []
     if images is not None:
-        _check_element(found, source.image, images, "image", file, (*path, "image"))
-    if labels is not None:
-        _peek_labels(labels, file, (*path, "labels"))
-    elif source.labels is None or format_of(source.labels).LOCAL:
-        inside = found.labels(source.image or "")
-        if inside is not None:
-            _check_element(found, source.labels, inside, "labels element", file, (*path, "labels"))
-        elif source.labels is None:
-            remedy = "it holds no labels: give the path of a label TIFF"
-            raise mistake(file, (*path, "labels"), None, remedy)
-        else:
-            _check_readable(source.labels, file, (*path, "labels"))
-    there = found.channels(source.image)
+        misnamed = list(_of_element(found, source.image, images, "image", (*path, "image")))
+    yield from misnamed
+    yield from _of_labels(found, source, labels, (*path, "labels"))
+    # Nobody knows the channels of an image that is not there.
+    there = None if misnamed else found.channels(source.image)
     for index, name in enumerate(source.channels or ()):
         if there and name not in there:
             remedy = f"no such channel: there are {', '.join(there)}{suggestion(name, there)}"
-            raise mistake(file, (*path, "channels", index), name, remedy)
+            yield wrong((*path, "channels", index), name, remedy)
 
 
-def _peek_labels(labels: str, file: str, path: tuple[str, ...]) -> None:
-    """Refuse a file of labels that is not what its name says."""
-    if os.path.isfile(labels):
-        _peek(labels, file, path)
+def _of_labels(found: Peek, source: Source, labels: str | None, path: Keys) -> Iterator[Mistake]:
+    """Yield what is wrong with labels, in a file of their own or in the store."""
+    if labels is not None:
+        peeked = _peeked(labels, path) if os.path.isfile(labels) else None
+        if isinstance(peeked, Mistake):
+            yield peeked
+    elif source.labels is None or format_of(source.labels).LOCAL:
+        inside = found.labels(source.image or "")
+        if inside is not None:
+            yield from _of_element(found, source.labels, inside, "labels element", path)
+        elif source.labels is None:
+            yield wrong(path, None, "it holds no labels: give the path of a label TIFF")
+        else:
+            unreadable = _unreadable(source.labels, path)
+            if unreadable is not None:
+                yield unreadable
 
 
-def _check_element(
-    found: Peek, name: str | None, there: list[str], what: str, file: str, path: tuple[str, ...]
-) -> None:
-    """Refuse a name that is neither one of those that are there nor a path inside the store."""
+def _of_element(
+    found: Peek, name: str | None, there: list[str], what: str, path: Keys
+) -> Iterator[Mistake]:
+    """Yield a name that is neither one of those that are there nor a path inside the store."""
     if (name is None and len(there) == 1) or name in there or (name and found.holds(name)):
         return
     names = f"there are {', '.join(there)}" if there else "there is none in the store"
     if name is None:
-        raise mistake(file, path, None, f"name the {what} to use: {names}")
-    raise mistake(file, path, name, f"no such {what}: {names}{suggestion(name, there)}")
+        yield wrong(path, None, f"name the {what} to use: {names}")
+    else:
+        yield wrong(path, name, f"no such {what}: {names}{suggestion(name, there)}")
 
 
-def _check_peer(sweep: Benchmark, file: str, path: tuple[str, ...]) -> None:
-    if PEER not in sweep.engines:
-        return
+def _of_peer(sweep: Benchmark, path: Keys) -> Iterator[Mistake]:
     python = sweep.peer_python
-    if python is None or not os.access(python, os.X_OK):
-        raise mistake(
-            file,
-            (*path, "peer_python"),
-            python,
-            f"the engine {PEER} needs the Python of an environment made from envs/peer.yaml",
-        )
+    if PEER in sweep.engines and (python is None or not os.access(python, os.X_OK)):
+        remedy = f"the engine {PEER} needs the Python of an environment made from envs/peer.yaml"
+        yield wrong((*path, "peer_python"), python, remedy)

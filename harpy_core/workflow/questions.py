@@ -61,6 +61,16 @@ class Questions:
             name: case.fields for name, case in config.cases.items() if case.fields
         }
 
+    def warnings(self) -> list[str]:
+        """A line for each case of which nothing will be measured."""
+        stages = (*_STORES, "benchmark")
+        return [
+            f"cases.{name}: warning: no {', '.join(stages[:-1])} or {stages[-1]}: nothing will be "
+            f"measured; add `{stages[0]}: {{}}` for the statistics, `{stages[1]}: {{}}` for crops"
+            for name, case in self.config.cases.items()
+            if all(getattr(case, stage) is None for stage in stages)
+        ]
+
     def case(self, wildcards: Any) -> ImageCase:
         """The case, or the field of view of one, that a job belongs to."""
         return self.images[wildcards.case]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,14 +36,19 @@ def with_source(**keys: Any) -> dict[str, Any]:
     return {"cases": {"liver": {"source": keys}}}
 
 
-def told(mapping: dict[str, Any]) -> str:
-    """The line that a bad config gets."""
+def all_told(mapping: dict[str, Any]) -> list[str]:
+    """The lines that a bad config gets."""
     with pytest.raises(InputError) as caught:
-        preflight.check(load(mapping, FILE), FILE)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(f"{FILE}: ")
-    return message.removeprefix(f"{FILE}: ")
+        preflight.checked(mapping, FILE)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{FILE}: ") for line in lines)
+    return [line.removeprefix(f"{FILE}: ") for line in lines]
+
+
+def told(mapping: dict[str, Any]) -> str:
+    """The line that a config with one mistake gets."""
+    (line,) = all_told(mapping)
+    return line
 
 
 def store(path: Path, images: list[str], labels: list[str]) -> Path:
@@ -117,7 +123,7 @@ def test_an_empty_section_takes_its_defaults() -> None:
         ),
         (
             {**with_case(), "datasets": {"macsima": {"archive": "a.zip"}}},
-            "datasets.macsima = {archive}: datasets are a mapping of macsima-tonsil or "
+            "datasets.macsima: datasets are a mapping of macsima-tonsil or "
             "merscope-liver to where it comes from (did you mean macsima-tonsil?)",
         ),
         (
@@ -161,7 +167,7 @@ def test_an_empty_section_takes_its_defaults() -> None:
         ({"cases": {"liver": None}}, "cases.liver = null: a case is a mapping with a source"),
         (
             {"cases": {"li/ver": {"source": {"uri": "ihc"}}}},
-            "cases.li/ver = {source}: a case's name is made of letters, digits, - and _",
+            "cases.li/ver: a case's name is made of ASCII letters, digits, - and _",
         ),
         ({"case": {}}, "case = {}: there is no such key (did you mean cases?)"),
         (
@@ -176,6 +182,55 @@ def test_an_empty_section_takes_its_defaults() -> None:
 )
 def test_a_mistake_is_told_in_one_line(mapping: dict[str, Any], line: str) -> None:
     assert told(mapping) == line
+
+
+def test_all_mistakes_of_a_config_are_told_at_once(tmp_path: Path) -> None:
+    source = {"uri": str(store(tmp_path / "s.zarr", ["dapi"], ["cells"]))}
+    cases = {
+        "one": {"source": source | {"labels": "cels"}, "extract": {"diameter": 0, "codec": "lz5"}},
+        "two": {"source": source | {"channels": ["CD33", "DAPI", "CD4"]}, "engine": "numba"},
+        "three": {"source": {"uri": "nowhere"}},
+        "fo ur": {"source": source},
+        "five": {"aggregate": {}},
+    }
+    lines = all_told({"cases": cases, "cluster": {"wrkers": 2}})
+    assert [line.partition(": ")[0] for line in lines] == [
+        "cases.one.extract.diameter = 0",
+        "cases.one.extract.codec = lz5",
+        "cases.fo ur",
+        "cases.five.source is missing",
+        "cluster.wrkers = 2",
+        "cases.one.source.labels = cels",
+        "cases.two.source.channels[0] = CD33",
+        "cases.two.source.channels[2] = CD4",
+        "cases.three.source.uri = nowhere",
+    ]
+
+
+def test_of_many_mistakes_ten_are_told_and_the_others_counted() -> None:
+    cases = {f"case{number:02}": {"source": {"uri": f"no{number}"}} for number in range(13)}
+    lines = all_told({"cases": cases})
+    assert [line.partition(" ")[0] for line in lines[:10]] == [
+        f"cases.case{number:02}.source.uri" for number in range(10)
+    ]
+    assert lines[10:] == ["3 more mistakes"]
+
+
+def test_what_a_wrong_key_was_meant_to_give_is_not_told_as_missing(tmp_path: Path) -> None:
+    uri = str(store(tmp_path / "s.zarr", ["dapi", "tissue"], ["cells"]))
+    assert told(with_source(uri=uri, imag="dapi")).startswith("cases.liver.source.imag: there is")
+    assert told(with_source(uri=uri, image=3)).startswith("cases.liver.source.image = 3: ")
+    assert told(with_source(urri=uri)).startswith("cases.liver.source.urri: there is")
+
+
+@pytest.mark.parametrize("value", [7, 1.5, True, date(2026, 11, 26)])
+def test_what_yaml_does_not_read_as_text_is_to_be_quoted(value: Any) -> None:
+    ends = ": YAML does not read it as text: quote it"
+    assert told(with_source(uri="ihc", image=value)).endswith(f": a name is text{ends}")
+    lines = all_told(with_source(uri="ihc", channels=["DAPI", value]))
+    assert [line.endswith(f"each once, or null{ends}") for line in lines] == [True]
+    (line,) = all_told({"cases": {value: {"source": {"uri": "ihc"}}}})
+    assert line == f"cases.{str(value).lower()}{ends}"
 
 
 def test_an_unknown_statistic_is_told_with_the_known_ones() -> None:
@@ -224,8 +279,8 @@ def test_a_tiff_needs_its_labels(tmp_path: Path) -> None:
 def test_labels_of_a_tiff_are_found_beside_it(tmp_path: Path) -> None:
     for name in ("image.tif", "labels.tif"):
         (tmp_path / name).write_bytes(TIFF)
-    config = load(with_source(uri=str(tmp_path / "image.tif"), labels="labels.tif"), FILE)
-    preflight.check(config, FILE)
+    mapping = with_source(uri=str(tmp_path / "image.tif"), labels="labels.tif")
+    config = preflight.checked(mapping, FILE)
     watched = preflight.watched_files(config.cases["liver"].source)
     assert watched == [str(tmp_path / "image.tif"), str(tmp_path / "labels.tif")]
 
@@ -251,7 +306,7 @@ def test_elements_that_are_not_there_are_told_with_those_that_are(tmp_path: Path
 
 def test_the_only_elements_need_no_name(tmp_path: Path) -> None:
     uri = str(store(tmp_path / "s.zarr", ["tissue"], ["cells"]))
-    preflight.check(load(with_source(uri=uri), FILE), FILE)
+    preflight.checked(with_source(uri=uri), FILE)
 
 
 def test_channels_that_are_not_there_are_told(tmp_path: Path) -> None:
@@ -267,7 +322,7 @@ def test_zipped_stores_are_looked_into(tmp_path: Path, top: str) -> None:
     with zipfile.ZipFile(archive, "w") as written:
         for file in folder.rglob("zarr.json"):
             written.write(file, Path(top, file.relative_to(folder)))
-    preflight.check(load(with_source(uri=str(archive), labels="cells"), FILE), FILE)
+    preflight.checked(with_source(uri=str(archive), labels="cells"), FILE)
     assert "there are cells" in told(with_source(uri=str(archive), labels="nuclei"))
 
 
@@ -285,8 +340,7 @@ def test_a_store_takes_the_place_of_a_published_dataset(tmp_path: Path) -> None:
     place = store(tmp_path / "tonsil.zarr", ["image_tiled"], ["labels_cells_harpy"])
     mapping = with_source(uri="macsima-tonsil")
     mapping["datasets"] = {"macsima-tonsil": {"store": str(place)}}
-    config = load(mapping, FILE)
-    preflight.check(config, FILE)
+    config = preflight.checked(mapping, FILE)
     source = image_cases(config)["liver"].source
     assert (source.uri, source.image, source.labels) == (
         str(place),
@@ -315,9 +369,8 @@ def test_more_workers_than_cores_are_refused() -> None:
 def test_the_engine_harpy_needs_a_python_of_its_own() -> None:
     line = told(with_case(benchmark={"engines": ["harpy"]}))
     assert line.startswith("cases.liver.benchmark.peer_python = null: the engine harpy needs")
-    preflight.check(
-        load(with_case(benchmark={"engines": ["harpy"], "peer_python": sys.executable}), FILE), FILE
-    )
+    sweep = {"engines": ["harpy"], "peer_python": sys.executable}
+    preflight.checked(with_case(benchmark=sweep), FILE)
 
 
 def test_names_are_those_of_the_modules_that_own_them() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from calls import ROOT, small_config, snakemake, write_config
+from calls import ROOT, small_config, snakemake, started, write_config
 
-COMMON = ROOT / "workflow" / "rules" / "common.smk"
+SHARED = [ROOT / "workflow" / "rules" / name for name in ("package.smk", "common.smk")]
 
 
 def refused(folder: Path, config: dict[str, Any], *arguments: str) -> str:
@@ -63,6 +63,38 @@ def test_a_bad_config_is_refused_in_one_line(
     assert refused(tmp_path, config) == line
 
 
+def test_every_mistake_of_a_config_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:
+    config = edited(extract={"diameter": 0, "codec": "lz5"}, source={"uri": "nowhere.zarr"})
+    lines = refused(tmp_path, config).splitlines()
+    assert [line.partition(" = ")[0] for line in lines] == [
+        "config.yaml: cases.ihc.extract.diameter",
+        "config.yaml: cases.ihc.extract.codec",
+        "config.yaml: cases.ihc.source.uri",
+    ]
+
+
+def test_a_default_config_that_is_no_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("cases:\n  a:\n    source: {uri: ihc\n  b: {}\n")
+    ended = started(tmp_path, "--snakefile", str(ROOT / "Snakefile"), "--cores", "1", "plan")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[1:] == [
+        "config/config.yaml:4: is not YAML: expected ',' or '}', but got ':' while parsing a flow "
+        "mapping"
+    ]
+
+
+def test_a_case_without_stages_is_told_to_measure_nothing(tmp_path: Path) -> None:
+    write_config(tmp_path, {"cases": {"slide": {"source": {"uri": "ihc"}}}})
+    ended = snakemake(tmp_path, "plan", cores=1)
+    assert ended.returncode == 0, ended.stderr
+    told = [line for line in ended.stderr.splitlines() if "warning" in line]
+    assert told == [
+        "config.yaml: cases.slide: warning: no aggregate, extract or benchmark: nothing will be "
+        "measured; add `aggregate: {}` for the statistics, `extract: {}` for crops"
+    ]
+
+
 def test_more_workers_than_cores_are_refused_in_one_line(tmp_path: Path) -> None:
     told = refused(tmp_path, edited(benchmark={"workers": [1, 4]}))
     assert told.endswith(
@@ -96,7 +128,8 @@ def test_every_config_of_ours_can_be_planned(tmp_path: Path) -> None:
 
 def test_parsing_the_workflow_imports_nothing_heavy_of_ours() -> None:
     heavy = ("anndata", "dask", "numba", "numpy", "pandas", "scipy", "skimage", "zarr")
-    ours = re.findall(r"^(?:from|import) (harpy_core\S*)", COMMON.read_text(), re.MULTILINE)
+    text = "".join(file.read_text() for file in SHARED)
+    ours = re.findall(r"^(?:from|import) (harpy_core\S*)", text, re.MULTILINE)
     code = f"import sys, {', '.join(ours)}; print([m for m in {heavy} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ours

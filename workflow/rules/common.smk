@@ -4,43 +4,25 @@
 
 import os
 import sys
-from pathlib import Path
-
-# Not workflow.basedir: another workflow may import this one, from an address too. A checkout's
-# jobs import its package, whichever environment they run in; others import the installed one.
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
-if (ROOT / "harpy_core").is_dir():
-    sys.path.insert(0, str(ROOT))
-    PYTHON_PATH = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    os.environ.update(
-        PYTHONPATH=os.pathsep.join(PYTHON_PATH), HARPY_CORE_SOURCE=str(ROOT)
-    )
 
 from harpy_core import provenance
 
 from harpy_core.planning import preflight
 from harpy_core.config.models import DATASETS, MEASURED
-from harpy_core.config.mistakes import load
-from harpy_core.errors import InputError
 from harpy_core.workflow.questions import Questions, any_of
 from harpy_core.workflow.resources import Needs
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
 
 
-def checked_config():
-    """The config as models; a mistake in it ends the run with its one line."""
-    try:
-        checked = load(config, CONFIG_FILE)
-        preflight.check(checked, CONFIG_FILE)
-    except InputError as error:
-        sys.exit(str(error))
-    return checked
-
-
-CONFIG = checked_config()
+with ending_in_its_lines():
+    CONFIG = preflight.checked(config, CONFIG_FILE)
 ASKED = Questions(CONFIG)
 NEEDED = Needs(ASKED)
+# Once, and not by every job.
+if workflow.is_main_process:
+    for warning in ASKED.warnings():
+        print(f"{CONFIG_FILE}: {warning}", file=sys.stderr)
 
 
 def sweep_rows(wildcards):
@@ -56,10 +38,8 @@ def check_enough_cores(case):
     executes = workflow.executor_plugin is not None and workflow.local_exec
     undecided = cores is None or (workflow.dryrun and cores == 1)
     if workflow.is_main_process and executes and not undecided:
-        try:
+        with ending_in_its_lines():
             preflight.check_cores(CONFIG, case, cores, CONFIG_FILE)
-        except InputError as error:
-            sys.exit(str(error))
 
 
 def measuring_threads(wildcards):
