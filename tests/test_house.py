@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import harpy_core
@@ -64,3 +65,23 @@ def test_a_room_knows_only_rooms_above_it() -> None:
     place = {room: number for number, room in enumerate(ROOMS)}
     upward = [where for room, known, where in imports() if place[known] > place[room]]
     assert upward == []
+
+
+def test_no_file_knows_one_that_knows_it() -> None:
+    files = {module_of(file): file for file in ROOT.rglob("*.py") if file.parent != ROOT}
+    known: dict[str, set[str]] = {}
+    for module, file in files.items():
+        named = set()
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inside = [f"{node.module}.{alias.name}" for alias in node.names]
+                named |= {name if name in files else node.module for name in inside}
+        known[module] = (named & set(files)) - {module}
+    # Raises, and names the circle, where there is one.
+    assert len(list(TopologicalSorter(known).static_order())) == len(files)
+
+
+def module_of(file: Path) -> str:
+    """The name that a file is imported by."""
+    inside = file.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(inside).removesuffix(".__init__")

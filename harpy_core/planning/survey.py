@@ -15,7 +15,7 @@ from harpy_core.raster.formats import format_of, owner_of
 from harpy_core.raster.formats.format import LISTED, Element, Format, Storage, listed
 from harpy_core.raster.ngff import diagonal
 from harpy_core.raster.opening import check_elements, chosen_channels, find_elements
-from harpy_core.raster.reading import stored_in
+from harpy_core.raster.views import stored_in
 
 SAMPLED = 4
 """Chunks of each array that are read."""

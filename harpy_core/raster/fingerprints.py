@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from harpy_core.raster.formats import owner_of
-from harpy_core.raster.reading import AxesView, ChannelView, is_dask
+from harpy_core.raster.reading import is_dask
+from harpy_core.raster.views import AxesView, ChannelView
 from harpy_core.storage.manifest import digest_of
 
 _NESTED = 20

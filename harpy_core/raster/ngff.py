@@ -7,7 +7,6 @@ group is reached is its format's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import zarr
@@ -15,10 +14,9 @@ from zarr.core.sync import sync
 
 from harpy_core.errors import InputError
 from harpy_core.raster import axes as axes_names
-from harpy_core.raster.formats import beside, is_apart
 from harpy_core.raster.formats.format import Element, Storage, listed
 from harpy_core.raster.placement import placement
-from harpy_core.raster.reading import AxesView
+from harpy_core.raster.views import AxesView
 
 _SHUFFLES = ("no shuffle", "shuffle", "bitshuffle")
 """What numcodecs calls 0, 1 and 2."""
@@ -30,19 +28,12 @@ def open_image(group: zarr.Group, uri: str, name: str | None, level: int) -> Ele
 
 
 def open_labels(
-    group: zarr.Group, uri: str, name: str | None, image: str | None, level: int
+    group: zarr.Group, uri: str, name: str | None, image: str | None, level: int, elsewhere: bool
 ) -> Element | None:
-    """Labels of a store; None where the name is that of a file of their own."""
-    if name is not None and is_outside(group, uri, image or "", name):
+    """Labels of a store; None where it has none of the name, and something `elsewhere` does."""
+    if elsewhere and name is not None and named(group, "labels", name, image or "") is None:
         return None
     return _open_inside(group, uri, "labels", name, level, image or "")
-
-
-def is_outside(group: zarr.Group, uri: str, image: str, labels: str) -> bool:
-    """Whether labels are named by a path or an address, and not as an element of the store."""
-    return is_apart(labels) or (
-        Path(beside(labels, uri)).is_dir() and named(group, "labels", labels, image) is None
-    )
 
 
 def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
@@ -104,7 +95,8 @@ def named(group: zarr.Group, kind: str, name: str, image: str = "") -> Any:
 def _node(group: zarr.Group, name: str) -> Any:
     try:
         return group[name] if name else group
-    except KeyError:
+    except (KeyError, ValueError):
+        # Zarr takes no name with dots or empty parts, as a path outside the store may have.
         return None
 
 

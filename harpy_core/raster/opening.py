@@ -17,12 +17,12 @@ from harpy_core.config.models import MissingChunks
 from harpy_core.errors import InputError
 from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
-from harpy_core.raster.formats import beside, format_of, remote
+from harpy_core.raster.formats import beside, format_of, is_apart, remote
 from harpy_core.raster.formats.format import Element
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.placement import difference
 from harpy_core.raster.raster import Raster, channel_names
-from harpy_core.raster.reading import AxesView, ChannelView, whole_image
+from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.storage.manifest import digest_of, read_manifest
 
 _FILE = re.compile(r"(\.ome)?\.(tiff?|btf|tf2|tf8|zarr)(\.zip)?$", re.IGNORECASE)
@@ -179,7 +179,8 @@ def find_elements(
     uri = str(uri)
     source = format_of(uri)
     pixels = source.open_image(uri, image, level, storage_options)
-    inside = source.open_labels(uri, labels, pixels.name, level, storage_options)
+    elsewhere = labels is not None and (is_apart(labels) or os.path.isdir(beside(labels, uri)))
+    inside = source.open_labels(uri, labels, pixels.name, level, storage_options, elsewhere)
     if inside is not None or labels is None:
         assert inside is not None
         return pixels, inside

@@ -30,8 +30,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from harpy_core.errors import InputError
-from harpy_core.raster.formats.remote import PROTOCOLS
-from harpy_core.raster.formats.zarr_store import METADATA
+from harpy_core.raster.formats.names import METADATA, PROTOCOLS
 from harpy_core.storage.manifest import digest_of
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)

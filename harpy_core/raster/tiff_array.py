@@ -18,7 +18,7 @@ import zarr
 from harpy_core.errors import InputError
 from harpy_core.raster import axes
 from harpy_core.raster.formats.format import Element, listed
-from harpy_core.raster.reading import whole_key
+from harpy_core.raster.views import whole_key
 
 _OPEN = 256
 """Levels that a process keeps open."""

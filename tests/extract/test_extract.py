@@ -18,7 +18,7 @@ from oracle import crops as cropped
 from oracle import geometry, labels_in
 
 import harpy_core as hc
-from harpy_core.raster.reading import ChannelView
+from harpy_core.raster.views import ChannelView
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -20,7 +20,7 @@ from harpy_core.config.crops import CropSettings
 from harpy_core.extract.extraction import stored_ratio
 from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster, describe
-from harpy_core.raster.reading import ChannelView
+from harpy_core.raster.views import ChannelView
 from harpy_core.running import schedule
 
 STATS = ["mean", "std", "max"]

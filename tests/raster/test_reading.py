@@ -30,8 +30,9 @@ from zarr.storage import LocalStore, ZipStore
 from harpy_core import InputError
 from harpy_core.raster.chunks import ChunkFiles, covering
 from harpy_core.raster.formats import owner_of
-from harpy_core.raster.reading import ChannelView, reader_of
+from harpy_core.raster.reading import reader_of
 from harpy_core.raster.tiff_array import TiffArray
+from harpy_core.raster.views import ChannelView
 from harpy_core.tiles import grid
 
 SHAPE, CHUNKS = (5, 21, 30), (2, 8, 16)

@@ -15,7 +15,7 @@ import harpy_core as hc
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.extraction import _work_folder
 from harpy_core.raster import Raster
-from harpy_core.raster.reading import ChannelView
+from harpy_core.raster.views import ChannelView
 
 
 def stores(folder: Path) -> tuple[zarr.Array, zarr.Array]:

@@ -135,9 +135,18 @@ class Format(Protocol):
         """Open the image of a source; see `harpy_core.raster.open_raster` for the parameters."""
 
     def open_labels(
-        self, uri: str, name: str | None, image: str | None, level: int, options: Options
+        self,
+        uri: str,
+        name: str | None,
+        image: str | None,
+        level: int,
+        options: Options,
+        elsewhere: bool,
     ) -> Element | None:
-        """Open labels inside a source; None where they are a file of their own."""
+        """Open labels inside a source; None where they are a file of their own.
+
+        `elsewhere` says that the name may be that of a file or a folder outside the source.
+        """
 
     def open_alone(self, uri: str, level: int, options: Options) -> Element:
         """Open labels that are a file of their own."""

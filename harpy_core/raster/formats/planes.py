@@ -130,7 +130,7 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options
+    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
     """None: labels are a file of their own."""
     if name is None:
@@ -198,7 +198,7 @@ class Planes:
     def __getitem__(self, key: Any) -> np.ndarray:
         import numpy as np
 
-        from harpy_core.raster.reading import whole_key
+        from harpy_core.raster.views import whole_key
 
         channels, *rest = whole_key(key, self.ndim)
         chosen = np.arange(len(self.paths))[channels]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harpy_core.errors import InputError
 from harpy_core.raster.formats import tiff, zarr_store
 from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage
+from harpy_core.raster.formats.names import PROTOCOLS
 
 if TYPE_CHECKING:
     import zarr
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from harpy_core.raster.chunks import ChunkFiles
 
 LOCAL = False
-
-PROTOCOLS = ("s3", "gs", "gcs", "https", "http", "abfs", "az", "s3a")
-"""What an address may begin with."""
 
 
 def claims(uri: str) -> bool:
@@ -53,12 +51,12 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options
+    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
     """Labels in a store at an address."""
     from harpy_core.raster import ngff
 
-    return ngff.open_labels(open_group(uri, options), uri, name, image, level)
+    return ngff.open_labels(open_group(uri, options), uri, name, image, level, elsewhere)
 
 
 def open_alone(uri: str, level: int, options: Options) -> Element:

@@ -60,7 +60,7 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options
+    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
     """None: labels are a file of their own."""
     if name is None:

@@ -19,6 +19,7 @@ from harpy_core.raster.formats.format import (
     stamp,
     stamps_below,
 )
+from harpy_core.raster.formats.names import METADATA
 
 if TYPE_CHECKING:
     import zarr
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from harpy_core.raster.chunks import ChunkFiles
 
 LOCAL = True
-
-METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
-"""Names of the files of a Zarr store that hold no pixels."""
 
 _BESIDE = ("tables", "points", "shapes")
 """Elements of SpatialData that hold neither image nor labels."""
@@ -83,12 +81,12 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options
+    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
     """Labels in a store."""
     from harpy_core.raster import ngff
 
-    return ngff.open_labels(open_group(uri), uri, name, image, level)
+    return ngff.open_labels(open_group(uri), uri, name, image, level, elsewhere)
 
 
 def open_alone(uri: str, level: int, options: Options) -> Element:
