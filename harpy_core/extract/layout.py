@@ -130,9 +130,23 @@ class CropLayout:
             table: np.ndarray = (every.astype(np.float64) * self.scale).astype(dtype)
             return table.take(crops.view(unsigned))
         found = np.empty(crops.shape, dtype)
-        for some, crop in zip(found, crops, strict=True):
-            some[...] = crop.astype(np.float64) * self.scale
+        with np.errstate(over="ignore"):
+            for some, crop in zip(found, crops, strict=True):
+                some[...] = crop.astype(np.float64) * self.scale
+                if crops.dtype.kind == "f":
+                    _refuse_infinite(some, crop, self.scale)
         return found
+
+
+def _refuse_infinite(stored: np.ndarray, crop: np.ndarray, scale: float) -> None:
+    """Refuse pixels that a scale makes too large for the type that they are stored in."""
+    lost = np.isinf(stored) & np.isfinite(crop)
+    if lost.any():
+        value, largest = float(np.abs(crop[lost]).max()), float(np.finfo(stored.dtype).max)
+        raise InputError(
+            f"scale = {scale}: a pixel of {value:g} times that is too large for {stored.dtype}, "
+            f"whose largest is {largest:g}; give at most {largest / value:g}"
+        )
 
 
 def refuse_overflow(settings: CropSettings, pixels: np.dtype) -> None:

@@ -20,6 +20,9 @@ from harpy_core.raster import axes
 from harpy_core.raster.formats.format import Element, listed
 from harpy_core.raster.views import whole_key
 
+_SAMPLES = {3: ["red", "green", "blue"], 4: ["red", "green", "blue", "alpha"]}
+"""Names of the samples of a colour image, of which OME names the channel alone."""
+
 _OPEN = 256
 """Levels that a process keeps open."""
 
@@ -197,5 +200,12 @@ def _channel_names(metadata: str | None, number: int) -> list[str] | None:
     images = ElementTree.fromstring(metadata).findall("{*}Image")
     if number >= len(images):
         return None
-    names = [channel.get("Name") for channel in images[number].findall("{*}Pixels/{*}Channel")]
-    return [str(name) for name in names] if names and all(names) else None
+    names: list[str] = []
+    for channel in images[number].findall("{*}Pixels/{*}Channel"):
+        name = channel.get("Name")
+        if not name:
+            return None
+        samples = int(channel.get("SamplesPerPixel", 1))
+        own = _SAMPLES.get(samples, [str(sample) for sample in range(samples)])
+        names += [name] if samples == 1 else [f"{name} {sample}" for sample in own]
+    return names or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -384,3 +385,16 @@ def test_crops_have_the_pixel_type_of_the_image(
         np.testing.assert_array_equal(crop, expected[label])
         if dtype[0] == "f":
             np.testing.assert_array_equal(np.signbit(crop[1]), np.signbit(expected[label][1]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_float_pixels_that_a_scale_makes_infinite_are_refused(dtype: str, tmp_path: Path) -> None:
+    image, options = IMAGE.astype("f8"), {"diameter": 3, "dtype": dtype}
+    image[0, 2, 2] = np.inf
+    image[1, 3, 3] = largest = float(np.finfo(dtype).max) * 2
+    told = f"scale = 1.0: a pixel of {largest:g} times that is too large for {dtype}"
+    with pytest.raises(hc.InputError, match=f"{re.escape(told)}.*at most 0.5"):
+        hc.extract_instances(image, LABELS, tmp_path / "a", scale=1.0, **options)
+    found = hc.extract_instances(image, LABELS, tmp_path / "b", scale=0.5, **options)
+    assert np.isinf(found.image[0, 0, 0, 1, 1])
+    assert found.image[0, 1, 0, 2, 2] == np.finfo(dtype).max
