@@ -1,8 +1,8 @@
-"""How fast statistics per instance are, against the floors of the same run.
+"""Speed of statistics per instance, against the floors of the same run.
 
     python benchmarks/aggregate.py [--peer PYTHON] [--record FILE]
 
-Makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 35,000 cells; 4 GB) in --data once.
+It makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 35,000 cells; 4 GB) in --data once.
 Every figure is the median of --repeats after a warm-up; ratios are medians of ratios taken round
 by round, so that a noisy machine disturbs both sides. With --peer, the interpreter of an
 environment made from envs/peer.yaml, Harpy does the same on the same arrays and every value is
@@ -49,7 +49,7 @@ PEER_SIX = ("sum", "mean", "count", "var", "kurtosis", "skew")
 
 
 def kernels(name: str, store: Path, repeats: int) -> Table:
-    """The compiled loops alone, on one chunk and one thread."""
+    """Measure the compiled loops alone, on one chunk and one thread."""
     table = Table(f"kernels, {name}: one thread, one chunk of {CHUNKS}")
     group = zarr.open_group(store, mode="r")
     labels = np.asarray(group["labels"][: CHUNKS[1], : CHUNKS[2]])[np.newaxis]
@@ -77,7 +77,7 @@ def kernels(name: str, store: Path, repeats: int) -> Table:
 
 
 def through_dask(store: Path, repeats: int) -> Table:
-    """The whole job on a cluster of two workers, against decoding alone."""
+    """Measure the whole job on a cluster of two workers, against decoding alone."""
     table = Table(f"dense tissue {SHAPE}, Dask cluster of 2 workers x 1 thread")
     group = zarr.open_group(store, mode="r")
     labels = group["labels"]
@@ -111,7 +111,7 @@ def through_dask(store: Path, repeats: int) -> Table:
 
 
 def scaling(folder: Path, repeats: int) -> Table:
-    """Seconds for a gigapixel as the image grows, and as the number of labels grows."""
+    """Measure seconds per gigapixel as the image grows, and as the number of labels grows."""
     table = Table("cost for a gigapixel: mean, LZ4, threads of this process")
     shape = (10, 4096, 4096)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -139,7 +139,7 @@ def scaling(folder: Path, repeats: int) -> Table:
 
 
 def against_peer(store: Path, python: str, repeats: int) -> Table:
-    """The same arrays and the same cluster in Harpy, every value compared."""
+    """Measure Harpy on the same arrays and the same cluster, and compare every value."""
     table = Table("against Harpy, 2 workers x 1 thread")
     group = zarr.open_group(store, mode="r")
     with tempfile.TemporaryDirectory() as scratch, cluster.local(2, 1, "8GB") as client:

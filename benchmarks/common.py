@@ -1,4 +1,4 @@
-"""What the benchmarks share: the tissue they measure on, floors, medians and the printed table."""
+"""Shared code of the benchmarks: the measured tissue, floors, medians and the printed table."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ CODECS = {
     "zstd": ZstdCodec(level=0),
 }
 DENSE = 720.0
-"""Sites per megapixel that give 35,000 cells in all."""
+"""Sites per megapixel that yield 35,000 cells in all."""
 SPARSE = 38.0
-"""Sites per megapixel that give a cell every 190 pixels."""
+"""Sites per megapixel that yield a cell every 190 pixels."""
 
 
 def tissue_store(
@@ -96,9 +96,9 @@ def median_seconds(work: Callable[[], Any], repeats: int) -> float:
 def in_turn(
     works: dict[str, Callable[[], Any]], repeats: int, before: Callable[[], Any] = lambda: None
 ) -> dict[str, list[float]]:
-    """Wall times of several works, one after the other in every round, so that they share noise.
+    """Wall times of several tasks, one after the other in every round, so that they share noise.
 
-    `before` is called before each, and its time is not counted.
+    `before` is called before each one, and its time is not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(repeats + 1):
@@ -132,7 +132,7 @@ def decode_all(array: zarr.Array, threads: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What a recorded figure has to say of where it was taken."""
+    """Description of the machine, to be recorded with its figures."""
     packages = ("numpy", "numba", "zarr", "numcodecs", "dask", "distributed")
     return {
         "cpu": cpu_model(),
@@ -146,7 +146,7 @@ def machine() -> dict[str, Any]:
 
 
 class Table:
-    """Rows of what was measured, printed as they come, and kept for the record."""
+    """Rows of measurements, printed as they come, and kept for the record."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -154,7 +154,7 @@ class Table:
         print(f"\n{title}\n{'-' * len(title)}", flush=True)
 
     def add(self, what: str, value: float, unit: str, target: str = "") -> None:
-        """One figure, and what it is to reach."""
+        """Add a figure, and the target it should reach."""
         self.rows.append({"what": what, "value": round(value, 4), "unit": unit, "target": target})
         print(f"{what:<58} {value:>9.3f} {unit:<10} {target}", flush=True)
 

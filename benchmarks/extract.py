@@ -1,9 +1,9 @@
-"""How fast crops are cut and kept, against the floors of the same run.
+"""Speed of extraction, against the floors of the same run.
 
     python benchmarks/extract.py [--peer PYTHON] [--record FILE]
 
-Makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 31,000 cells) in --data once. The
-floors are what the job cannot do without: decoding every chunk of the image, encoding every chunk
+It makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 31,000 cells) in --data once. The
+floors are what the job cannot avoid: decoding every chunk of the image, encoding every chunk
 of the crops, writing and flushing the encoded bytes; each alone, on as many threads. Figures are
 medians of --repeats after a warm-up, ratios are taken round by round. With --peer, the interpreter
 of an environment made from envs/peer.yaml, Harpy does the same on the same arrays and every crop
@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def chunks_of(crops: zarr.Array) -> list[np.ndarray]:
-    """Every chunk of the crops, decoded."""
+    """Decode every chunk of the crops."""
     files = ChunkFiles(crops)
     counts = [range(-(-n // c)) for n, c in zip(crops.shape, crops.chunks, strict=True)]
     found = []
@@ -60,13 +60,13 @@ def chunks_of(crops: zarr.Array) -> list[np.ndarray]:
 
 
 def encode_all(chunks: list[np.ndarray]) -> list[codecs.Encoded]:
-    """Compress every chunk, and do nothing with it."""
+    """Compress every chunk, and keep the result in memory."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(partial(codecs.encode, "lz4"), chunks))
 
 
 def write_all(contents: list[codecs.Encoded], folder: Path) -> None:
-    """Write a file for every chunk and wait until it is on the disk."""
+    """Write a file for every chunk and wait until it is on disk."""
 
     def write(item: tuple[int, codecs.Encoded]) -> None:
         write_flushed(folder / str(item[0]), item[1])
@@ -76,13 +76,13 @@ def write_all(contents: list[codecs.Encoded], folder: Path) -> None:
 
 
 def emptied(target: Path) -> None:
-    """Remove a result, and wait until the disk has nothing to do."""
+    """Remove a result, and wait until the disk is idle."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
 
 
 def against_floors(store: Path, folder: Path, repeats: int) -> Table:
-    """The job on two workers of one thread, and the three floors."""
+    """Measure the job on two workers of one thread, and the three floors."""
     table = Table(
         f"dense tissue {SHAPE}, window {DIAMETER}, batches of {BATCH_SIZE}, "
         f"Dask cluster of {THREADS} workers x 1 thread"
@@ -128,7 +128,7 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
 
 
 def against_peer(store: Path, folder: Path, python: str, repeats: int) -> Table:
-    """The same arrays and the same cluster in Harpy, every crop compared."""
+    """Measure Harpy on the same arrays and the same cluster, and compare every crop."""
     table = Table(f"against Harpy, {THREADS} workers x 1 thread")
     group = zarr.open_group(store, mode="r")
     ours, theirs = folder / "ours.zarr", folder / "theirs.zarr"

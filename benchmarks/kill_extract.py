@@ -1,4 +1,4 @@
-"""Kill an extraction at random moments, and see that nothing committed is done again.
+"""Kill an extraction at random moments, and check that nothing committed is done again.
 
     python benchmarks/kill_extract.py [--kills 20] [--record FILE]
 
@@ -42,7 +42,7 @@ if __name__ == "__main__":
 
 
 class Driver:
-    """A process that extracts, and the moments at which it got somewhere."""
+    """A process that extracts, and its progress."""
 
     def __init__(self, script: Path, store: Path, target: Path, batch: int) -> None:
         root = str(Path(__file__).resolve().parents[1])
@@ -57,7 +57,7 @@ class Driver:
         self._process.stdout.readline()
 
     def wait_for_commits(self, count: int) -> None:
-        """Return when there are so many commit records more than now, or when it is done."""
+        """Return when there are `count` more commit records than now, or when it is done."""
         before = len(committed(self._target))
         while self._process.poll() is None and not self._target.exists():
             if len(committed(self._target)) >= before + count:
@@ -65,12 +65,12 @@ class Driver:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """End it as nothing can be caught."""
+        """End it in a way that nothing can catch."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
     def finish(self) -> float:
-        """Wait until it is done; the moment at which the store was there."""
+        """Wait until it is done; return the moment at which the store was there."""
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"done\n"
         moment = time.monotonic()
@@ -79,7 +79,7 @@ class Driver:
 
 
 def committed(target: Path) -> dict[str, tuple[int, int]]:
-    """The store's files that have a commit record: inode and time of each."""
+    """Inode and time of each file of the store that has a commit record."""
     found = {}
     for work in target.parent.glob(f".{target.name}.work-*"):
         for entry in (work / "commits").glob("image.*"):
@@ -97,7 +97,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Kill, go on, compare."""
+    """Kill, resume, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/benchmarks"))
     parser.add_argument("--kills", type=int, default=20)
@@ -123,8 +123,8 @@ def main() -> None:
         seen: dict[str, tuple[int, int]] = {}
         for kill in range(options.kills):
             driver = Driver(script, store, target, options.batch_size)
-            # Most of them while batches are committed, some before the first one. Waiting for
-            # commits and not for time keeps the last kill ahead of the end on a busy machine.
+            # Most kills fall while batches are committed, some before the first one. Waiting for
+            # commits, not for time, keeps the last kill ahead of the end on a busy machine.
             if kill % 5:
                 driver.wait_for_commits(rng.randint(1, max(1, int(0.7 * files / options.kills))))
             time.sleep(rng.uniform(0, 0.2 * work / options.kills))

@@ -1,12 +1,12 @@
-"""How fast crops come back for training, against the bare reading of the same chunks.
+"""Speed of loading crops for training, against the bare reading of the same chunks.
 
     python benchmarks/loader.py [--record FILE]
 
-Needs PyTorch. Makes its data (dense tissue, 20 x 8192 x 8192 uint16, and a crop of 50 x 50 pixels
-of each of its cells, in batches of 500: 3 GB of pixels) in --data once. Every figure is the median
-of --repeats after a warm-up, in rounds that give every loader a turn; ratios are medians of ratios
-taken round by round. Bare reading is one thread that decodes every chunk into one buffer. Loaders
-run through `torch.utils.data.DataLoader`, shuffling; workers live on from epoch to epoch.
+It needs PyTorch, and makes its data (dense tissue, 20 x 8192 x 8192 uint16, and a crop of 50 x 50
+pixels of each of its cells, in batches of 500: 3 GB of pixels) in --data once. Every figure is the
+median of --repeats after a warm-up, in rounds that give every loader a turn; ratios are medians of
+ratios taken round by round. Bare reading is one thread that decodes every chunk into one buffer.
+Loaders run through `torch.utils.data.DataLoader`, shuffling; workers live from epoch to epoch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NORMALISED = (None, "dtype", "percentile", "crop")
 
 
 def crops_of(folder: Path) -> Crops:
-    """Crops of every cell of the tissue, extracted once."""
+    """Extract crops of every cell of the tissue, once."""
     path = folder / "dense-crops.zarr"
     if not path.exists():
         group = zarr.open_group(
@@ -48,7 +48,7 @@ def crops_of(folder: Path) -> Crops:
 
 
 def epoch(crops: Crops, batch_size: int, workers: int, normalise: str | None) -> Callable[[], None]:
-    """What reads all crops once through a loader."""
+    """Make a function that reads all crops once through a loader."""
     dataset = CropDataset(crops, batch_size=batch_size, normalise=normalise)
     loader = DataLoader(
         dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0
@@ -63,7 +63,7 @@ def epoch(crops: Crops, batch_size: int, workers: int, normalise: str | None) ->
 
 
 def loaders(crops: Crops, batch_size: int, repeats: int) -> Table:
-    """The loader in this process and in a worker, each way to normalise."""
+    """Measure the loader in this process and in a worker, with each way to normalise."""
     table = Table(f"{len(crops)} crops {crops.image.shape[1:]}, batches of {batch_size}")
     works: dict[str, Callable[[], None]] = {"bare": partial(decode_all, crops.image, 1)}
     for workers, normalise in product((0, 1), NORMALISED):
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
     options.data.mkdir(parents=True, exist_ok=True)
-    # A loader's advice on how many workers a small machine should have.
+    # A loader advises how many workers a small machine should have.
     warnings.filterwarnings("ignore", message="This DataLoader will create")
     torch.set_num_threads(1)
     crops = crops_of(options.data)

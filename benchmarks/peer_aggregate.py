@@ -1,4 +1,4 @@
-"""Harpy's statistics of the same arrays, by its published interface; for its own environment.
+"""Harpy's statistics of the same arrays, through its published interface; for its environment.
 
 python peer_aggregate.py STORE STATS REPORT.json VALUES.npz
 """

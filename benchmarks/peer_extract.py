@@ -1,4 +1,4 @@
-"""Harpy's crops of the same arrays, by its published interface; for its own environment.
+"""Harpy's crops of the same arrays, through its published interface; for its environment.
 
 python peer_extract.py STORE DIAMETER BATCH_SIZE REPORT.json OUT.zarr
 

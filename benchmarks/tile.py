@@ -3,7 +3,7 @@
     python benchmarks/tile.py FOLDER --record results/recorded/tile.json
 
 FOLDER takes some 4 GB. Copies are measured twice: of a source on the grid of the chunks, whose
-chunks come again, and of one beside it, where no two chunks of the result are alike.
+chunks repeat, and of one off the grid, where no two chunks of the result are alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BESIDE_THE_GRID = (10, 4000, 4000)
 
 
 def source(folder: Path, name: str, shape: tuple[int, int, int] | None = None) -> Raster:
-    """A registered tissue, or one as dense of another shape; made once."""
+    """Make a registered tissue, or one of equal density and another shape, once."""
     path = folder / f"{name}{'' if shape is None else '-beside'}.zarr"
     if not path.exists():
         known = REGISTRY[name]
@@ -48,7 +48,7 @@ def source(folder: Path, name: str, shape: tuple[int, int, int] | None = None) -
 
 
 def bytes_beyond(store: Path) -> int:
-    """Disk that a store takes by itself: files with one name, folders, and metadata."""
+    """Disk space that a store takes by itself: files with one name, folders, and metadata."""
     total = 0
     for folder, _, names in os.walk(store):
         total += 512 * os.stat(folder).st_blocks
@@ -58,7 +58,7 @@ def bytes_beyond(store: Path) -> int:
 
 
 def linked(folder: Path, repeats: int) -> Table:
-    """A terapixel of links."""
+    """Measure a terapixel of links."""
     table = Table("1 terapixel, linked, labels of every repeat included")
     raster, target = source(folder, "tissue-terapixel"), folder / "linked.zarr"
     times, tiled = [], Tiled()
@@ -79,7 +79,7 @@ def linked(folder: Path, repeats: int) -> Table:
 
 
 def chunks_of(raster: Raster) -> Iterator[tuple[np.ndarray, codecs.Content]]:
-    """Pixels of every chunk of a tiled store, one after the other."""
+    """Yield the pixels of every chunk of a tiled store, one after the other."""
     arrays: tuple[tuple[np.ndarray, codecs.Content], ...]
     arrays = ((raster.image, "image"), (raster.labels, "labels"))
     for array, content in arrays:
@@ -90,19 +90,19 @@ def chunks_of(raster: Raster) -> Iterator[tuple[np.ndarray, codecs.Content]]:
 
 
 def encode(chunk: tuple[np.ndarray, codecs.Content]) -> codecs.Encoded:
-    """A chunk as its file holds it."""
+    """Encode a chunk as its file holds it."""
     pixels, content = chunk
     return codecs.encode("zstd" if content == "labels" else "lz4", pixels, content)
 
 
 def encode_all(chunks: list[tuple[np.ndarray, codecs.Content]], threads: int) -> list[int]:
-    """Encode chunks that are in memory, and keep nothing of them; bytes of each."""
+    """Encode chunks that are in memory, keeping nothing; return the bytes of each."""
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda chunk: sum(map(len, encode(chunk))), chunks))
 
 
 def write_all(folder: Path, sizes: list[int], threads: int) -> None:
-    """Write files of some sizes, flushed to disk."""
+    """Write files of given sizes, flushed to disk."""
     content = np.random.default_rng(0).bytes(max(sizes))
 
     def write(number: int) -> None:
@@ -127,7 +127,7 @@ def encode_and_write_all(
 
 
 def copied(folder: Path, name: str, raster: Raster, repeats: int) -> Table:
-    """Copies against the encoding of the same chunks."""
+    """Measure copies against the encoding of the same chunks."""
     table = Table(f"copy to {' x '.join(map(str, COPIED))}, {name}")
     target = folder / "copied.zarr"
     threads = len(os.sched_getaffinity(0))

@@ -21,7 +21,7 @@ from harpy_core.figures.likeness import Section, sections_side_by_side
 
 
 def sections(hubmap: Path | None) -> Iterator[Section]:
-    """The real ones, and the synthetic one last."""
+    """Yield the real ones, and the synthetic one last."""
     stains = ihc.stains()
     yield Section("Colon, IHC", stains, ihc.nuclei(stains[0]), (0, 2))
     if hubmap is not None:
@@ -34,7 +34,7 @@ def sections(hubmap: Path | None) -> Iterator[Section]:
 
 
 def main() -> None:
-    """Draw."""
+    """Draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("--hubmap", type=Path, help="folder of the HuBMAP tile")

@@ -3,10 +3,10 @@
     python benchmarks/workflow.py config/terapixel-synthetic.yaml aggregate --record FILE
     python benchmarks/workflow.py benchmarks/terapixel-parts.yaml extract --case eighth
 
-Makes what the stage needs (source, tiles, instances), then runs the stage's rule alone on --cores
-while the whole process tree is sampled from outside. The image repeats a source, so every value is
-known from the source: aggregate is compared with plain NumPy there, row by row; extract with
-windows cut from the source, for a sample of instances.
+It makes what the stage needs (source, tiles, instances), then runs the stage's rule alone on
+--cores while the whole process tree is sampled from outside. The image repeats a source, so every
+value is known from the source: aggregate is compared with plain NumPy there, row by row; extract
+with windows cut from the source, for a sample of instances.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESULT = {"aggregate": "table", "extract": "crops"}
 
 
 def snakemake(config: Path, target: str, cores: int) -> tuple[float, ProcessTreeSampler]:
-    """Run one target; its wall time and the sampled tree."""
+    """Run one target; return its wall time and the sampled tree."""
     command = [sys.executable, "-m", "snakemake", "--configfile", str(config)]
     command += ["--cores", str(cores), "--quiet", "rules", "--", target]
     started = time.monotonic()
@@ -45,7 +45,7 @@ def snakemake(config: Path, target: str, cores: int) -> tuple[float, ProcessTree
 
 
 class Repeats:
-    """What a tiled image must hold, from its source.
+    """Expected content of a tiled image, from its source.
 
     Repeat (i, j) holds the source's labels plus (i * columns + j) times its largest label, in the
     source's pixels; the last row and column are cropped.
@@ -63,7 +63,7 @@ class Repeats:
         self.channels = np.arange(len(tiled.channels)) % len(self.image)
 
     def extent(self, row: int, column: int) -> tuple[int, int]:
-        """Pixels of the source that are left in a repeat."""
+        """Pixels of the source that remain in a repeat."""
         return (
             min(self.size[0], self.shape[0] - row * self.size[0]),
             min(self.size[1], self.shape[1] - column * self.size[1]),
@@ -83,7 +83,7 @@ class Repeats:
 
 
 def check_table(repeats: Repeats, path: Path) -> int:
-    """Compare every mean and count; the number of values that were compared."""
+    """Compare every mean and count; return the number of values compared."""
     table = anndata.read_zarr(path)
     ids = table.obs["instance_id"].to_numpy()
     means, counts = table.layers["mean"], table.obs["count"].to_numpy()

@@ -1,4 +1,4 @@
-"""Rule check: what is found in every case's source; only printed."""
+"""Rule check: the contents of every case's source; only printed."""
 
 from harpy_core.workflow.script import running
 

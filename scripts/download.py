@@ -14,7 +14,7 @@ def main(snakemake):
         given = snakemake.config.get("datasets", {}).get(name)
         origin = given and Origin.model_validate(given)
         datasets.fetch(name, store, origin, progress=True)
-        # A published one was checked against its digest while it came in.
+        # A published one was checked against its digest as it arrived.
         published = datasets.REGISTRY[name].sha256 is not None
         digest = snakemake.params.code if published else tree_digest(store)
         write_manifest(snakemake.output.manifest, kind="dataset", digest=digest)

@@ -4,7 +4,7 @@ from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
-    """Read the image once and write the crops; what an earlier, killed job did is kept."""
+    """Read the image once and write the crops; the work of an earlier, killed job is kept."""
     with running(snakemake) as logger:
         from harpy_core.config.crops import CropSettings
         from harpy_core.extract.extraction import (

@@ -4,7 +4,7 @@ from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
-    """Read the labels once and write what they hold."""
+    """Read the labels once and write their instances."""
     with running(snakemake) as logger:
         from harpy_core.instances.finding import find_instances
         from harpy_core.raster import RasterInfo, open_described

@@ -1,4 +1,4 @@
-"""Rule join_crops: what declares the crops of several fields of view whole."""
+"""Rule join_crops: the manifest of the crops of several fields of view."""
 
 from harpy_core.workflow.script import running
 

@@ -1,4 +1,4 @@
-"""Rule source: what there is to know of a case's image and labels."""
+"""Rule source: the description of a case's image and labels."""
 
 from harpy_core.workflow.script import running
 

@@ -26,9 +26,9 @@ def main(snakemake):
             threads=snakemake.threads,
         )
         logger.info("%s", tiled)
-        # Aloud, as who asked for links may find the disk full of copies.
+        # On stderr too, in case links were asked for but the disk fills with copies.
         print(f"tile {snakemake.wildcards.case}: {tiled}", file=sys.stderr, flush=True)
-        # What it was made from and how: reading a terapixel again for a digest takes too long.
+        # A digest of its origin and code: reading a terapixel again for one takes too long.
         digest = digest_of([source.fingerprint, target, snakemake.params.code])
         write_manifest(output.manifest, kind="tiled", digest=digest, source=source.fingerprint)
         info = describe(output.store, missing_chunks=source.missing)

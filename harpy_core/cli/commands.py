@@ -1,4 +1,4 @@
-"""The commands: what was typed becomes sections of the config, and these one call each."""
+"""The commands: input becomes sections of the config, with which each makes one call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOOKED_UP = tuple(name for name in Source.model_fields if name not in ("uri", "labels"))
 CROPPED = tuple(name for name in Extract.model_fields if name != "channels")
-"""Keys of a crop's section; its channels are those of the source."""
+"""Keys of the section extract; its channels are those of the source."""
 
 _COMPLETION = """\b
 Completion of commands, options and their values:
@@ -37,7 +37,7 @@ Completion of commands, options and their values:
 
 
 def run() -> NoReturn:
-    """Run what was typed; a mistake is told in one line, and nothing was written."""
+    """Run the command line; a mistake is reported in one line, before anything is written."""
     try:
         harpy_core.main(prog_name="harpy-core", standalone_mode=False)
     except click.exceptions.Exit as ended:
@@ -59,19 +59,19 @@ def harpy_core() -> None:
 
     IMAGE is a SpatialData, OME-Zarr or plain Zarr store, zipped or not, at a path or at an s3://,
     gs:// or https:// address, or a TIFF. LABELS is an element of the same store, or the path or
-    address of a label TIFF or Zarr array; it may be left out where the store has only one.
+    address of a label TIFF or Zarr array; it may be left out if the store has only one.
     """
 
 
 def on_an_image(command: F) -> F:
-    """Arguments and options of every command that reads an image."""
+    """Add the arguments and options of every command that reads an image."""
     command = options_of(Source, *LOOKED_UP)(command)
     command = click.argument("labels", required=False, type=click.Path())(command)
     return click.argument("uri", metavar="IMAGE", type=click.Path())(command)
 
 
 def on_workers(command: F) -> F:
-    """Options of every command whose work is done by threads or workers."""
+    """Add the options of every command whose work is done by threads or workers."""
     command = options_of(Cluster)(command)
     command = click.option(
         "--cores",
@@ -83,7 +83,7 @@ def on_workers(command: F) -> F:
 
 
 def to_a_store(command: F) -> F:
-    """Where the result goes, and whether it may replace another."""
+    """Add the place of the result, and whether it may replace another."""
     command = click.option("--overwrite", is_flag=True, help="Replace what stands at OUTPUT.")(
         command
     )
@@ -141,7 +141,7 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
 @options_of(Extract, *CROPPED)
 @on_workers
 def extract(output: Path, overwrite: bool, **typed: Any) -> None:
-    """Write one centred crop of every instance; what an earlier, killed run did is kept."""
+    """Write one centred crop of every instance; the work of an earlier, killed run is kept."""
     section = section_of(Extract, {**typed, "channels": None})
     _refuse_taken(output, overwrite)
     info = _described(typed)
@@ -176,7 +176,7 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
 @options_of(Extract, *CROPPED)
 @on_workers
 def plan(**typed: Any) -> None:
-    """Tell what both jobs would read, write and hold in memory, without running them."""
+    """Show what both jobs would read, write and hold in memory, without running them."""
     stats = section_of(Aggregate, typed).stats
     crops = section_of(Extract, {**typed, "channels": None})
     info = _described(typed)
@@ -192,7 +192,7 @@ def plan(**typed: Any) -> None:
 @harpy_core.command()
 @on_an_image
 def check(**typed: Any) -> None:
-    """Tell what is found in an image and its labels: shapes, chunks, codec, channels, a sample."""
+    """Show what an image and its labels contain: shapes, chunks, codec, channels, a sample."""
     source = section_of(Source, typed)
     from harpy_core.planning.survey import survey
 
@@ -227,7 +227,7 @@ def _refuse_taken(output: Path, overwrite: bool) -> None:
 
 
 def _described(typed: Mapping[str, Any]) -> RasterInfo:
-    """What is read, with all that was found of it."""
+    """Describe the image and labels that are read."""
     source = section_of(Source, typed)
     if source.uri in DATASETS and not os.path.exists(source.uri):
         raise InputError(
@@ -241,7 +241,7 @@ def _described(typed: Mapping[str, Any]) -> RasterInfo:
 
 @contextmanager
 def _workers(typed: Mapping[str, Any]) -> Iterator[Client | None]:
-    """The Dask client that was asked for, or None: threads of this process."""
+    """Yield the Dask client that was asked for, or None: threads of this process."""
     where = section_of(Cluster, typed)
     section_of(Case, {"engine": typed["engine"], "source": {"uri": "-"}})
     if typed["cores"] is None and where == Cluster():
@@ -261,7 +261,7 @@ def _cores(typed: Mapping[str, Any]) -> int:
 def _announce(
     stage: str, info: RasterInfo, typed: Mapping[str, Any], output: Path, **settings: Any
 ) -> None:
-    """Say what a job is about to do, or refuse it."""
+    """Print what a job is about to do, or refuse it."""
     click.echo(_sentence(stage, info, typed, output.absolute().parent, settings), err=True)
 
 

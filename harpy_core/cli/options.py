@@ -1,6 +1,6 @@
-"""Options made from the config's sections, and sections made from what was typed.
+"""Options made from the config's sections, and sections made from the values of options.
 
-An option has its key's name, meaning, default and rule; nothing is said here a second time.
+An option has its key's name, meaning, default and rule; nothing is repeated here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ S = TypeVar("S", bound=Section)
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTION_OF = {"kind": "cluster"}
-"""Keys whose option has another name."""
+"""Options whose name is not that of their key."""
 
 WORDS_OF = {"stats": tuple(STATISTICS)}
-"""Words to complete, where the section knows a pattern of them only."""
+"""Words to complete, for keys of which the section knows only a pattern."""
 
 
 def options_of(section: type[Section], *keys: str) -> Callable[[F], F]:
-    """Give a command an option for some keys of a section, in the section's order; all without."""
+    """Give a command an option for `keys` of a section, or for all, in the section's order."""
     chosen = [name for name in section.model_fields if not keys or name in keys]
 
     def decorate(command: F) -> F:
@@ -43,12 +43,12 @@ def options_of(section: type[Section], *keys: str) -> Callable[[F], F]:
 
 
 def section_of(section: type[S], values: Mapping[str, Any]) -> S:
-    """A section with what was typed for its keys, and its defaults.
+    """Make a section from what was typed for its keys, and its defaults.
 
     Raises
     ------
     InputError
-        In one line: the option, its value and the rule it does not follow.
+        A value breaks its rule; the message names the option, the value and the rule in one line.
     """
     typed = {
         name: _read(field, values[name])
@@ -69,12 +69,12 @@ def section_of(section: type[S], values: Mapping[str, Any]) -> S:
 
 
 def flag(name: str) -> str:
-    """How the option of a key is typed: ``--batch-size``."""
+    """Option of a key as it is typed: ``--batch-size``."""
     return f"--{OPTION_OF.get(name, name).replace('_', '-')}"
 
 
 def as_options(message: str) -> str:
-    """An error that names keys of the section cluster, with their options instead."""
+    """Replace keys of the section cluster in an error by their options."""
     return re.sub(r"\bcluster\.(\w+)", lambda found: flag(found[1]), message)
 
 
@@ -97,7 +97,7 @@ def _option(name: str, field: FieldInfo) -> Callable[[F], F]:
 
 
 def _completion(words: Sequence[str]) -> Callable[..., list[str]]:
-    """Completes the last word of a comma-separated list, or a word."""
+    """Make a function that completes a word, or the last word of a comma-separated list."""
 
     def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
         before, comma, last = typed.rpartition(",")
@@ -108,7 +108,7 @@ def _completion(words: Sequence[str]) -> Callable[..., list[str]]:
 
 
 def _words(field: FieldInfo) -> list[str]:
-    """The words to choose one of, where the value is one."""
+    """Words to choose from, if the value is a single one."""
     return [] if _holds(field, list) else _choices(field)
 
 
@@ -117,7 +117,7 @@ def _choices(field: FieldInfo) -> list[str]:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """The literals inside an annotation."""
+    """Yield the literals inside an annotation."""
     if get_origin(annotation) is Literal:
         yield annotation
     else:
@@ -126,14 +126,14 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def _holds(field: FieldInfo, kind: type) -> bool:
-    """Whether a value of the field may be a list, or a mapping."""
+    """Whether a value of the field may be of a kind, such as a list or a mapping."""
     found = [field.annotation, *get_args(field.annotation)]
     found += [inner for part in found for inner in get_args(part)]
     return any(get_origin(part) is kind for part in found)
 
 
 def _read(field: FieldInfo, text: Any) -> Any:
-    """What was typed as the field would have it; what makes no sense is left as it is."""
+    """Convert what was typed to the field's type; what makes no sense is left as it is."""
     if not isinstance(text, str):
         return text
     if (_holds(field, list) and text.startswith("[")) or _holds(field, dict):
@@ -141,7 +141,7 @@ def _read(field: FieldInfo, text: Any) -> Any:
             return yaml.safe_load(text)
         except yaml.YAMLError:
             return text
-    # Where a path may stand as well, a list is one of numbers.
+    # Where a path is allowed too, a list is one of numbers.
     if _holds(field, list) and (str not in get_args(field.annotation) or _NUMBERS.fullmatch(text)):
         return text.split(",")
     return text

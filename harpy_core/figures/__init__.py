@@ -1,6 +1,6 @@
 """Pictures for people: the benchmark's panels, the tissue, its crops and its table.
 
-The public names are imported on first use: no picture needs the libraries of all.
+The public names are imported on first use: no picture needs the libraries of all others.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from harpy_core.figures import style
 if TYPE_CHECKING:
     from harpy_core.raster import Raster
 
-# Told apart with any kind of colour vision; where channels overlap their light adds up.
+# Distinct for any kind of colour vision; where channels overlap their light adds up.
 _LIGHT = {"cyan": (0.0, 0.75, 1.0), "magenta": (1.0, 0.15, 0.65), "yellow": (1.0, 0.85, 0.0)}
 _CONTEXT = 1536
 _DETAIL = 320
@@ -39,9 +39,9 @@ class _Field:
 def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
     """Draw a part of the image as a composite, and a detail with the instances' outlines.
 
-    Shown are those of the first three channels that hold bright structures, each between the same
-    percentiles of the part that is read (at most 1,536 × 1,536 pixels around the middle), and of a
-    volume its middle plane.
+    The picture shows those of the first three channels that hold bright structures, each between
+    the same percentiles of the part that is read (at most 1,536 × 1,536 pixels around the middle),
+    and the middle plane of a volume.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _has_bright_parts(plane: np.ndarray) -> bool:
 
 
 def composite(planes: list[np.ndarray]) -> np.ndarray:
-    """Planes of up to three channels as one picture, each in its own light.
+    """Combine planes of up to three channels into one picture, each in its own light.
 
     Parameters
     ----------
@@ -111,9 +111,9 @@ def composite(planes: list[np.ndarray]) -> np.ndarray:
 
 
 def fullest(labels: np.ndarray, size: int) -> _Field:
-    """The square of `size` pixels, out of a grid of half its pitch, with the most instances.
+    """Find the square of `size` pixels, on a grid of half that pitch, with the most instances.
 
-    Ties go to the square nearest the middle; where the labels are smaller, all of them.
+    Ties go to the square nearest the middle; smaller labels are taken whole.
     """
     height, width = (min(size, length) for length in labels.shape)
     rows = _starts(labels.shape[0], height)
@@ -129,7 +129,7 @@ def fullest(labels: np.ndarray, size: int) -> _Field:
 
 
 def outlined(picture: np.ndarray, labels: np.ndarray, field: _Field) -> np.ndarray:
-    """The field of a picture, enlarged so that white outlines lie between the pixels."""
+    """Enlarge the field of a picture, so that white outlines lie between the pixels."""
     factor = max(1, 960 // max(field.height, field.width))
     enlarged = picture[field.slices].repeat(factor, 0).repeat(factor, 1)
     label_field = labels[field.slices].repeat(factor, 0).repeat(factor, 1)
@@ -152,7 +152,7 @@ def _inside(outer: _Field, inner: _Field) -> _Field:
 
 
 def _plane(array: np.ndarray, field: _Field, channel: int | None = None) -> np.ndarray:
-    """The field of a channel's (or the labels') only or middle plane."""
+    """Read the field of a channel's (or the labels') only or middle plane."""
     spatial = array.ndim - (channel is not None)
     index: tuple[int | slice, ...] = field.slices
     if spatial == 3:

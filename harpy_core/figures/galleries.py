@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CHANNELS = 8
 _COLUMNS = 12
 _ROWS = 9
-# In inches: a crop, and from one crop to the next; the page's head, and that of a block of rows.
+# In inches: a crop, and the step to the next; the heads of the page and of a block of rows.
 _SIDE = 0.8
 _PITCH = 0.84
 _HEAD = 0.62
@@ -46,19 +46,19 @@ def gallery(
 ) -> None:
     """Draw a page of crops: a column for each instance, a row for each channel.
 
-    A channel has one brightness for all crops, so they can be compared; its range stands beside
-    it. Of many channels eight are shown, spread over the list; of a volume, the middle plane.
+    A channel has one brightness for all crops, so they can be compared; its range is shown beside
+    it. Of many channels, eight spread over the list are shown; of a volume, the middle plane.
 
     Parameters
     ----------
     crops
-        What `harpy_core.open_crops` returns.
+        Crops, as `harpy_core.open_crops` returns them.
     out_png
         Path of the picture.
     seed
-        Of the choice of instances.
+        Seed of the choice of instances.
     count
-        How many instances; None for as many as fill a page.
+        Number of instances; None for as many as fill a page.
     ids
         Instances to show instead of a choice, in this order.
 
@@ -139,7 +139,7 @@ def _draw_page(
 
 
 def _brightness(planes: np.ndarray) -> tuple[float, float]:
-    """Values shown black and white; the brightest by what lies inside instances alone."""
+    """Values shown black and white; the brightest is taken from inside instances alone."""
     bottom, _ = style.display_range(planes)
     _, top = style.display_range(planes[planes != 0], high=99.5)
     return bottom, max(top, bottom + 1e-9)
@@ -150,7 +150,7 @@ def _number(value: float) -> str:
 
 
 def _place(figure: Figure, across: float, down: float) -> Axes:
-    """Axes of one crop, given its upper left corner in inches from the figure's."""
+    """Add axes of one crop, given its upper left corner in inches from the figure's."""
     width, height = figure.get_size_inches()
     bottom = height - down - _SIDE
     axes = figure.add_axes((across / width, bottom / height, _SIDE / width, _SIDE / height))

@@ -1,4 +1,4 @@
-"""The table of mean intensities, cells and channels in the order of their likeness."""
+"""Heat map of mean intensities, cells and channels ordered by similarity."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def heatmap(adata: AnnData, out_png: str | os.PathLike[str], seed: int = 0) -> N
     """Draw the mean intensities as z-scores: a row for each channel, a column for each instance.
 
     Rows and columns are ordered by average-linkage and Ward's clustering. Of more than 1,000
-    instances a random 1,000 are shown; the z-scores are of all instances.
+    instances a random 1,000 are shown; the z-scores are taken over all instances.
 
     Parameters
     ----------
     adata
-        What `harpy_core.aggregate_stats` returns; its layer ``mean``, or else `X`, is shown.
+        Table from `harpy_core.aggregate_stats`; its layer ``mean``, or else `X`, is shown.
     out_png
         Path of the picture.
     seed
-        Of the choice of instances.
+        Seed of the choice of instances.
 
     Raises
     ------
@@ -70,13 +70,13 @@ def z_scores(values: np.ndarray) -> np.ndarray:
     """
     centred = values - values.mean(axis=0)
     spread = centred.std(axis=0)
-    # What is left of a constant column after centring is rounding.
+    # A constant column is left with rounding errors after centring.
     constant = spread <= 1e-12 * np.abs(values).max(axis=0, initial=0)
     return np.where(constant, 0.0, centred / np.where(constant, 1.0, spread))
 
 
 def order(rows: np.ndarray) -> np.ndarray:
-    """Indices that put like rows side by side: Ward's tree, its leaves turned for the best fit."""
+    """Indices that put similar rows side by side: leaves of Ward's tree, optimally ordered."""
     if len(rows) < 3:
         return np.arange(len(rows))
     return leaves_list(optimal_leaf_ordering(linkage(rows, "ward"), rows))

@@ -25,13 +25,13 @@ class Section:
     Attributes
     ----------
     name
-        What the figure calls it.
+        Name in the figure.
     image
-        (c, y, x) of an unsigned integer type.
+        Pixels, (c, y, x), of an unsigned integer type.
     labels
-        (y, x); 0 is background.
+        Labels, (y, x); 0 is background.
     shown
-        Up to three channels, by number, that its picture is made of.
+        Numbers of up to three channels that its picture is made of.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Section:
 
 
 def sections_side_by_side(sections: Sequence[Section], out_png: str | os.PathLike[str]) -> None:
-    """Draw a detail of each section, and what they have in common in figures.
+    """Draw a detail of each section, and the figures by which they are compared.
 
     Parameters
     ----------
     sections
-        At most as many as the figures have colours.
+        Sections, at most as many as the figures have colours.
     out_png
         Path of the picture.
     """

@@ -1,4 +1,4 @@
-"""The look all figures share, and how they are written."""
+"""The look that all figures share, and how they are written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 INK = "#222222"
 MUTED = "#767676"
 GRID = "#e4e4e4"
-# Okabe and Ito's palette, told apart with any kind of colour vision; black and yellow left out.
+# Okabe and Ito's palette, distinct for any kind of colour vision, without black and yellow.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DPI = 150
 
@@ -51,7 +51,7 @@ _SETTINGS: Any = {
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Draw with these settings whatever the user's own matplotlib settings are."""
+    """Draw with these settings, whatever the user's own matplotlib settings are."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
@@ -59,14 +59,14 @@ def applied() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, layout: bool = True) -> Figure:
-    """An empty figure, `width` × `height` inches; laid out without overlaps unless told not to."""
+    """Make an empty figure, `width` × `height` inches, without overlaps if `layout`."""
     figure = Figure(figsize=(width, height), layout="constrained" if layout else None)
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_title(figure: Figure, title: str, subtitle: str) -> None:
-    """Head the figure, left-aligned: what it is, and below it under what conditions."""
+    """Add a left-aligned title, and the conditions below it."""
     width, height = figure.get_size_inches()
     figure.text(0.12 / width, 1 - 0.14 / height, title, size=13, weight="bold", va="top")
     figure.text(0.12 / width, 1 - 0.42 / height, subtitle, size=9, color=MUTED, va="top")
@@ -78,7 +78,7 @@ def add_title(figure: Figure, title: str, subtitle: str) -> None:
 
 
 def bare(axes: Axes) -> None:
-    """Take ticks and frame off a picture."""
+    """Remove ticks and frame from a picture."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

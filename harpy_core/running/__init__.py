@@ -1,1 +1,1 @@
-"""Tasks, where they run, and how far they are."""
+"""Tasks, the workers that run them, and their progress."""

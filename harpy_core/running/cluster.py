@@ -1,4 +1,4 @@
-"""Where tasks run: a local Dask cluster, workers submitted to SLURM, or a scheduler by address."""
+"""Dask clusters: local processes, workers submitted to SLURM, or a scheduler by address."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
     from harpy_core.config.models import Cluster
 
 WORKER_LOGS = "logs/workers"
-"""Where SLURM writes what its workers say, unless dask-jobqueue is told of another folder."""
+"""Folder of SLURM workers' output, unless dask-jobqueue's config names another."""
 
 _LOOK_SECONDS = 5
-"""Between two questions to SLURM."""
+"""Interval of questions to SLURM."""
 
 WORKER_ENVIRONMENT = {
     **ONE_THREAD,
-    # A codec allocates every chunk it encodes. glibc would map each one anew, and Dask have it
+    # A codec allocates every chunk it encodes. glibc would map each one anew, and Dask makes it
     # give back every 64 kB that are free: new pages each time, a tenth of extraction's time.
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**27),
-    # Buffers are kept for the next task: a worker that pauses until it holds less waits for ever.
+    # Buffers are kept for the next task: a worker that pauses until it holds less waits forever.
     "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
     "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
 }
-"""What the processes of workers are started with."""
+"""Environment of the workers' processes."""
 
 _NO_PAGES: dict[str, list[str]] = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-"""Dask serves logs and call stacks to whoever asks; of our clusters there is nothing to see."""
+"""Settings against Dask's serving logs and call stacks: our clusters show nothing."""
 
 _LOOPBACK = "127.0.0.1"
 _ANY_LOOPBACK_PORT = f"{_LOOPBACK}:0"
-"""Any free port: a second cluster on the machine would warn of a taken one."""
+"""Address with any free port: a second cluster on the machine would warn of a taken one."""
 
 
 class GpuEach(WorkerPlugin):
-    """Shows each worker one GPU, before the worker looks for any.
+    """Plugin that shows each worker one GPU, before the worker looks for any.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ class GpuEach(WorkerPlugin):
         self._gpus = tuple(gpus)
 
     def setup(self, worker: Worker) -> None:
-        """Called in a worker when it starts, and when it starts again."""
+        """Choose the GPU, when a worker starts or restarts."""
         os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
 
 
 def gpus_of(engine: str) -> list[str]:
-    """The GPUs of this machine that an engine's workers are to have.
+    """GPUs of this machine for an engine's workers.
 
     Raises
     ------
@@ -92,17 +92,17 @@ def local(
     memory_limit: str | int | None = None,
     gpus: Sequence[str] = (),
 ) -> Iterator[Client]:
-    """A cluster of processes on this machine.
+    """Start a cluster of processes on this machine.
 
     Parameters
     ----------
     workers, threads_per_worker
         Processes, and tasks at a time in each.
     memory_limit
-        Of one worker, as text ("4GB") or bytes; without, an equal share of what
-        this process was given.
+        Memory of one worker, as text ("4GB") or bytes; None gives each an equal share of what this
+        process was given.
     gpus
-        One for each worker in turn, as in CUDA_VISIBLE_DEVICES.
+        GPUs for the workers in turn, as in CUDA_VISIBLE_DEVICES.
     """
     scratch = tempfile.mkdtemp(prefix="harpy-core-dask-")
     settings = {
@@ -137,16 +137,16 @@ def local(
 
 @contextmanager
 def connect(cluster: Cluster, threads: int, engine: str = AUTO) -> Iterator[Client]:
-    """The cluster that a config asks for.
+    """Start or join the cluster that a config asks for.
 
     Parameters
     ----------
     cluster
-        The config's section.
+        Section of the config.
     threads
         Cores that the job was given on this machine.
     engine
-        What will run on it: a worker with a GPU has all cores, or its share, to decode for it.
+        Engine that will run on it: a worker with a GPU has all cores, or its share, to decode.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def _by_address(address: str) -> Iterator[Client]:
 
 @contextmanager
 def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
-    """Workers as jobs of their own, one node's share each; they listen to each other alone."""
+    """Start workers as jobs, each a share of one node; they listen to each other alone."""
     from dask_jobqueue import SLURMCluster
 
     if shutil.which("sbatch") is None:
@@ -208,7 +208,7 @@ def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
             account=cluster.account,
             job_extra_directives=directives,
             job_script_prologue=[f"export {k}={v}" for k, v in WORKER_ENVIRONMENT.items()],
-            # The worker's node knows its own, which need not be this machine's.
+            # Expanded on the worker's node, whose folder may not be this machine's.
             local_directory='"${TMPDIR:-/tmp}"',
             log_directory=dask.config.get("jobqueue.slurm.log-directory", None) or WORKER_LOGS,
             worker_extra_args=[
@@ -230,7 +230,7 @@ def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
 
 
 def _refuse_unfit(script: str) -> None:
-    """Ask SLURM whether it would take a job: dask-jobqueue submits later, and waits for ever."""
+    """Ask SLURM whether it would take a job: dask-jobqueue submits later, and waits forever."""
     ended = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True)
     if ended.returncode != 0:
         told = " ".join(ended.stderr.replace("sbatch: error:", "").split())
@@ -241,7 +241,7 @@ def _refuse_unfit(script: str) -> None:
 
 
 def _wait_for_a_worker(client: Client, jobs: SLURMCluster) -> None:
-    """Wait for as long as SLURM has a job of ours: queues may take days."""
+    """Wait as long as SLURM has a job of ours: queues may take days."""
     while True:
         # Asked first, or a worker could come and its job end between the two questions.
         there = not jobs.workers or in_queue(jobs)

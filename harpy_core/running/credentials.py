@@ -1,4 +1,4 @@
-"""Credentials that let the processes of one cluster talk to each other, and nobody else to them."""
+"""Credentials by which only the processes of one cluster can talk to each other."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _ROLES = ("client", "scheduler", "worker")
 
 @contextmanager
 def temporary(folder: str | os.PathLike[str]) -> Iterator[Security]:
-    """A new key and certificate, in files that only this user can read, removed at the end.
+    """Make a key and certificate, in files that only this user can read, removed at the end.
 
     Parameters
     ----------
     folder
-        Where all processes of the cluster see the files.
+        Folder in which all processes of the cluster see the files.
 
     Raises
     ------
     InputError
-        Its path cannot stand in a job's command, or nothing can be written there.
+        Its path does not fit a job's command, or nothing can be written there.
     """
     place = os.path.abspath(folder)
     remedy = "set shared-temp-directory of dask-jobqueue to another folder that all nodes see"

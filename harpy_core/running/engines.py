@@ -1,4 +1,4 @@
-"""Which engine a job runs on: asked where its tasks will run, and told in the log."""
+"""Choice of a job's engine: asked where its tasks will run, and logged."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _logger = logging.getLogger("harpy_core")
 
 
 def resolved(name: str, client: Client | None = None) -> str:
-    """The engine that the tasks of a job will use, by its name in `kernels.registry.ENGINES`.
+    """Name of the engine that the tasks of a job will use, from `kernels.registry.ENGINES`.
 
     Parameters
     ----------
     name
-        What was asked for; ``auto`` is an engine of GPUs where every worker has one that works,
-        else the first of the processor's.
+        Name that was asked for; ``auto`` is an engine of GPUs where every worker has a working
+        one, else the first for the CPU.
     client
-        The workers; None is this process.
+        Client of the workers; None is this process.
 
     Raises
     ------
     InputError
-        A name that is no engine, or an engine that a worker cannot use.
+        The name is not an engine, or a worker cannot use the engine.
     """
     if checked(name) == AUTO:
         return _chosen(client)
@@ -41,7 +41,7 @@ def resolved(name: str, client: Client | None = None) -> str:
 
 
 def _chosen(client: Client | None) -> str:
-    """What ``auto`` is."""
+    """Name of the engine that ``auto`` is."""
     why = []
     for engine in on("gpu"):
         troubles = _troubles(engine, client)
@@ -55,14 +55,14 @@ def _chosen(client: Client | None) -> str:
 
 
 def free_on_gpus(name: str, client: Client) -> dict[str, int]:
-    """Bytes free on the GPU of each worker, by its address; empty where none is used.
+    """Free bytes on the GPU of each worker, by its address; empty where none is used.
 
     Parameters
     ----------
     name
-        The engine that was asked for.
+        Name of the engine that was asked for.
     client
-        The workers.
+        Client of the workers.
     """
     asked = on("gpu") if name == AUTO else [ENGINES[name]] if ENGINES[name].device == "gpu" else []
     for engine in asked:
@@ -72,7 +72,7 @@ def free_on_gpus(name: str, client: Client) -> dict[str, int]:
 
 
 def _troubles(engine: Engine, client: Client | None) -> list[str]:
-    """Why an engine cannot be used, for each process that cannot."""
+    """Reasons why an engine cannot be used, one for each process that cannot."""
     if engine.device == "cpu":
         return []
     if client is None:

@@ -1,6 +1,6 @@
-"""What a job was given of its machine: cores and memory, not those of the whole node.
+"""Cores and memory that a job was given of its machine, not those of the whole node.
 
-Control groups (containers, batch systems), the processes' affinity and SLURM's own words each set
+Control groups (containers, batch systems), the processes' affinity and SLURM's variables each set
 a limit; the smallest counts.
 """
 
@@ -15,7 +15,7 @@ _MIB = 2**20
 
 
 def given_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     limits = [len(os.sched_getaffinity(0)), *_quotas(), *_of_slurm_cores()]
     return max(min(limits), 1)
 
@@ -34,7 +34,7 @@ def _memory_limits() -> Iterator[int]:
 
 
 def _quotas() -> Iterator[int]:
-    """Whole cores of the processor time that control groups allow."""
+    """Yield the CPU time that control groups allow, in whole cores."""
     for folder, version in _groups("cpu"):
         if version == 2:
             quota, _, period = _text(folder / "cpu.max").partition(" ")
@@ -52,7 +52,7 @@ def _text(file: Path) -> str:
 
 
 def _groups(controller: str) -> Iterator[tuple[Path, int]]:
-    """The control groups that hold this process, from its own up, and of which version each is."""
+    """Yield the control groups that hold this process, from its own up, and their versions."""
     own = {}
     for line in _text(_PROC / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -68,21 +68,21 @@ def _groups(controller: str) -> Iterator[tuple[Path, int]]:
         else:
             continue
         inside = PurePosixPath(path)
-        # In a container the mount may begin at the container's own group.
+        # In a container the mount may start at the container's own group.
         below = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
         for part in (below, *below.parents):
             yield Path(mount) / part, version
 
 
 def _of_slurm_cores() -> Iterator[int]:
-    """Cores of this task, or of the job on this node."""
+    """Yield the cores of this task, or of the job on this node."""
     found = _number("SLURM_CPUS_PER_TASK") or _number("SLURM_CPUS_ON_NODE")
     if found:
         yield found
 
 
 def _of_slurm_memory() -> Iterator[int]:
-    # 0 is all of the node's.
+    # 0 means all of the node's.
     if per_node := _number("SLURM_MEM_PER_NODE"):
         yield per_node * _MIB
     per_core, cores = _number("SLURM_MEM_PER_CPU"), _number("SLURM_CPUS_ON_NODE")

@@ -1,7 +1,7 @@
-"""What a job notices of its cluster while it waits: workers that come, end, or lack memory.
+"""Watch over a job's cluster while it waits: workers that arrive, end, or lack memory.
 
-A job whose workers have all ended, or end again and again for want of memory, fails with one line;
-Dask itself would wait.
+A job whose workers have all ended, or keep ending for lack of memory, fails with one line; Dask
+itself would wait.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 ALONE_SECONDS = 60.0
-"""After how long without any worker, and without one in SLURM's queue, a job fails."""
+"""Time without any worker, or one in SLURM's queue, after which a job fails."""
 
 LOOK_SECONDS = 2.0
-"""Between two looks at the cluster while a result is waited for."""
+"""Interval of looks at the cluster while a result is awaited."""
 
 ASK_SECONDS = 1.0
-"""How long the number of threads is taken to stay the same."""
+"""Time for which the number of threads is assumed to stay the same."""
 
 RESTARTS = 2
-"""How often workers may be restarted for memory with the same task before the job fails."""
+"""Restarts of workers for memory with the same task before the job fails."""
 
 _MEMORY = (
     "raise cluster.memory_limit, or lower cluster.threads_per_worker, so that each worker has more "
@@ -38,14 +38,14 @@ _logger = logging.getLogger("harpy_core")
 
 
 def wait_for_a_worker(client: Client) -> None:
-    """Return as soon as the cluster has a worker; clusters that grow may begin without."""
+    """Return as soon as the cluster has a worker; clusters that grow may start without any."""
     if not client.nthreads():
         _logger.info("waiting for the cluster's first worker")
         client.wait_for_workers(1)
 
 
 class Lookout:
-    """A cluster while a job waits for its results."""
+    """A cluster, watched while a job waits for its results."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -53,23 +53,23 @@ class Lookout:
         self._threads = 1
         self._alone_since: float | None = None
         self._restarts = self._count_restarts()
-        # Of dask-jobqueue.
+        # A cluster of dask-jobqueue.
         self._jobs = client.cluster if hasattr(client.cluster, "job_script") else None
 
     def threads(self, ask: Callable[[Client], int]) -> int:
-        """Tasks that can run at the same time, asked anew every second: clusters grow."""
+        """Number of tasks that can run at once, asked anew every second: clusters grow."""
         now = time.monotonic()
         if now - self._asked >= ASK_SECONDS:
             self._asked, self._threads = now, ask(self._client)
         return self._threads
 
     def result(self, future: Future) -> Any:
-        """A task's result.
+        """Return a task's result.
 
         Raises
         ------
         InputError
-            All workers have ended, or they end again and again for want of memory.
+            All workers have ended, or they keep ending for lack of memory.
         """
         from distributed import KilledWorker, wait
 
@@ -112,13 +112,13 @@ class Lookout:
             )
 
     def _count_restarts(self) -> int:
-        """Workers that were restarted for memory, ever."""
+        """Count the workers that were ever restarted for memory."""
         return len(self._client.get_events("worker-restart-memory"))
 
     def _ended_workers_with(self, future: Future) -> int:
-        """How many workers ended while they had a task."""
+        """Number of workers that ended while they had a task."""
 
-        # Sent as it is: the scheduler's process need not have this package.
+        # Sent as it is: the scheduler's process may not have this package.
         def suspicious(key: Any, dask_scheduler: Any) -> int:
             task = dask_scheduler.tasks.get(key)
             return task.suspicious if task is not None else 0
@@ -128,12 +128,12 @@ class Lookout:
 
 
 def in_queue(jobs: Any) -> bool:
-    """Whether a worker's job waits or runs; taken for granted while squeue does not answer.
+    """Whether a worker's job waits or runs; assumed while squeue does not answer.
 
     Parameters
     ----------
     jobs
-        A cluster of dask-jobqueue.
+        Cluster of dask-jobqueue.
     """
     ours = {str(job.job_id) for job in jobs.workers.values()}
     ended = subprocess.run(

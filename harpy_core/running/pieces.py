@@ -1,8 +1,8 @@
-"""Dask's lazy values in pieces, so that a few are in work at a time and nothing is computed twice.
+"""Dask's lazy values in pieces, so that few are in progress and nothing is computed twice.
 
-A scheduler that is given the whole graph holds every result until the last is there. Here each
-value is a piece of the graph, and so is each node that several pieces need: they are handed out in
-the order of the values, and what is shared is held from its first use to its last.
+A scheduler with the whole graph holds every result until the last one is there. Here each value is
+a piece of the graph, and so is each node that several pieces need: they are handed out in the order
+of the values, and what is shared is held from its first use to its last.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Piece:
     Attributes
     ----------
     key
-        Of the node whose value is wanted.
+        Key of the node whose value is wanted.
     nodes
-        The piece's own nodes by their keys.
+        Nodes of the piece itself, by key.
     needs
-        Keys of the pieces whose values it takes.
+        Keys of the pieces whose values it needs.
     """
 
     key: Any
@@ -33,7 +33,7 @@ class Piece:
     needs: tuple[Any, ...]
 
     def compute(self, values: Sequence[Any]) -> Any:
-        """The piece's value from those it needs."""
+        """Compute the piece's value from those it needs."""
         import dask
 
         given = {
@@ -47,7 +47,7 @@ def _itself(value: Any) -> Any:
 
 
 def compute(piece: Piece, values: Sequence[Any]) -> Any:
-    """The piece's value from those it needs; sent to workers."""
+    """Compute the piece's value from those it needs; sent to workers."""
     return piece.compute(values)
 
 
@@ -59,7 +59,7 @@ class Pieces:
     values
         Dask's delayed values, in the order in which they are wanted.
     apart
-        Make each node that a value is made of directly a piece too: worth it where there are
+        Turn each node that a value depends on directly into a piece too: worth it where there are
         fewer values than threads.
     """
 
@@ -92,12 +92,12 @@ class Pieces:
         self._futures: dict[Any, Any] = {}
 
     def handed_out(self, submit: Callable[[Piece, list[Any]], Any]) -> Iterator[Any]:
-        """The future of each value in turn.
+        """Yield the future of each value in turn.
 
         Parameters
         ----------
         submit
-            Gives the future of a piece, from the futures of those it needs.
+            Function that returns the future of a piece, from the futures of those it needs.
         """
         for wanted in self._wanted:
             for key in self._not_yet(wanted):
@@ -112,7 +112,7 @@ class Pieces:
             yield future
 
     def _not_yet(self, wanted: Any) -> list[Any]:
-        """The pieces that a value still needs, each after those it needs, and the value's own."""
+        """Return the pieces that a value still needs, each after its own, the value's last."""
         found: dict[Any, None] = {}
         stack = [wanted]
         while stack:

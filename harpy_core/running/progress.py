@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 LINE_SECONDS = 30
-"""Between two lines where there is no terminal to draw a bar on."""
+"""Interval of lines where there is no terminal to draw a bar on."""
 
 _logger = logging.getLogger("harpy_core")
 
@@ -22,9 +22,9 @@ class Bar:
     Parameters
     ----------
     bar
-        What draws it.
+        Bar on a terminal.
     lines
-        What says it in lines, where nothing is drawn.
+        Lines where nothing is drawn.
     """
 
     def __init__(self, bar: tqdm, lines: Lines | None = None) -> None:
@@ -38,7 +38,7 @@ class Bar:
 
 
 class Lines:
-    """A line every `LINE_SECONDS` in the log and on stderr: share, rate and time left."""
+    """Lines in the log and on stderr, every `LINE_SECONDS`: share, rate and time left."""
 
     def __init__(self, total: int | None, description: str, unit: str) -> None:
         self._total, self._description, self._unit = total, description, unit
@@ -46,7 +46,7 @@ class Lines:
         self._started = self._said = time.monotonic()
 
     def advance(self, amount: int) -> None:
-        """Add `amount` units of finished work; say so where it is time to."""
+        """Add `amount` units of finished work, and write a line if it is time."""
         self._done += amount
         now = time.monotonic()
         if now - self._said >= LINE_SECONDS:
@@ -70,18 +70,18 @@ class Lines:
 def track(
     total: int | None, description: str, unit: str = "px", enabled: bool = True
 ) -> Iterator[Bar]:
-    """Tell of throughput and time left while the block runs.
+    """Report throughput and time left while the block runs.
 
     Parameters
     ----------
     total
-        Units of work in all; None where it is not known.
+        Units of work in all; None if unknown.
     description
-        What is being done, in a word or two.
+        Name of the work, in a word or two.
     unit
-        What is counted; shown with an SI prefix (``Gpx/s``).
+        Unit that is counted; shown with an SI prefix (``Gpx/s``).
     enabled
-        False tells nothing. On a terminal a bar is drawn; elsewhere a line is written every
+        False reports nothing. On a terminal a bar is drawn; elsewhere a line is written every
         `LINE_SECONDS`, to the log and to stderr.
     """
     drawn = enabled and sys.stderr.isatty()

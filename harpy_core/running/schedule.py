@@ -1,8 +1,8 @@
 """Run tasks on threads or on a Dask cluster: a bounded number in flight, results in order.
 
-The number follows the cluster's threads: one that grows is used.
+The number follows the cluster's threads: clusters that grow are used.
 
-Results come in the order of the tasks, whatever finished first, so that what is merged from them
+Results arrive in the order of the tasks, whichever finishes first, so that what is merged from them
 does not depend on timing.
 """
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IN_FLIGHT = 3
-"""Tasks handed out for each thread: one at work and enough behind it to hide the way there."""
+"""Tasks handed out per thread: one at work, and enough behind it to hide the transfer."""
 
 
 _own_threads: ContextVar[int | None] = ContextVar("_own_threads", default=None)
@@ -35,7 +35,7 @@ _own_threads: ContextVar[int | None] = ContextVar("_own_threads", default=None)
 
 @contextmanager
 def own_threads(number: int) -> Iterator[None]:
-    """Run tasks without a client on so many threads of this process, not on one for each core."""
+    """Run tasks without a client on `number` threads of this process, not on one per core."""
     before = _own_threads.set(number)
     try:
         yield
@@ -44,7 +44,7 @@ def own_threads(number: int) -> Iterator[None]:
 
 
 def threads_of(client: Client | None) -> int:
-    """How many tasks can run at the same time."""
+    """Number of tasks that can run at the same time."""
     if client is None:
         return _own_threads.get() or given_cores()
     return max(sum(client.nthreads().values()), 1)
@@ -56,16 +56,16 @@ def in_order(
     client: Client | None = None,
     threads: int | None = None,
 ) -> Iterator[R]:
-    """Results of `function` over `tasks`, each as soon as those before it are there.
+    """Yield results of `function` over `tasks`, each as soon as those before it are there.
 
     Parameters
     ----------
     function, tasks
-        Both are sent to the workers where there is a client.
+        Function and its arguments; both are sent to the workers if there is a client.
     client
-        A Dask client; None runs on threads of this process.
+        Dask client; None runs on threads of this process.
     threads
-        How many of them; `threads_of` the client without.
+        Number of threads; None takes `threads_of` the client.
     """
     if client is None:
         threads = threads or threads_of(None)
@@ -90,7 +90,7 @@ def _on_cluster(futures: Iterator[Any], client: Client) -> Iterator[Any]:
 def _rolling(
     futures: Iterator[Any], threads: Callable[[], int], result: Callable[[Any], Any]
 ) -> Iterator[Any]:
-    """Results in order, no more futures drawn than keep the threads that there are at work."""
+    """Yield results in order, drawing no more futures than keep the present threads busy."""
     waiting: deque[Any] = deque()
     try:
         for future in futures:
@@ -105,7 +105,7 @@ def _rolling(
 
 
 def _first(waiting: deque[Any], result: Callable[[Any], Any]) -> Any:
-    """The first one's result; until it is there, the future is among those to be cancelled."""
+    """Return the first one's result; until it is there, its future may still be cancelled."""
     found = result(waiting[0])
     waiting.popleft()
     return found
@@ -115,7 +115,7 @@ class Readable(Protocol):
     """A task that reads its own pixels."""
 
     def detached(self) -> Any:
-        """The task with no more pixels than it needs, to be sent to another process."""
+        """Return the task with no more pixels than it needs, to be sent to another process."""
 
 
 class Lazy(Protocol):
@@ -130,10 +130,10 @@ class Lazy(Protocol):
         """The image blocks, not yet computed."""
 
     def without_blocks(self) -> Any:
-        """The task alone."""
+        """Return the task without its blocks."""
 
     def on_blocks(self, labels: Any, blocks: list[Any]) -> Any:
-        """The task that reads its pixels from computed blocks."""
+        """Return the task that reads its pixels from computed blocks."""
 
 
 def results(
@@ -143,18 +143,18 @@ def results(
     *,
     lazy: bool = False,
 ) -> Iterator[tuple[Any, R]]:
-    """Each task with its result, in the order of the tasks.
+    """Yield each task with its result, in the order of the tasks.
 
     Parameters
     ----------
     function
-        Run on each task, or on what `on_blocks` makes of a lazy one.
+        Function to run on each task, or on what `on_blocks` makes of a lazy one.
     tasks
-        All `Readable`, or all `Lazy`.
+        Tasks, all `Readable` or all `Lazy`.
     client
-        A Dask client; None runs in this process.
+        Dask client; None runs in this process.
     lazy
-        Which of the two they are.
+        Whether they are `Lazy`.
     """
     if lazy:
         yield from zip(tasks, _computed(function, tasks, client), strict=True)
@@ -170,7 +170,7 @@ def _run_on_blocks(function: Callable[[Any], R], task: Lazy, labels: Any, blocks
 def _computed(
     function: Callable[[Any], R], tasks: Sequence[Lazy], client: Client | None
 ) -> Iterator[R]:
-    """Results on Dask blocks, what the blocks share made once."""
+    """Yield results on Dask blocks; what blocks share is computed once."""
     import dask
 
     run = dask.delayed(_run_on_blocks, pure=False)
@@ -187,5 +187,5 @@ def _computed(
 
 
 def _after(needed: list[Future[Any]], piece: Piece) -> Any:
-    """A piece's value; those it waits for were handed out before it, so one of them can run."""
+    """Compute a piece; those it waits for were handed out before it, so one of them can run."""
     return compute(piece, [future.result() for future in needed])

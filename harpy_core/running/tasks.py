@@ -1,7 +1,7 @@
 """The tiles of an image, and the tasks a job makes of them.
 
-A tile is one spatial chunk of the image, or a few neighbouring ones where they are tiny; a task is
-one tile with some or all of its channels. Which pixels a task reads depends on shapes alone.
+A tile is one spatial chunk of the image, or a few neighbouring ones if they are tiny; a task is one
+tile with some or all of its channels. The pixels that a task reads depend on shapes alone.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from harpy_core.tiles.scratch import scratch
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Some channels of one tile, and where to read them.
+    """Some channels of one tile, and the readers of their pixels.
 
     Attributes
     ----------
     region
-        Its pixels, along z, y and x.
+        Region of the tile, along z, y and x.
     channels
         Edges of the groups of channels to read one after the other; empty for a job on labels.
     labels, image
-        Where to read them; the image is None for a job on labels alone.
+        Readers of the pixels; the image is None for a job on labels alone.
     split : (n,) uint64
-        Labels of the instances in it that go on in other tiles, where a job wants to know.
+        Labels of its instances that extend into other tiles, if a job needs them.
     """
 
     region: Region
@@ -45,28 +45,28 @@ class Task:
 
     @property
     def pixels(self) -> int:
-        """Image pixels of all its channels, or label pixels without an image."""
+        """Number of image pixels in all its channels, or of label pixels without an image."""
         return _pixels(self.region, self.channels)
 
     @property
     def origin(self) -> tuple[int, int, int]:
-        """(z, y, x) of the tile's first pixel."""
+        """First pixel of the tile, (z, y, x)."""
         z, y, x = (a for a, _ in self.region)
         return z, y, x
 
     def detached(self) -> Task:
-        """The same task with no more pixels than it needs, to be sent to another process."""
+        """Return the task with no more pixels than it needs, to be sent to another process."""
         image = self.image
         if image is not None:
             image = image.detach(((self.channels[0], self.channels[-1]), *self.region))
         return replace(self, labels=self.labels.detach(self.region), image=image)
 
     def read_labels(self) -> np.ndarray:
-        """The tile's labels, (z, y, x), in a buffer that the thread reuses."""
+        """Read the tile's labels, (z, y, x), into a buffer that the thread reuses."""
         shape = self.labels.layout(self.region)
         buffer = scratch("labels", math.prod(shape), self.labels.dtype).reshape(shape)
         self.labels.read(self.region, buffer)
-        # Contiguous at the image's edge too, or the kernels would be compiled once more for it.
+        # Contiguous at the image's edge too, or the kernels would be compiled again for it.
         return np.ascontiguousarray(buffer[tuple(slice(0, b - a) for a, b in self.region)])
 
     def plane_shape(self) -> tuple[int, int, int]:
@@ -78,7 +78,7 @@ class Task:
         return z, y, x
 
     def read_planes(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Group by group: which channels, and their pixels as (c, plane) in a reused buffer."""
+        """Yield each group of channels, and its pixels, (c, plane), in a reused buffer."""
         if self.image is None:
             raise ValueError("a task on labels alone has no planes")
         for first, last in pairwise(self.channels):
@@ -111,7 +111,7 @@ def _pixels(region: Region, channels: tuple[int, ...]) -> int:
 
 
 def label_tasks(raster: Raster, strict: bool | None = None) -> list[Task] | list[LazyTask]:
-    """Tasks on labels alone, tiled by their own chunks.
+    """Make tasks on labels alone, tiled by their own chunks.
 
     Parameters
     ----------
@@ -136,15 +136,15 @@ def image_tasks(
     channels: tuple[int, ...] | None = None,
     strict: bool | None = None,
 ) -> list[Task] | list[LazyTask]:
-    """Tasks on an image and its labels, tiled by the image's chunks.
+    """Make tasks on an image and its labels, tiled by the image's chunks.
 
     Parameters
     ----------
     threads
         Tasks that can run at the same time.
     channels
-        Some of the edges of the image's chunks along c; all channels without, and where it is
-        lazy: every block of a Dask image is in one task.
+        Some of the edges of the image's chunks along c; None takes all channels, as does a lazy
+        image: every block of a Dask image is in one task.
     strict
         Make missing chunks of Zarr arrays errors; None does of an image's where an instance has
         pixels, False takes them as filled.
@@ -159,9 +159,9 @@ def image_tasks(
 
 
 def tile_edges(raster: Raster) -> tuple[tuple[int, ...], Edges]:
-    """Where the chunks of channels begin, and the tiles along z, y and x.
+    """Edges of the chunks of channels, and of the tiles along z, y and x.
 
-    Tiles of a Dask image go through all z, so that each is a task of its own in any job.
+    Tiles of a Dask image span all z, so that each is a task of its own in any job.
     """
     channels, *chunks = raster.image_edges()
     z, y, x = coarsened(tuple(chunks))
@@ -180,11 +180,11 @@ class LazyTask:
 
     @property
     def pixels(self) -> int:
-        """Image pixels of all its channels, or label pixels without an image."""
+        """Number of image pixels in all its channels, or of label pixels without an image."""
         return _pixels(self.region, self.channels)
 
     def on_blocks(self, labels: np.ndarray, blocks: list[np.ndarray]) -> Task:
-        """The task, once its blocks are there."""
+        """Return the task on its computed blocks."""
         origin = tuple(a for a, _ in self.region)
         extent = tuple(b - a for a, b in self.region)
         reader = ArrayReader(np.asarray(labels), 3, extent, origin)
@@ -192,12 +192,12 @@ class LazyTask:
         return Task(self.region, self.channels, reader, image, self.split)
 
     def without_blocks(self) -> LazyTask:
-        """The task alone, to be sent beside its computed blocks."""
+        """Return the task alone, to be sent beside its computed blocks."""
         return LazyTask(self.region, self.channels, None, [], self.split)
 
 
 class BlockReader:
-    """The image blocks of one tile, one after the other along c."""
+    """Reader of the image blocks of one tile, one after the other along c."""
 
     def __init__(
         self, blocks: list[np.ndarray], channels: tuple[int, ...], origin: tuple[int, ...]
@@ -219,7 +219,7 @@ class BlockReader:
         return self._blocks[region[0][0]].read(region, out)
 
     def detach(self, region: Region) -> BlockReader:
-        """The reader itself: its blocks are where they are used."""
+        """Return the reader itself: its blocks are where they are used."""
         return self
 
 
@@ -236,7 +236,7 @@ def _lazy_tasks(
 
 
 def _blocks(array: Any, edges: Edges) -> list[Any]:
-    """Blocks between the given edges, row by row, as delayed values."""
+    """Return blocks between the given edges, row by row, as delayed values."""
     canonical = array if array.ndim == len(edges) else array[..., np.newaxis, :, :]
     sizes = tuple(tuple(b - a for a, b in pairwise(axis)) for axis in edges)
     return list(canonical.rechunk(sizes).to_delayed().ravel())

@@ -1,8 +1,8 @@
-"""How many worker processes a stage has, each with how many threads, how much memory and a GPU.
+"""Worker processes of a stage: their number, threads, memory and GPUs.
 
-The one answer to that: what starts the workers, what checks that a plan fits them, and the rules
-that ask a batch system for cores and memory all ask here. Nothing heavy is imported: the workflow
-asks while it is parsed.
+This is the only answer: the code that starts the workers, the checks that a plan fits them, and the
+rules that ask a batch system for cores and memory all ask here. Nothing heavy is imported: the
+workflow asks while it is parsed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from harpy_core.config.models import Cluster
 
 THREADS_PER_WORKER = 4
-"""Kernels and codecs run without the GIL, so a few threads share one process and its buffers."""
+"""Threads that share a process and its buffers: kernels and codecs run without the GIL."""
 
 PROCESS_BYTES = 350_000_000
-"""What a process takes before any work is done: interpreter, libraries, compiled kernels."""
+"""Memory of a process before any work is done: interpreter, libraries, compiled kernels."""
 
 GPU_BYTES = 1_000_000_000
-"""What the libraries of a GPU take of its worker's memory: an estimate."""
+"""Memory that a GPU's libraries take in its worker: an estimate."""
 
 KILLED_AT = 0.95
-"""The share of its limit beyond which Dask ends a worker."""
+"""Share of its memory limit beyond which Dask ends a worker."""
 
 _SLURM_WORKERS = 2
 _SLURM_BYTES_PER_THREAD = 2 * 10**9
@@ -45,8 +45,8 @@ ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
-"""One thread for every library that has threads of its own, or each of ours would start as many
-again: the environment of all our processes, set before the libraries are imported."""
+"""Environment of all our processes, set before libraries are imported: one thread for every library
+with threads of its own, or each of our threads would start as many again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class Workers:
     Attributes
     ----------
     processes
-        How many there are.
+        Number of processes.
     threads
-        Tasks at a time in each.
+        Number of threads of each, which is that of tasks at a time.
     memory
-        Bytes that each may take; None where only a running cluster knows.
+        Bytes that each may take; None if only a running cluster knows.
     gpus
-        How many GPUs they ask for: one each, or none.
+        Number of GPUs that they ask for: one each, or none.
     here
         Whether they run within the stage's own job.
     """
@@ -75,17 +75,17 @@ class Workers:
 
     @classmethod
     def of(cls, cluster: Cluster, cores: int, engine: str) -> Workers:
-        """The workers that a config asks for.
+        """Decide the workers that a config asks for.
 
         Parameters
         ----------
         cluster
-            The config's section.
+            Section of the config.
         cores
-            Given to the stage's job on its own machine.
+            Cores given to the stage's job on its own machine.
         engine
-            What will run on them; a worker with a GPU has all cores, or its share, to decode for
-            it. ``auto`` counts as an engine of the processor: see `engine_here`.
+            Engine that will run on them; a worker with a GPU has all cores, or its share, to
+            decode for it. ``auto`` counts as an engine of the CPU: see `engine_here`.
         """
         limit = None if cluster.memory_limit is None else parse_bytes(cluster.memory_limit)
         on_gpus = has_gpus(engine)
@@ -102,10 +102,10 @@ class Workers:
 
     @property
     def process_bytes(self) -> int:
-        """What each process takes before any work is done."""
+        """Memory of each process before any work is done."""
         return PROCESS_BYTES + (GPU_BYTES if self.gpus else 0)
 
 
 def engine_here(cluster: Cluster, engine: str) -> str:
-    """The engine's name, ``auto`` replaced by what it is where workers run on this machine."""
+    """Return the engine's name, with ``auto`` resolved if workers run on this machine."""
     return usable(engine).name if engine == AUTO and cluster.kind == "local" else engine

@@ -1,1 +1,1 @@
-"""What the workflow's rules and scripts ask of the package."""
+"""The package's side of the workflow's rules and scripts."""

@@ -1,7 +1,7 @@
-"""What the rules ask of the config: which files a job reads, with which settings, what is wanted.
+"""Questions of the rules to the config: a job's files and settings, and the wanted results.
 
-Imported while the workflow is parsed, for every dry run and every cluster job: nothing heavy is
-imported here. A method that is a rule's input or params function takes Snakemake's wildcards.
+It is imported while the workflow is parsed, for every dry run and every cluster job: nothing heavy
+is imported here. A method that is a rule's input or params function takes Snakemake's wildcards.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ _PUBLISHED = {
     "tissue-gigapixel": "gigapixel",
     "tissue-terapixel": "terapixel",
 }
-"""The published case that a dataset is of, or is like."""
+"""The published case that a dataset belongs to or resembles."""
 
 
 def any_of(names: Iterable[str]) -> str:
-    """A wildcard's constraint to some names, which may be none."""
+    """Return a wildcard's constraint to some names, which may be none."""
     return "|".join(names) or "(?!)"
 
 
 def plain(section: Section | None) -> dict[str, Any] | None:
-    """A section of the config as builtins: Snakemake compares no others between runs."""
+    """Convert a section of the config to builtins: Snakemake compares no others between runs."""
     return None if section is None else section.model_dump()
 
 
 class Questions:
-    """The config, as the rules ask of it.
+    """Answers of the config to the rules.
 
     Parameters
     ----------
     config
-        Checked.
+        Checked config.
 
     Attributes
     ----------
     images
-        What is measured on its own, by its folder: a case, or a field of view of one.
+        Images that are measured on their own, by folder: a case, or a field of view of one.
     fields
-        The fields of view of the cases that have some.
+        Fields of view of the cases that have some.
     """
 
     def __init__(self, config: Config) -> None:
@@ -80,7 +80,7 @@ class Questions:
         return self.case(wildcards).engine
 
     def dataset_code(self, wildcards: Any) -> str:
-        """What makes a dataset: the code of a made one, the digest of a published one."""
+        """Origin of a dataset: the code of a made one, the digest of a published one."""
         dataset = REGISTRY[wildcards.dataset]
         if dataset.sha256 is None:
             return provenance.source_digest(dataset.origin)
@@ -88,7 +88,7 @@ class Questions:
         return (origin.sha256 if origin else None) or dataset.sha256
 
     def source_files(self, wildcards: Any) -> list[str]:
-        """The files whose change makes a case's source another one."""
+        """Files whose change makes a case's source another one."""
         source = self.case(wildcards).source
         if source.uri in DATASETS:
             manifest = f"data/{source.uri}.manifest.json"
@@ -96,11 +96,11 @@ class Questions:
         return preflight.watched_files(source)
 
     def source_stamp(self, wildcards: Any) -> str:
-        """What changes with a file of a case's source, though it keep its name and its size."""
+        """Stamp that changes with a file of a case's source, even if its name and size do not."""
         return preflight.files_digest(self.case(wildcards).source)
 
     def source(self, wildcards: Any) -> dict[str, Any]:
-        """A case's source as builtins, a registered name replaced by where its store is."""
+        """A case's source as builtins, a registered name replaced by the path of its store."""
         source = self.case(wildcards).source.model_dump()
         source["dataset"] = source["uri"] if source["uri"] in DATASETS else None
         if source["dataset"]:
@@ -134,7 +134,7 @@ class Questions:
         return list(self.fields[wildcards.case])
 
     def of_fields(self, file: str) -> Callable[[Any], list[str]]:
-        """A file of each field of view of a case (an input function)."""
+        """Make an input function: one file of each field of view of a case."""
 
         def files(wildcards: Any) -> list[str]:
             folder = f"results/{wildcards.case}/fields"
@@ -155,7 +155,7 @@ class Questions:
         ]
 
     def measured(self, wildcards: Any) -> dict[str, Any]:
-        """What a measured run is given besides its raster, engine and workers."""
+        """Settings of a measured run besides its raster, engine and workers."""
         sweep = self.case(wildcards).benchmark
         assert sweep is not None
         settings: dict[str, Any] = {
@@ -170,13 +170,13 @@ class Questions:
         return settings | {"stats": ["mean"]}
 
     def published(self, wildcards: Any) -> str | None:
-        """The published case whose points a case's figures are drawn over, where there is one."""
-        # As it was asked for: a store of the user's may stand in its place.
+        """The published case over whose points a case's figures are drawn, if there is one."""
+        # As it was asked for: a store of the user's may replace it.
         source = self.config.cases[wildcards.case].source
         return _PUBLISHED.get(source.uri) if source else None
 
     def manifests(self) -> list[str]:
-        """What declares each case's stores whole."""
+        """Manifests of each case's stores."""
         return [
             f"results/{name}/{store}.manifest.json"
             for name, case in self.config.cases.items()
@@ -185,7 +185,7 @@ class Questions:
         ]
 
     def figures(self) -> list[str]:
-        """Every picture that the config's cases come with."""
+        """Every picture of the config's cases."""
         drawn = []
         for name, case in self.images.items():
             figures = ["tissue"]

@@ -1,6 +1,6 @@
-"""What a rule's job asks of its machine: threads, GPUs and memory, known before it runs.
+"""Resources of a rule's job: threads, GPUs and memory, known before it runs.
 
-A method is a rule's threads or resource function: it takes what Snakemake gives to those.
+A method is a rule's threads or resource function: it takes what Snakemake passes to those.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from harpy_core.running.workers import Workers
 from harpy_core.workflow.questions import Questions
 
 SNAKEMAKE_MB = 310
-"""What Snakemake takes inside a job of its own (measured)."""
+"""Memory that Snakemake takes inside a job of its own (measured)."""
 
 MOST_THREADS = 32
-"""Cores that a stage of this machine takes at most."""
+"""Cores that a stage on this machine takes at most."""
 
 
 class Needs:
-    """What the jobs of a config need.
+    """Resources that the jobs of a config need.
 
     Parameters
     ----------
     asked
-        What the rules ask of the config.
+        Answers of the config to the rules.
     """
 
     def __init__(self, asked: Questions) -> None:
@@ -45,7 +45,7 @@ class Needs:
         return workers.gpus if workers.here else 0
 
     def memory_mb(self, stage: str) -> Callable[..., int]:
-        """Memory of a stage's job in MB, known from shapes alone (a resource function)."""
+        """Make a resource function: memory of a stage's job in MB, from shapes alone."""
 
         def mem_mb(wildcards: Any, input: Any, threads: int) -> int:
             workers = Workers.of(self._cluster, threads, self._asked.engine(wildcards))
@@ -59,7 +59,7 @@ class Needs:
         return int(wildcards.workers) if on_gpus else 0
 
     def measured_memory_mb(self, wildcards: Any, input: Any) -> int:
-        """Memory of a measured run in MB: what the plan says, or all that the peer may take."""
+        """Memory of a measured run in MB: that of the plan, or all that the peer may take."""
         sweep = self._asked.case(wildcards).benchmark
         assert sweep is not None
         limit = parse_bytes(sweep.memory_limit)

@@ -1,7 +1,7 @@
-"""What every rule's script does around its one call: a log, one thread a library, one-line errors.
+"""Frame of every rule's script: a log, one thread per library, one-line errors.
 
 `running` is entered before anything heavy is imported, because the libraries read the number of
-their threads when they are.
+their threads on import.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harpy_core.raster.info import RasterInfo
 
 OWN_THREADS_BYTES = 2**29
-"""Bytes read and written by a stage that takes about a second: less than its workers to start."""
+"""Bytes that a stage reads and writes in about a second, less than its workers take to start."""
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -35,19 +35,18 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 def running(snakemake: Any) -> Iterator[logging.Logger]:
     """Run the block as a rule's job.
 
-    Its log file tells what was given, what the block logs and how it ended, and it ends with the
-    Snakemake that started it. Bad input ends the
-    process with the error's one line on stderr; any other error with one line that names the log,
-    where the traceback is.
+    Its log file says what was given, what the block logs and how it ended, and it ends with the
+    Snakemake that started it. Bad input ends the process with the error's one line on stderr; any
+    other error with one line that names the log, where the traceback is.
 
     Parameters
     ----------
     snakemake
-        The object of that name in a script.
+        Object of that name in a script.
     """
     log = Path(snakemake.log[0])
     logger = _logger(log)
-    # Snakemake exports the rule's threads: N workers would run N x N of them.
+    # Snakemake exports the rule's threads: N workers would run N x N threads.
     os.environ.update(ONE_THREAD)
     end_with_starter()
     started = time.monotonic()
@@ -75,20 +74,20 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
 def workers(
     snakemake: Any, stage: str, info: RasterInfo, **settings: Any
 ) -> Iterator[Client | None]:
-    """The workers of a stage, once its plan is known to fit them and the disk.
+    """Start the workers of a stage, once its plan is known to fit them and the disk.
 
-    None, the job's own threads, where starting processes would take longer than the work.
+    It yields None, for the job's own threads, where processes take longer to start than the work.
 
     Parameters
     ----------
     snakemake
-        The object of that name in a script; its first output tells which disk is written to.
+        Object of that name in a script; its first output tells which disk is written to.
     stage
         ``instances``, ``aggregate`` or ``extract``.
     info
         The raster that is read.
     settings
-        What `harpy_core.planning.plan.stage_plan` takes of the stage's own.
+        The stage's own settings, for `harpy_core.planning.plan.stage_plan`.
 
     Raises
     ------
@@ -125,12 +124,12 @@ def workers(
 
 def _logger(log: Path) -> logging.Logger:
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Dask tells of every connection it opens, at the level of INFO.
+    # Dask logs every connection it opens, at the level of INFO.
     logging.basicConfig(
         filename=log, filemode="w", format=_FORMAT, level=logging.WARNING, force=True
     )
     logging.captureWarnings(True)
-    # Connections opened and closed in good order are nothing that a reader of the log looks for.
+    # Nobody reads a log for connections that were opened and closed in good order.
     os.environ["DASK_LOGGING__DISTRIBUTED"] = "warning"
     logger = logging.getLogger("harpy_core")
     logger.setLevel(logging.INFO)

@@ -1,7 +1,7 @@
-"""A script ends with the Snakemake that started it: nobody else waits for what it makes.
+"""End of a script with the Snakemake that started it: nobody else waits for its result.
 
-Snakemake that is killed by SIGKILL cannot end its scripts. One that ran on would hold its store's
-lock, and the next run, which begins its outputs anew, would do everything once more.
+A Snakemake killed by SIGKILL cannot end its scripts. One that ran on would hold its store's lock,
+and the next run, which begins its outputs anew, would do everything once more.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import time
 import psutil
 
 _LOOK_SECONDS = 1.0
-"""Between two looks at whether it is still there."""
+"""Interval at which the starter is looked for."""
 
 _GRACE_SECONDS = 5.0
-"""For workers and scratch folders to be put away in good order, before all are killed."""
+"""Time for workers and scratch folders to be cleaned up in order, before all are killed."""
 
 
 def end_with_starter() -> None:
@@ -30,7 +30,7 @@ def end_with_starter() -> None:
 
 
 def _starter() -> psutil.Process | None:
-    """The nearest process above that does not name the script: Snakemake calls it by a shell."""
+    """Nearest ancestor that does not name the script, which Snakemake calls through a shell."""
     script = sys.argv[0]
     try:
         above = psutil.Process().parent()
@@ -45,7 +45,7 @@ def _watch(starter: psutil.Process) -> None:
     while starter.is_running() and starter.status() != psutil.STATUS_ZOMBIE:
         time.sleep(_LOOK_SECONDS)
     logging.getLogger("harpy_core").error("the Snakemake that started this is gone: stopping")
-    # As Ctrl-C would: the main thread leaves its blocks, and its workers end with it.
+    # Like Ctrl-C: the main thread leaves its blocks, and its workers end with it.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     time.sleep(_GRACE_SECONDS)
     for child in psutil.Process().children(recursive=True):
