@@ -1,4 +1,4 @@
-"""Images and labels: what there is, how to open it, how to read it fast.
+"""Images and labels: describing, opening and reading them.
 
 The public names are imported on first use, so that `raster.info` stays cheap for the workflow.
 """

@@ -7,18 +7,18 @@ from harpy_core.errors import InputError
 SPATIAL = ("z", "y", "x")
 
 ALL = {"images": ("c", *SPATIAL), "labels": SPATIAL}
-"""Axes of the two kinds of element, as the jobs want them; z may be left out."""
+"""Axes of the two kinds of element, in the jobs' order; z may be left out."""
 
 
 def of(kind: str, count: int) -> tuple[str, ...]:
-    """What the axes of an array mean that has no names for them.
+    """Names of the axes of an array that has none for them.
 
     Parameters
     ----------
     kind
         ``images`` or ``labels``.
     count
-        How many axes it has.
+        Number of its axes.
     """
     known = ALL[kind]
     if count == len(known) - 1:
@@ -27,23 +27,23 @@ def of(kind: str, count: int) -> tuple[str, ...]:
 
 
 def check(kind: str, names: tuple[str, ...], axes: tuple[str, ...], where: str) -> None:
-    """Refuse an array whose axes, those of one pixel left out, are not those of its kind.
+    """Refuse an array whose axes, without those of one pixel, are not those of its kind.
 
     Parameters
     ----------
     kind
         ``images`` or ``labels``.
     names
-        Its axes without those that are left out.
+        Names of its axes without those that are left out.
     axes
-        All of them.
+        Names of all its axes.
     where
-        What an error names.
+        Name of the array in an error.
 
     Raises
     ------
     InputError
-        With the axes that it may have.
+        They are not; the message gives the axes that it may have.
     """
     whole = ", ".join(ALL[kind])
     flat = ", ".join(axis for axis in ALL[kind] if axis != "z")

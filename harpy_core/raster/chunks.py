@@ -1,4 +1,4 @@
-"""Decode one Zarr chunk into a buffer of ours, from a memory-mapped file where that is possible.
+"""Decoding of Zarr chunks into our own buffers, from memory-mapped files where possible.
 
 `zarr.Array[...]` allocates and copies on every read, which costs two to three times the decoding.
 Arrays in a local folder with one of the common codecs, in shards or not, are decoded straight into
@@ -47,7 +47,7 @@ Decoder = Callable[[Any, np.ndarray], None]
 numcodecs.blosc.use_threads = False
 
 _BLOSC_HEADER = struct.Struct("<4xI4xI")
-"""Sizes of the content and of the chunk."""
+"""Sizes of the content and of the chunk, in a Blosc header."""
 
 
 def _expect(found: int, size: int) -> None:
@@ -77,7 +77,7 @@ def _decode_zstd(encoded: Any, out: np.ndarray) -> None:
 
 
 def _zstd_content(encoded: Any) -> int | None:
-    """Bytes a Zstandard frame says it holds (RFC 8878, 3.1.1.1); None where it does not say."""
+    """Bytes that a Zstandard frame declares (RFC 8878, 3.1.1.1); None if it declares none."""
     descriptor = encoded[4] if len(encoded) > 4 else 0
     single, width = descriptor >> 5 & 1, descriptor >> 6
     dictionary = (0, 1, 2, 4)[descriptor & 3]
@@ -88,7 +88,7 @@ def _zstd_content(encoded: Any) -> int | None:
 
 
 def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
-    """Gzip and zlib members alike."""
+    """Decode gzip or zlib members."""
     stream = zlib.decompressobj(wbits=47)
     done = 0
     pending = memoryview(encoded)
@@ -127,7 +127,7 @@ _DECODERS_V2: dict[str, Decoder] = {
 
 @dataclass(frozen=True, slots=True)
 class _Sharding:
-    """How many chunks a shard has along each axis, and where its index stands."""
+    """Number of chunks of a shard along each axis, and the place of its index."""
 
     counts: tuple[int, ...]
     at_start: bool
@@ -145,7 +145,7 @@ class _Sharding:
 def _sharding_of(
     array: zarr.Array, metadata: ArrayV3Metadata
 ) -> tuple[_Sharding | None, Sequence[Any]] | None:
-    """The shards of an array, if any, and the codecs of a chunk; None where zarr must do it."""
+    """The shards of an array, if any, and the codecs of a chunk; None if zarr must decode it."""
     codecs = metadata.codecs
     if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec):
         return None, codecs
@@ -159,21 +159,21 @@ def _sharding_of(
 
 
 def _order_of(codec: BytesCodec) -> Literal["<", ">"]:
-    """NumPy's sign of a byte order, which zarr names by an enumeration or, from 3.4 on, a text."""
+    """NumPy's sign of a byte order, which zarr names by an enumeration or, from 3.4 on, by text."""
     name = getattr(codec.endian, "value", codec.endian)
     return ">" if name == "big" else "<"
 
 
 @dataclass(frozen=True, slots=True)
 class _Files:
-    """How the files of an array are read."""
+    """Names, shards and decoder of an array's files."""
 
     array: zarr.Array
     decode: Decoder
     sharding: _Sharding | None
 
     def content(self, index: tuple[int, ...], file: mmap.mmap) -> Any:
-        """The encoded chunk in the file that holds it; None where the shard has no such chunk."""
+        """Return the encoded chunk in its file; None where the shard has no such chunk."""
         if self.sharding is None:
             return file
         _, number = self.sharding.place(index)
@@ -187,7 +187,7 @@ class _Files:
 
 
 def _files_of(array: zarr.Array) -> _Files | None:
-    """How to decode chunks from files into native or swapped bytes; None where zarr must do it."""
+    """Files of an array, decoded into native or swapped bytes; None if zarr must decode them."""
     metadata = array.metadata
     if isinstance(metadata, ArrayV2Metadata):
         if metadata.filters or metadata.order != "C":
@@ -203,7 +203,7 @@ def _files_of(array: zarr.Array) -> _Files | None:
 
 
 def _decoder_of(chain: Sequence[Any]) -> Decoder | None:
-    """The decoder of a chunk's codecs; None where zarr must do it."""
+    """The decoder of a chunk's codecs; None if zarr must decode it."""
     codecs = [c for c in chain if not _changes_nothing(c)]
     if not codecs or not isinstance(codecs[0], BytesCodec):
         return None
@@ -238,16 +238,16 @@ class Slices:
     Parameters
     ----------
     array
-        With a shape and chunks; it is sent to workers.
+        Array with a shape and chunks; it is sent to workers.
     name
-        What an error names.
+        Name of the array in an error.
     """
 
     def __init__(self, array: Any, name: str) -> None:
         self._array, self.name = array, name
 
     def read(self, index: tuple[int, ...], out: np.ndarray) -> bool:
-        """Decode the chunk at `index` into `out`, as `ChunkFiles.read` does; it is there."""
+        """Decode the chunk at `index` into `out`, like `ChunkFiles.read`; none is missing."""
         with _told(self.name, index):
             _read_slice(self._array, index, out)
         return True
@@ -255,7 +255,7 @@ class Slices:
 
 @contextmanager
 def _told(name: str, index: tuple[int, ...]) -> Iterator[None]:
-    """Tell in one line why a chunk cannot be read."""
+    """Report in one line why a chunk cannot be read."""
     try:
         yield
     except InputError:
@@ -286,10 +286,10 @@ class ChunkFiles:
     Parameters
     ----------
     array
-        Any regular Zarr array.
+        Zarr array, of any regular chunks.
     strict
-        Make a missing chunk an error instead of the array's fill value; None tells of it, and False
-        takes it as one that is there.
+        Make a missing chunk an error instead of the array's fill value; None reports it, and False
+        takes it for one that is there.
     """
 
     def __init__(self, array: zarr.Array, strict: bool | None = False) -> None:
@@ -307,7 +307,7 @@ class ChunkFiles:
 
     @property
     def direct(self) -> bool:
-        """Whether chunks are decoded from their files, past the array interface."""
+        """Whether chunks are decoded from their files, bypassing the array interface."""
         return self._files is not None
 
     def read(self, index: tuple[int, ...], out: np.ndarray) -> bool:
@@ -316,14 +316,14 @@ class ChunkFiles:
         Parameters
         ----------
         index
-            Which chunk, counted along each axis.
+            Number of the chunk along each axis.
         out
-            C-contiguous, of the chunk's full shape (chunks at the edge are padded) and the
+            Array, C-contiguous, of the chunk's full shape (chunks at the edge are padded) and the
             array's dtype in native byte order.
 
         Returns
         -------
-        Whether it is there; where it is not, `out` holds the fill value.
+        Whether the chunk is there; if not, `out` holds the fill value.
 
         Raises
         ------
@@ -371,13 +371,13 @@ class ChunkFiles:
         if self._strict and not _present(self._array, index):
             self._fill(index, out, self._array)
         values = _read_slice(self._array, index, out)
-        # Another request, so only of a chunk that may be missing.
+        # This takes another request, so it is only asked of a chunk that may be missing.
         told = self._strict is None and _is_fill(values, self._array.fill_value)
         return not told or _present(self._array, index)
 
 
 def _is_fill(values: np.ndarray, fill: Any) -> bool:
-    """Whether all pixels of a chunk are what stands for a missing one."""
+    """Whether all pixels of a chunk have the fill value of a missing one."""
     fill = values.dtype.type(0 if fill is None else fill)
     if fill != fill:
         return bool(np.isnan(values).all())
@@ -400,7 +400,7 @@ def covering(region: tuple[tuple[int, int], ...], chunks: tuple[int, ...]) -> li
     region
         First index and end along each axis.
     chunks
-        Items of a chunk along each axis.
+        Number of a chunk's items along each axis.
     """
     return list(
         product(*(range(a // n, -(-b // n)) for (a, b), n in zip(region, chunks, strict=True)))

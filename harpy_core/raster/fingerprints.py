@@ -1,4 +1,4 @@
-"""What tells one input from another, without reading the pixels of a file."""
+"""Fingerprints that identify inputs, without reading the pixels of a file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from harpy_core.raster.views import AxesView, ChannelView
 from harpy_core.storage.manifest import digest_of
 
 _NESTED = 20
-"""How deep an array may lie in a graph's values and in what wraps it."""
+"""Levels at which an array may be nested in a graph's values and their wrappers."""
 
 
 class _UnknownError(Exception):
-    """Nothing tells what an array holds."""
+    """An array's content cannot be identified."""
 
 
 def fingerprint(*arrays: Any, times: bool = True) -> str | None:
-    """Digest of what tells one input from another; None where nothing does.
+    """Digest that identifies an input; None where nothing does.
 
-    Of a local array: names, sizes and times of its files. Of one at an address: what the server
-    says of the array's metadata (entity tag, time of change, size), which a chunk written in place
-    leaves as it is. Of a Dask array: its name, and the arrays behind its graph, where every task
+    It covers the names, sizes and times of a local array's files. At an address it covers what the
+    server says of the array's metadata (entity tag, time of change, size), which a chunk written in
+    place leaves as it is. A Dask array has its name, and the arrays behind its graph, if every task
     that begins it reads some; what such a task reads besides is not known.
 
     Parameters
     ----------
     arrays
-        What `open_raster` opened, NumPy or Dask arrays.
+        Arrays that `open_raster` opened, or NumPy or Dask arrays.
     times
-        Take the files' times of change in; without, copies of a store have one fingerprint.
+        Include the files' times of change; otherwise copies of a store have one fingerprint.
     """
     try:
         return digest_of([_facts(array, times) for array in arrays])
@@ -66,7 +66,7 @@ def _facts(array: Any, times: bool) -> list[Any]:
 
 
 def _behind(array: Any, times: bool) -> list[Any]:
-    """Facts of the arrays that a graph begins with, each once, in the order of the graph."""
+    """Facts about the arrays that a graph begins with, each once, in the order of the graph."""
     graph = dict(array.__dask_graph__())
     found: dict[int, Any] = {}
     for value in graph.values():
@@ -78,7 +78,7 @@ def _behind(array: Any, times: bool) -> list[Any]:
 
 
 def _refers(value: Any, graph: Mapping[Any, Any]) -> bool:
-    """Whether a value of a graph is made of other ones."""
+    """Whether a value of a graph depends on others."""
     known = getattr(value, "dependencies", None)
     if known is not None:
         return bool(known)
@@ -94,7 +94,7 @@ def _is_key(part: Any, graph: Mapping[Any, Any]) -> bool:
 
 
 def _arrays_in(value: Any, depth: int = 0) -> Iterator[Any]:
-    """The arrays that a value of a graph holds: itself, wrapped, or among its arguments."""
+    """Yield the arrays of a graph's value: itself, wrapped, or among its arguments."""
     if depth > _NESTED or value is None or isinstance(value, (str, bytes, type)):
         return
     if isinstance(value, np.ndarray) or owner_of(value) is not None:
@@ -105,7 +105,7 @@ def _arrays_in(value: Any, depth: int = 0) -> Iterator[Any]:
     elif isinstance(value, dict):
         inside = [*value.values()]
     else:
-        # A task's arguments, a node's value, or what xarray wraps around an array.
+        # A task's arguments, a node's value, or xarray's wrappers of an array.
         names = ("args", "kwargs", "value", "array", "_array")
         inside = [getattr(value, name, None) for name in names]
     for part in inside:

@@ -1,4 +1,4 @@
-"""What there is to know of an image and its labels without opening them."""
+"""Description of an image and its labels, usable without opening them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harpy_core.storage.manifest import write_json
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
-    """Where an image and its labels are, and their shapes.
+    """Places, shapes and types of an image and its labels.
 
     Attributes
     ----------
@@ -30,11 +30,11 @@ class RasterInfo:
     channels
         Names of the channels in use, in order.
     image_shape, image_chunks
-        (c, y, x) or (c, z, y, x), in pixels; all channels of the file.
+        Shapes (c, y, x) or (c, z, y, x), in pixels, with all channels of the file.
     image_dtype
-        NumPy name of the pixel type, whatever the byte order on disk.
+        NumPy name of the pixel type, regardless of the byte order on disk.
     labels_shape, labels_chunks
-        (y, x) or (z, y, x), in pixels.
+        Shapes (y, x) or (z, y, x), in pixels.
     labels_dtype
         NumPy name of the label type.
     fingerprint
@@ -42,14 +42,14 @@ class RasterInfo:
     level
         Resolution of a multiscale image and of its labels; 0 is the finest.
     storage_options
-        For an address: what fsspec is given for its protocol.
+        Options of fsspec for an address, by its protocol.
     cache
         Absolute path of the folder that keeps what is fetched from an address; None keeps nothing.
     missing
-        What a chunk is that is not stored: see `strict`.
+        Treatment of a chunk that is not stored: see `strict`.
     files
-        Digest of what the files are, whatever channels of them are in use; it is compared when the
-        raster is opened again.
+        Digest of the files, whichever channels are in use; it is compared when the raster is opened
+        again.
     """
 
     uri: str
@@ -71,16 +71,16 @@ class RasterInfo:
 
     @property
     def strict(self) -> bool | None:
-        """What `harpy_core.aggregate_stats` and the other jobs take for it."""
+        """Value of the argument of `harpy_core.aggregate_stats` and the other jobs."""
         return {"refuse": None, "strict": True, "fill": False}[self.missing]
 
     def choosing(self, channels: Sequence[str] | None) -> RasterInfo:
-        """The same raster with some of its channels in use, in its own order; None: all.
+        """Return the same raster with some channels in use, in its own order; None means all.
 
         Raises
         ------
         InputError
-            A channel that is not there.
+            A channel is not there.
         """
         for name in channels or ():
             if name not in self.channels:
@@ -97,7 +97,7 @@ class RasterInfo:
         Raises
         ------
         InputError
-            An address or an option that may hold credentials: they are not written.
+            An address or an option may hold credentials: these are not written.
         """
         addresses = [self.uri, self.labels or ""]
         protocols = [text.partition("://")[0] for text in addresses if "://" in text]
@@ -121,6 +121,6 @@ class RasterInfo:
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of a NumPy type by its name: ``uint16``, ``float64``, ``bool``."""
+    """Bytes of an item of a NumPy type by name: ``uint16``, ``float64``, ``bool``."""
     digits = "".join(filter(str.isdigit, dtype))
     return int(digits) // 8 if digits else 1

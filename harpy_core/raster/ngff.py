@@ -1,7 +1,7 @@
 """Images and labels in a Zarr group: SpatialData, OME-Zarr 0.4 and 0.5, and plain arrays.
 
-Level paths, axes, channel names and placement are read from the metadata, never assumed. How a
-group is reached is its format's.
+Level paths, axes, channel names and placement are read from the metadata, never assumed. Reaching a
+group is up to its format.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from harpy_core.raster.placement import placement
 from harpy_core.raster.views import AxesView
 
 _SHUFFLES = ("no shuffle", "shuffle", "bitshuffle")
-"""What numcodecs calls 0, 1 and 2."""
+"""Names of the shuffles that numcodecs calls 0, 1 and 2."""
 
 
 def open_image(group: zarr.Group, uri: str, name: str | None, level: int) -> Element:
-    """An image of a store; the only one without a name."""
+    """Open an image of a store; without a name, the only one."""
     return _open_inside(group, uri, "images", name, level)
 
 
 def open_labels(
     group: zarr.Group, uri: str, name: str | None, image: str | None, level: int, elsewhere: bool
 ) -> Element | None:
-    """Labels of a store; None where it has none of the name, and something `elsewhere` does."""
+    """Open labels of a store; None if it has none of the name, but something `elsewhere` has."""
     if elsewhere and name is not None and named(group, "labels", name, image or "") is None:
         return None
     return _open_inside(group, uri, "labels", name, level, image or "")
@@ -46,7 +46,7 @@ def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
     kind
         ``images`` or ``labels``.
     image
-        The image whose labels are meant, where they lie below it.
+        Image whose labels are meant, if they lie below it.
     """
     below = _node(group, kind)
     if not isinstance(below, zarr.Group) and kind == "labels" and image:
@@ -69,7 +69,7 @@ def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
 def _open_inside(
     group: zarr.Group, uri: str, kind: str, name: str | None, level: int, image: str = ""
 ) -> Element:
-    """An image or labels by name: a SpatialData element, an OME-Zarr group, or a plain array."""
+    """Open an image or labels: a SpatialData element, an OME-Zarr group, or a plain array."""
     if name is None:
         found = names_in(group, kind, image)
         if len(found) != 1:
@@ -84,7 +84,7 @@ def _open_inside(
 
 
 def named(group: zarr.Group, kind: str, name: str, image: str = "") -> Any:
-    """What a name stands for: an element of this kind, labels of the image, or a path."""
+    """Find a node by name: an element of this kind, labels of the image, or a path."""
     places = [f"{kind}/{name}"] if name else []
     if kind == "labels" and image:
         places.append(f"{image}/labels/{name}")
@@ -101,7 +101,7 @@ def _node(group: zarr.Group, name: str) -> Any:
 
 
 def _metadata(group: zarr.Group) -> dict[str, Any]:
-    """The NGFF metadata of a group: under ``ome`` since 0.5, before that among its attributes."""
+    """NGFF metadata of a group: under ``ome`` since 0.5, before that among its attributes."""
     attributes: dict[str, Any] = group.attrs.asdict()
     return {**attributes, **attributes.get("ome", {})}
 
@@ -112,20 +112,20 @@ def _multiscales(group: zarr.Group) -> dict[str, Any] | None:
 
 
 def element(node: zarr.Array | zarr.Group, name: str, where: str, kind: str, level: int) -> Element:
-    """What a node of a store is as an image or labels.
+    """Open a node of a store as an image or labels.
 
     Parameters
     ----------
     node
-        A multiscale group or a plain array.
+        Multiscale group or plain array.
     name
-        Of the element.
+        Name of the element.
     where
-        What an error names.
+        Name of the node in an error.
     kind
         ``images`` or ``labels``.
     level
-        Which resolution; labels with one only have it for all.
+        Number of the resolution; labels with only one have it for all.
     """
     if isinstance(node, zarr.Array):
         _check_level(level if kind == "images" else 0, [node.shape], where)
@@ -138,7 +138,7 @@ def element(node: zarr.Array | zarr.Group, name: str, where: str, kind: str, lev
         axes = tuple(a["name"] if isinstance(a, dict) else str(a) for a in scales["axes"])
         paths = [str(entry["path"]) for entry in scales["datasets"]]
         arrays = [_array(node, path) for path in paths]
-        # Labels that have one level only may be those of the level that is asked for.
+        # Labels with only one level may be those of the level that is asked for.
         chosen = 0 if kind == "labels" and len(arrays) == 1 else level
         shapes = [array.shape for array in arrays]
         _check_level(chosen, shapes, where)
@@ -167,7 +167,7 @@ def _check_level(level: int, shapes: Sequence[tuple[int, ...]], where: str) -> N
 
 
 def _with_axes(array: zarr.Array, axes: tuple[str, ...], where: str, kind: str) -> Any:
-    """The array with the axes that its kind has; others are left out where they are one pixel."""
+    """Return the array with its kind's axes; others of one pixel are left out."""
     known = axes_names.ALL[kind]
     kept = [i for i, name in enumerate(axes) if name in known or array.shape[i] > 1]
     names = tuple(axes[i] for i in kept)
@@ -190,11 +190,11 @@ def _channel_names(node: zarr.Group) -> list[str] | None:
     return [str(channel["label"]) for channel in listed]
 
 
-# What is said of it -------------------------------------------------------------------------------
+# Descriptions -------------------------------------------------------------------------------------
 
 
 def contents(group: zarr.Group, image: str) -> Iterator[tuple[str, str]]:
-    """The kind of store, and the names of what is in it, for people."""
+    """Yield the kind of store, and the names of its elements, for people."""
     yield "store", f"Zarr {group.metadata.zarr_format}, {_convention(group)}"
     for kind in ("images", "labels"):
         names = names_in(group, kind, image)
@@ -216,7 +216,7 @@ def _convention(group: zarr.Group) -> str:
 
 
 def shape_facts(array: zarr.Array) -> list[Any]:
-    """What an array's metadata says that decides how its files are read."""
+    """Metadata of an array that decide how its files are read."""
     return [list(array.shape), str(array.dtype), list(array.chunks)]
 
 
@@ -229,7 +229,7 @@ def storage(array: zarr.Array, count: int) -> Storage:
 
 
 def diagonal(shape: Sequence[int], unit: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Indices of some units of an array, evenly from its first corner to its last."""
+    """Indices of at most `count` units of an array, evenly from its first corner to its last."""
     grid = [-(-n // c) for n, c in zip(shape, unit, strict=True)]
     places = [tuple((2 * i + 1) * n // (2 * count) for n in grid) for i in range(count)]
     return sorted(set(places)) if all(grid) else []

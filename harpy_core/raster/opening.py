@@ -1,7 +1,7 @@
-"""Open an image and its labels from what is on disk or at an address, and say what was found.
+"""Opening of an image and its labels, on disk or at an address.
 
-What a source is, and how it is opened, is its format's (`harpy_core.raster.formats`); what image
-and labels are together is decided here.
+Formats recognise and open sources (`harpy_core.raster.formats`); whether image and labels belong
+together is decided here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.storage.manifest import digest_of, read_manifest
 
 _FILE = re.compile(r"(\.ome)?\.(tiff?|btf|tf2|tf8|zarr)(\.zip)?$", re.IGNORECASE)
-"""What is no part of the name of labels that are a file of their own."""
+"""Endings that are left out of the name of labels in a file of their own."""
 
 
 def open_raster(
@@ -44,22 +44,22 @@ def open_raster(
     Parameters
     ----------
     uri
-        A SpatialData or OME-Zarr store (a folder, a zip, or an s3://, gs:// or https:// address),
-        a group holding plain Zarr arrays, or a TIFF.
+        SpatialData or OME-Zarr store (a folder, a zip, or an s3://, gs:// or https:// address),
+        group with plain Zarr arrays, or TIFF.
     image
-        Element or group inside the store, or name or number of a TIFF's series; not needed where
+        Element or group inside the store, or name or number of a TIFF's series; not needed if
         there is only one.
     labels
         Element or group inside the store, or the path or address of a label TIFF or Zarr array.
     channels
-        Names of the channels to keep, in the order of the file; all without.
+        Names of the channels to keep, in the order of the file; None keeps all.
     level
         Resolution of a multiscale image and of its labels; 0 is the finest.
     storage_options
-        For an address: what fsspec takes for its protocol, such as ``anon`` and ``endpoint_url``
+        Options of fsspec for an address, by its protocol, such as ``anon`` and ``endpoint_url``
         for s3. Without any it is read anonymously.
     cache
-        For an address: folder in which the chunks that were fetched are kept.
+        Folder in which the chunks fetched from an address are kept.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def open_raster(
     Raises
     ------
     InputError
-        Nothing there, no access, no such element, level or channel, axes or shapes that do not
-        match, labels that are no integers, a transformation that moves labels against the image.
+        There is nothing, no access, or no such element, level or channel; axes or shapes do not
+        match, labels are not integers, or a transformation moves them against the image.
     """
     raster, _ = _opened(str(uri), image, labels, channels, level, storage_options, cache)
     return raster
@@ -86,12 +86,12 @@ def describe(
     cache: str | os.PathLike[str] | None = None,
     missing_chunks: MissingChunks = "refuse",
 ) -> RasterInfo:
-    """What `open_raster` would open; see there for the parameters and errors.
+    """Describe what `open_raster` would open; see there for the parameters and errors.
 
     Parameters
     ----------
     missing_chunks
-        What the jobs are to take a chunk for that is not stored, as in the config.
+        Treatment of chunks that are not stored, as in the config.
     """
     uri = str(uri)
     place = os.path.abspath(uri) if format_of(uri).LOCAL else uri
@@ -116,7 +116,7 @@ def open_described(info: RasterInfo) -> Raster:
     Raises
     ------
     InputError
-        It is not what it was when it was described.
+        The source has changed since it was described.
     """
     raster, apart = _opened(
         info.uri,
@@ -144,7 +144,7 @@ def _opened(
     storage_options: Mapping[str, Any] | None,
     cache: str | os.PathLike[str] | None,
 ) -> tuple[Raster, str | None]:
-    """The raster, and the place of its labels where they are a file of their own."""
+    """Return the raster, and the place of its labels if they are a file of their own."""
     pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
     names = check_elements(uri, pixels, segmentation).channels
     image_array, label_array = (_kept(e.array, cache) for e in (pixels, segmentation))
@@ -160,7 +160,7 @@ def _opened(
 
 
 def _files(uri: str, raster: Raster, apart: str | None) -> str:
-    """What the files of a source are: what a store of ours declares, or what is on disk."""
+    """Identity of a source's files: declared by a store of ours, or found on disk."""
     declared = _declared(uri, raster, apart)
     return declared or fingerprint(whole_image(raster.image), raster.labels) or ""
 
@@ -172,7 +172,7 @@ def find_elements(
     level: int = 0,
     storage_options: Mapping[str, Any] | None = None,
 ) -> tuple[Element, Element]:
-    """An image and its labels, each as it is; what both are together is not checked.
+    """Open an image and its labels separately; whether they belong together is not checked.
 
     See `open_raster` for the parameters and errors.
     """
@@ -188,16 +188,16 @@ def find_elements(
     return pixels, format_of(place).open_alone(place, level, storage_options)
 
 
-# What the two are together ------------------------------------------------------------------------
+# Image and labels together ------------------------------------------------------------------------
 
 
 def check_elements(uri: str, image: Element, labels: Element) -> Raster:
-    """The raster of an image and its labels, once they are known to belong together.
+    """Make the raster of an image and its labels, if they belong together.
 
     Raises
     ------
     InputError
-        Shapes, types or placement that do not match, channels without a name each of their own.
+        Shapes, types or placement do not match, or channel names are not unique.
     """
     raster = Raster.of(image.array, labels.array)
     if image.placed is not None and labels.placed is not None:
@@ -218,12 +218,12 @@ def _called(image: Element) -> str:
 
 
 def chosen_channels(uri: str, names: Sequence[str], wanted: Sequence[str] | None) -> list[int]:
-    """Numbers of the channels that are wanted, in the order of the file; all without.
+    """Numbers of the channels that are wanted, in the order of the file; all for None.
 
     Raises
     ------
     InputError
-        A name that is not among them.
+        A name is not among them.
     """
     for name in wanted or ():
         if name not in names:
@@ -234,7 +234,7 @@ def chosen_channels(uri: str, names: Sequence[str], wanted: Sequence[str] | None
 
 
 def _kept(array: Any, cache: str | os.PathLike[str] | None) -> Any:
-    """An array whose chunks are kept in a folder, where it is at an address and one is given."""
+    """Keep an array's chunks in a folder, if it is at an address and a folder is given."""
     if cache is None:
         return array
     if isinstance(array, AxesView):
@@ -243,7 +243,7 @@ def _kept(array: Any, cache: str | os.PathLike[str] | None) -> Any:
 
 
 def _declared(uri: str, raster: Raster, apart: str | None) -> str | None:
-    """The digest in the manifest beside a store that the workflow made, and of labels elsewhere."""
+    """Digest from the manifest of a store that the workflow made, and of labels elsewhere."""
     if not format_of(uri).LOCAL:
         return None
     manifest = Path(uri).with_suffix(".manifest.json")

@@ -1,6 +1,6 @@
-"""Where an element lies: the coordinate transformations of NGFF and SpatialData, as matrices.
+"""Placement of elements: the coordinate transformations of NGFF and SpatialData, as matrices.
 
-Owns what "image and labels lie on each other" means. Which arrays there are is `opening`'s.
+It defines when image and labels lie on each other. Finding the arrays is up to `opening`.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ import numpy as np
 
 _FRAME = ("c", "z", "y", "x")
 _SYSTEM = "global"
-"""What SpatialData calls the coordinate system that NGFF leaves without a name."""
+"""SpatialData's name of the coordinate system that NGFF leaves without one."""
 
 _RELATIVE = 1e-6
 _PIXELS = 1e-3
-"""How far a scale may be from 1, and a shift from 0 pixels: below it is the rounding of units."""
+"""Largest distance of a scale from 1, and a shift from 0 pixels, due to rounded units."""
 
 Placement = Mapping[str, "np.ndarray | str"]
-"""By coordinate system, the homogeneous matrix from pixels (c, z, y, x) to it, or the type of a
-transformation that is no matrix."""
+"""Homogeneous matrix from pixels (c, z, y, x) to each coordinate system, or the type of a
+transformation that is not a matrix."""
 
 
 class _NoMatrixError(Exception):
-    """A transformation of this type is no matrix."""
+    """A transformation of this type is not a matrix."""
 
 
 def placement(
     scales: Mapping[str, Any], level: Mapping[str, Any], axes: Sequence[str]
 ) -> Placement:
-    """Where a level of a multiscale lies in each of its coordinate systems.
+    """Place a level of a multiscale in each of its coordinate systems.
 
     Parameters
     ----------
     scales
-        An entry of NGFF's ``multiscales``.
+        Entry of NGFF's ``multiscales``.
     level
-        One of its ``datasets``.
+        Entry of its ``datasets``.
     axes
         Names of the axes.
     """
@@ -56,12 +56,12 @@ def placement(
 
 
 def difference(image: Placement, labels: Placement, axes: Iterable[str]) -> str | None:
-    """How labels lie against their image, in words; None where they lie on it.
+    """Describe how labels lie against their image; None if they lie on it.
 
     Parameters
     ----------
     image, labels
-        What `placement` says of each.
+        Placement of each.
     axes
         Names of the axes that both have.
     """
@@ -130,7 +130,7 @@ def _matrix(step: Mapping[str, Any], axes: Sequence[str]) -> np.ndarray:
         return _filled(columns, {})
     values = step.get(kind)
     if values is None:
-        # A path instead of values, or a type of a later version.
+        # It has a path instead of values, or a type of a later version.
         raise _NoMatrixError(kind)
     if kind == "scale":
         return _filled({a: {a: v} for a, v in zip(begins, values, strict=True)}, {})

@@ -1,6 +1,6 @@
-"""An image with its labels, checked: what every job is made of.
+"""An image with its labels, checked, on which every job works.
 
-Nothing else asks what kind of array was given; how pixels are read is `reading`'s.
+Nothing else asks what kind of array was given; reading pixels is up to `reading`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ _KINDS = {"image": "images", "labels": "labels"}
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """An image with its labels; `Raster.of` makes one of arrays of any kind and checks them.
+    """An image with its labels; `Raster.of` makes one from arrays of any kind and checks them.
 
     Attributes
     ----------
     image
-        (c, y, x) or (c, z, y, x) array, a view of the chosen channels where not all were asked
-        for; None for a job on labels alone.
+        Array (c, y, x) or (c, z, y, x), a view of the chosen channels if not all were asked for;
+        None for a job on labels alone.
     layers
-        Label arrays by name, each (y, x) or (z, y, x); Dask arrays all, and the image too, or none.
+        Label arrays by name, each (y, x) or (z, y, x); either all of them and the image are Dask
+        arrays, or none is.
     channels
-        A name for each channel of `image`.
+        Name of each channel of `image`.
     """
 
     image: Any
@@ -51,23 +52,23 @@ class Raster:
         labels: Any | Mapping[str, Any],
         channels: Sequence[str] | None = None,
     ) -> Raster:
-        """Make a raster of arrays as users have them.
+        """Make a raster from arrays as users have them.
 
         Parameters
         ----------
         image
-            (c, y, x) or (c, z, y, x): what `open_raster` opened, or a NumPy, Dask, Zarr or xarray
-            array, whose axes are found by their names; None for labels alone.
+            Array (c, y, x) or (c, z, y, x) that `open_raster` opened, or a NumPy, Dask, Zarr or
+            xarray array, the last with axes in any order; None for labels alone.
         labels
-            (y, x) or (z, y, x) integers, likewise; or several, by name.
+            Integers (y, x) or (z, y, x), likewise; or several such arrays, by name.
         channels
-            A name for each channel; their numbers without.
+            Name of each channel; None numbers them.
 
         Raises
         ------
         InputError
-            No array, wrong axes, labels that are not integers, pixels that are not numbers,
-            shapes that do not match, a channel without a name of its own.
+            There is no array, axes are wrong, labels are not integers, pixels are not numbers,
+            shapes do not match, or channel names are not unique.
         """
         given = labels if isinstance(labels, Mapping) else {LABELS: labels}
         if not given:
@@ -90,7 +91,7 @@ class Raster:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the image's axes; of the labels' without an image."""
+        """Names of the image's axes, or of the labels' if there is no image."""
         array, known = (self.labels, "labels") if self.image is None else (self.image, "images")
         return axes.of(known, array.ndim)
 
@@ -106,34 +107,34 @@ class Raster:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Digest of what tells this input from another one; None where nothing does."""
+        """Digest that identifies this input; None where nothing does."""
         return fingerprint(*self._arrays)
 
     @cached_property
     def content(self) -> str | None:
-        """The fingerprint without the times of files: equal for copies of a store."""
+        """Fingerprint without the times of files: equal for copies of a store."""
         return fingerprint(*self._arrays, times=False)
 
     def image_edges(self) -> Edges:
-        """Where the image's chunks begin along c, z, y and x, and the end of the last."""
+        """Edges of the image's chunks along c, z, y and x."""
         return _edges(self.image, 4)
 
     def label_edges(self) -> Edges:
-        """Where the chunks of the labels begin along z, y and x, and the end of the last."""
+        """Edges of the labels' chunks along z, y and x."""
         return _edges(self.labels, 3)
 
     def image_reader(self, strict: bool | None = None) -> Reader:
-        """Reader of the image, unless it is lazy: then its blocks have one each.
+        """Return a reader of the image, unless it is lazy: then each of its blocks has one.
 
         Parameters
         ----------
         strict
-            Make a missing chunk an error; None tells of it, False takes it as the fill value.
+            Make a missing chunk an error; None reports it, False takes it as the fill value.
         """
         return reader_of(self.image, 4, strict)
 
     def label_reader(self, strict: bool | None = None) -> Reader:
-        """Reader of the labels, unless they are lazy: a chunk that is missing is background.
+        """Return a reader of the labels, unless they are lazy: a missing chunk is background.
 
         Parameters
         ----------
@@ -143,7 +144,7 @@ class Raster:
         return reader_of(self.labels, 3, bool(strict))
 
     def info(self) -> RasterInfo:
-        """Shapes and types alone, as a description without a place."""
+        """Describe shapes and types alone, without a place."""
         return RasterInfo(
             uri="",
             image=None,
@@ -166,21 +167,21 @@ class Raster:
 def channel_names(
     channels: Sequence[str] | None, number: int, where: str = "channels"
 ) -> list[str]:
-    """A unique name for each channel.
+    """Return a unique name for each channel.
 
     Parameters
     ----------
     channels
         Names that were given or found; None numbers the channels.
     number
-        How many channels there are.
+        Number of channels.
     where
-        What an error names.
+        Name of the argument in an error.
 
     Raises
     ------
     InputError
-        Too few, too many, or the same name twice.
+        There are too few names, too many, or two of the same.
     """
     names = [str(c) for c in range(number)] if channels is None else [str(c) for c in channels]
     if len(names) != number:
@@ -193,11 +194,11 @@ def channel_names(
     return names
 
 
-# What was given -----------------------------------------------------------------------------------
+# Arrays as they are given -------------------------------------------------------------------------
 
 
 def _unwrapped(array: Any, kind: str) -> Any:
-    """The array inside an xarray.DataArray, its axes in order; or the array itself."""
+    """Return the array inside an xarray.DataArray, its axes in order; or the array itself."""
     if type(array).__module__.startswith("xarray") and hasattr(array, "dims"):
         array = _in_order(array, kind)
     if any(not hasattr(array, name) for name in ("shape", "dtype", "ndim")):
@@ -208,10 +209,10 @@ def _unwrapped(array: Any, kind: str) -> Any:
 
 
 def _in_order(array: Any, kind: str) -> Any:
-    """The pixels of an xarray.DataArray with its axes in the jobs' order, by their names."""
+    """Return the pixels of an xarray.DataArray with its axes in the jobs' order, by name."""
     dims = [str(dim) for dim in array.dims]
     if dims == [f"dim_{i}" for i in range(len(dims))]:
-        # xarray's own, where no names were given.
+        # xarray's own names, where none were given.
         return array.data
     alone = {dim: 0 for dim in array.dims if str(dim).lower() == "t" and array.sizes[dim] == 1}
     array = array.isel(alone) if alone else array
@@ -257,7 +258,7 @@ def _check_image(image: Any, labels: Any) -> None:
 
 
 def _alike(*arrays: Any) -> list[Any]:
-    """All as they are, or all as Dask arrays where one of them is."""
+    """Return all as they are, or all as Dask arrays if one of them is."""
     if len({is_dask(array) for array in arrays if array is not None}) < 2:
         return list(arrays)
     import dask.array as da
@@ -273,7 +274,7 @@ def _edges(array: Any, axes: int) -> Edges:
 
 
 def _chunks(array: Any) -> tuple[int, ...]:
-    """Largest chunk along each axis; the tiles that a NumPy array is worked on in."""
+    """Largest chunk along each axis; for a NumPy array, the tiles in which it is worked on."""
     found = getattr(array, "chunks", None)
     if found is None:
         plane = tuple(min(n, NUMPY_TILE) for n in array.shape[-2:])
@@ -282,5 +283,5 @@ def _chunks(array: Any) -> tuple[int, ...]:
 
 
 def _type_name(array: Any) -> str:
-    """NumPy's name of a pixel type, whatever the byte order it is stored in."""
+    """NumPy's name of a pixel type, regardless of its byte order on disk."""
     return str(np.dtype(array.dtype).newbyteorder("="))

@@ -1,7 +1,7 @@
-"""One way to read a region of an image or of labels, whatever kind of array holds it.
+"""Readers of regions of an image or of labels, whatever kind of array holds them.
 
-Readers speak in canonical axes, (c, z, y, x) for images and (z, y, x) for labels; a missing z is
-an axis of one pixel. They can be sent to a worker.
+Readers use canonical axes, (c, z, y, x) for images and (z, y, x) for labels; a missing z is an axis
+of one pixel. They can be sent to a worker.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from harpy_core.tiles.scratch import scratch
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A chunk that is not stored, and was taken as the array's fill value.
+    """A chunk that is not stored, and reads as the array's fill value.
 
     Attributes
     ----------
     region
-        Its pixels, along each canonical axis.
+        Region of its pixels, along each canonical axis.
     name
-        Which chunk it is, of which array.
+        Name of the array, and number of the chunk.
     """
 
     region: Region
@@ -36,16 +36,16 @@ class Gap:
 
 
 class Reader(Protocol):
-    """What the jobs ask of an image or of labels.
+    """Interface of the jobs to an image or to labels.
 
     Attributes
     ----------
     shape
-        Pixels along each canonical axis.
+        Number of pixels along each canonical axis.
     dtype
-        Type of the pixels as they are delivered: native byte order, at least 32 bits where float.
+        Type of the pixels as they are delivered: native byte order, at least 32 bits for floats.
     edges
-        Along each canonical axis, where chunks begin, and the end of the last.
+        Edges of the chunks along each canonical axis.
     """
 
     shape: tuple[int, ...]
@@ -53,22 +53,22 @@ class Reader(Protocol):
     edges: Edges
 
     def layout(self, region: Region) -> tuple[int, ...]:
-        """Shape of the buffer that `read` fills for a region: at least the region's own."""
+        """Shape of the buffer that `read` fills for a region: at least that of the region."""
 
     def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
         """Fill `out`, of the region's layout; what lies beyond the region is undefined.
 
         Returns
         -------
-        The chunks that are missing, where the reader looks for them.
+        The chunks that are missing, if the reader looks for them.
         """
 
     def detach(self, region: Region) -> Reader:
-        """A reader of this region that is cheap to send to another process."""
+        """Return a reader of this region that is cheap to send to another process."""
 
 
 def delivered(dtype: np.dtype) -> np.dtype:
-    """The type in which pixels of a stored type are measured."""
+    """Type in which pixels of a stored type are measured."""
     if dtype.kind == "b":
         return np.dtype(np.uint8)
     if dtype.kind == "f" and dtype.itemsize == 2:
@@ -77,7 +77,7 @@ def delivered(dtype: np.dtype) -> np.dtype:
 
 
 def lifted(values: tuple[Any, ...], axes: int, single: Any) -> tuple[Any, ...]:
-    """Insert what stands for one pixel of z where an array has no z axis."""
+    """Insert `single`, for one pixel of z, if an array has no z axis."""
     return values if len(values) == axes else (*values[:-2], single, *values[-2:])
 
 
@@ -86,18 +86,18 @@ def _extent(region: Region) -> tuple[int, ...]:
 
 
 class ArrayReader:
-    """Regions of a NumPy array, or of anything that slices like one.
+    """Reader of a NumPy array, or of anything that slices like one.
 
     Parameters
     ----------
     array
-        2D or 3D labels, 3D or 4D image.
+        Labels in 2D or 3D, or an image in 3D or 4D.
     axes
-        3 for labels, 4 for an image.
+        Number of canonical axes: 3 for labels, 4 for an image.
     chunks
-        Size of the tiles it is worked on in, along each canonical axis.
+        Size of the tiles in which it is worked on, along each canonical axis.
     origin
-        Where the array lies in the whole that regions are counted in.
+        Place of the array's first pixel in the whole in which regions are counted.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ArrayReader:
         return ()
 
     def detach(self, region: Region) -> ArrayReader:
-        """The part of the array that the region covers."""
+        """Return a reader of the part of the array that the region covers."""
         part = np.ascontiguousarray(self._array[self._local(region)])
         origin = tuple(a for a, _ in region)
         return ArrayReader(part, part.ndim, self._chunks, origin, self.shape)
@@ -135,7 +135,7 @@ class ArrayReader:
 
 
 class ChunkReader:
-    """Regions of an array on disk or at an address, each chunk decoded once into place."""
+    """Reader of an array on disk or at an address, each chunk decoded once into place."""
 
     def __init__(self, array: Any, axes: int, strict: bool | None = False) -> None:
         self._array, self._axes, self._strict = array, axes, strict
@@ -155,11 +155,11 @@ class ChunkReader:
         return type(self), (self._array, self._axes, self._strict)
 
     def layout(self, region: Region) -> tuple[int, ...]:
-        """A chunk's full shape where the region is one chunk, else the region's."""
+        """Full shape of a chunk if the region is one chunk, else the region's."""
         return self._chunks if self._is_chunk(region) else _extent(region)
 
     def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
-        """Decode the chunks that a region touches, straight into `out` where it is one chunk."""
+        """Decode the chunks that a region touches, straight into `out` if it is one chunk."""
         if self._is_chunk(region) and self._stored == out.dtype:
             return self._decode(covering(region, self._chunks)[0], out)
         gaps: list[Gap] = []
@@ -175,7 +175,7 @@ class ChunkReader:
         return gaps
 
     def detach(self, region: Region) -> ChunkReader:
-        """The reader itself: it holds no pixels."""
+        """Return the reader itself: it holds no pixels."""
         return self
 
     def _is_chunk(self, region: Region) -> bool:
@@ -201,7 +201,7 @@ class ChunkReader:
 
 
 class ViewReader:
-    """Regions of a channel view; a chunk with some of the channels is decoded once for them all."""
+    """Reader of a channel view; a chunk with several of its channels is decoded once for all."""
 
     def __init__(self, reader: ChunkReader, indices: tuple[int, ...]) -> None:
         self._reader, self._indices = reader, indices
@@ -212,12 +212,12 @@ class ViewReader:
         self.edges = ((0, *changes.tolist(), len(indices)), *reader.edges[1:])
 
     def layout(self, region: Region) -> tuple[int, ...]:
-        """Planes of the region as the reader behind lays them out."""
+        """Shape of the region's planes in the layout of the reader behind."""
         first, last = region[0]
         return (last - first, *self._reader.layout(self._behind(region))[1:])
 
     def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
-        """Decode the chunks behind a group of channels and keep those of the view."""
+        """Decode the chunks behind a group of channels and keep the view's channels."""
         behind = self._behind(region)
         shape = self._reader.layout(behind)
         buffer = scratch("view", int(np.prod(shape)), self.dtype).reshape(shape)
@@ -227,11 +227,11 @@ class ViewReader:
         return gaps
 
     def detach(self, region: Region) -> ViewReader:
-        """The reader itself: it holds no pixels."""
+        """Return the reader itself: it holds no pixels."""
         return self
 
     def _behind(self, region: Region) -> Region:
-        """The chunk along c that holds a group of channels, or the chunks from first to last."""
+        """Region of the chunk along c that holds a group of channels, or of first to last."""
         channels = self._indices[slice(*region[0])]
         edges = self._reader.edges[0]
         first = max(e for e in edges if e <= channels[0])
@@ -245,20 +245,20 @@ def is_dask(array: Any) -> bool:
 
 
 NUMPY_TILE = 2048
-"""Tiles that an unchunked array is worked on in: one plane of 16-bit pixels is 8 MiB."""
+"""Side of the tiles of an unchunked array: one plane of 16-bit pixels is 8 MiB."""
 
 
 def reader_of(array: Any, axes: int, strict: bool | None = False) -> Reader:
-    """The reader of an array in memory, on disk or at an address.
+    """Make the reader of an array in memory, on disk or at an address.
 
     Parameters
     ----------
     array
-        An array of a `harpy_core.raster.Raster`; Dask arrays have no reader, their blocks do.
+        Array of a `harpy_core.raster.Raster`; Dask arrays have no reader, their blocks do.
     axes
-        3 for labels, 4 for an image.
+        Number of canonical axes: 3 for labels, 4 for an image.
     strict
-        Make missing chunks of a Zarr array errors; None tells of them, False takes them as filled.
+        Make missing chunks of a Zarr array errors; None reports them, False takes them as filled.
     """
     if isinstance(array, ChannelView):
         return ViewReader(ChunkReader(array.array, axes, strict), array.indices)

@@ -1,7 +1,7 @@
-"""Zarr stores at an address: anonymous unless told otherwise, patient, kept locally where asked.
+"""Zarr stores at an address: anonymous unless configured, patient, kept locally on request.
 
-fsspec does the talking (s3://, gs://, https://, …). Ours are the errors in one line, trying again
-what fails in passing, a zip that is read by ranges, and the folder that keeps what was fetched.
+fsspec does the transfer (s3://, gs://, https://, …). Ours are the errors in one line, the retries
+of transient failures, the zip that is read by ranges, and the folder that keeps what was fetched.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from harpy_core.raster.formats.names import METADATA, PROTOCOLS
 from harpy_core.storage.manifest import digest_of
 
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait before each new try of what failed in passing."""
+"""Seconds to wait before each retry of a transient failure."""
 
 _IDENTITY = {"key", "secret", "token", "profile", "anon"}
 _ANONYMOUS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ _ANONYMOUS: dict[str, dict[str, Any]] = {
     "abfs": {"anon": True},
     "az": {"anon": True},
 }
-# Else s3fs asks for the size of every object before it fetches it.
+# Otherwise s3fs asks for the size of every object before it fetches it.
 _ONE_REQUEST = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
 _PASSING_STATUS = {429, 500, 502, 503, 504}
@@ -54,26 +54,26 @@ _VALIDATORS = ("ETag", "etag", "LastModified", "Last-Modified", "updated", "size
 
 _LOCAL_HEADER = 30
 _EXTRA = 64
-"""Bytes by which a local header may be longer than the directory says, without a second request."""
+"""Bytes by which a local header may exceed the directory's, without a second request."""
 
 
 class _DeniedError(InputError):
-    """Not to be had without credentials; or not there, where missing objects are refused too."""
+    """Access needs credentials; or a missing object was refused like a forbidden one."""
 
 
 class RemoteStore(FsspecStore):
-    """A Zarr store below an address, read only.
+    """Read-only Zarr store below an address.
 
     Parameters
     ----------
     fs
         Asynchronous fsspec filesystem.
     path
-        The store's place in it.
+        Path of the store in it.
     address
-        What the user called it, for errors.
+        Address as the user gave it, for errors.
     kept
-        Folder for what is fetched, metadata excepted; None keeps nothing.
+        Folder for what is fetched, except metadata; None keeps nothing.
     """
 
     def __init__(self, fs: Any, path: str, address: str, kept: str | None = None) -> None:
@@ -82,7 +82,7 @@ class RemoteStore(FsspecStore):
         self.kept = kept
 
     def keeping(self, folder: str) -> RemoteStore:
-        """The same store, with a folder for what is fetched."""
+        """Return the same store, with a folder for what is fetched."""
         return type(self)(self.fs, self.path, self.address, folder)
 
     async def get(
@@ -91,7 +91,7 @@ class RemoteStore(FsspecStore):
         prototype: BufferPrototype,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """As `zarr.abc.store.Store.get`; errors in one line, from the kept folder where there."""
+        """Get a value as `zarr.abc.store.Store.get` does; from the kept folder if it is there."""
         is_metadata = key.rpartition("/")[2] in METADATA
         kept = None if is_metadata else self.kept
         name = key if byte_range is None else f"{key}@{_span(byte_range)}"
@@ -103,7 +103,7 @@ class RemoteStore(FsspecStore):
             value = await self._patiently(key, byte_range)
         except _DeniedError:
             if is_metadata:
-                # Where nobody may list a bucket, what is not there is denied too.
+                # Where nobody may list a bucket, missing objects are denied too.
                 return None
             raise
         if value is None:
@@ -118,7 +118,7 @@ class RemoteStore(FsspecStore):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
-        """As `zarr.abc.store.Store.get_partial_values`."""
+        """Get values as `zarr.abc.store.Store.get_partial_values` does."""
         return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
 
     async def exists(self, key: str) -> bool:
@@ -132,7 +132,7 @@ class RemoteStore(FsspecStore):
         return True
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Names below a group; none where the server does not tell."""
+        """Names below a group; none where the server does not list them."""
         try:
             found = await self.fs._ls(f"{self.path}/{prefix}".rstrip("/"), detail=False)
         except Exception:
@@ -141,18 +141,18 @@ class RemoteStore(FsspecStore):
             yield name.rstrip("/").rpartition("/")[2]
 
     def version(self, path: str) -> list[str]:
-        """What the server says of the metadata of an array: entity tag, time of change, size.
+        """Version of an array's metadata by the server: entity tag, time of change, size.
 
         Parameters
         ----------
         path
-            The array's, below the store's root.
+            Path of the array, below the store's root.
         """
         folder = f"{self.path}/{path}".rstrip("/")
         return validators(self.fs, f"{folder}/zarr.json", f"{folder}/.zarray")
 
     def why_not(self) -> InputError:
-        """Why no group could be opened."""
+        """Return the reason why no group could be opened."""
         try:
             sync(self._fetch("zarr.json", None))
         except InputError as error:
@@ -168,7 +168,7 @@ class RemoteStore(FsspecStore):
         )
 
     async def _patiently(self, key: str, part: ByteRequest | None) -> bytes | None:
-        """An object or a part of it, None where there is none; tried again where it may help."""
+        """Fetch an object or part of it, None if there is none; retry where it may help."""
         for delay in (*DELAYS, None):
             try:
                 return await self._fetch(key, part)
@@ -186,7 +186,7 @@ class RemoteStore(FsspecStore):
         return await _part_of(self.fs, f"{self.path}/{key}", part)
 
     def told(self, key: str, error: Exception) -> InputError:
-        """An error of the network in one line."""
+        """Describe an error of the network in one line."""
         error = _behind(error)
         inside = "" if key.rpartition("/")[2] in METADATA else key
         place = f"{self.address.rstrip('/')}/{inside}".rstrip("/")
@@ -214,7 +214,7 @@ class RemoteStore(FsspecStore):
 
 
 class RemoteZip(RemoteStore):
-    """A zipped Zarr store at an address, read by ranges; its directory is read once a process."""
+    """Zipped Zarr store at an address, read by ranges; its directory is read once per process."""
 
     def __init__(
         self,
@@ -231,11 +231,11 @@ class RemoteZip(RemoteStore):
         return type(self), (self.address, self._options, self._top, self.kept)
 
     def keeping(self, folder: str) -> RemoteZip:
-        """The same store, with a folder for what is fetched."""
+        """Return the same store, with a folder for what is fetched."""
         return type(self)(self.address, self._options, self._top, folder)
 
     def version(self, path: str) -> list[str]:
-        """What the server says of the archive."""
+        """Version of the archive by the server."""
         return validators(self.fs, self.path)
 
     async def exists(self, key: str) -> bool:
@@ -253,7 +253,7 @@ class RemoteZip(RemoteStore):
             yield name
 
     def members(self) -> Mapping[str, zipfile.ZipInfo]:
-        """The files of the archive, by name."""
+        """Files of the archive, by name."""
         return _directory(self.address, json.dumps(self._options, sort_keys=True))
 
     async def _fetch(self, key: str, part: ByteRequest | None) -> bytes | None:
@@ -270,7 +270,7 @@ class RemoteZip(RemoteStore):
         return content[_slice(part)] if part is not None else content
 
     async def _stored(self, entry: zipfile.ZipInfo) -> bytes:
-        """Bytes of a member as they stand in the archive."""
+        """Fetch the bytes of a member as they are stored in the archive."""
         first = entry.header_offset
         header = _LOCAL_HEADER + len(entry.orig_filename.encode()) + len(entry.extra) + _EXTRA
         last = first + header + entry.compress_size
@@ -284,19 +284,19 @@ class RemoteZip(RemoteStore):
 
 
 def open_remote(address: str, options: Mapping[str, Any] | None = None) -> RemoteStore:
-    """The Zarr store at an address, zipped where the address ends so.
+    """Open the Zarr store at an address, zipped if the address ends in .zip.
 
     Parameters
     ----------
     address
-        ``s3://bucket/store.zarr`` and the like.
+        Address such as ``s3://bucket/store.zarr``.
     options
-        What fsspec takes for this protocol; without any it is read anonymously.
+        Options of fsspec for its protocol; without any it is read anonymously.
 
     Raises
     ------
     InputError
-        Unknown protocol or options; a zip that cannot be read or holds several stores.
+        The protocol or an option is unknown, or a zip cannot be read or holds several stores.
     """
     if not address.lower().endswith(".zip"):
         fs, path = _filesystem(address, options or {})
@@ -315,12 +315,12 @@ def open_remote(address: str, options: Mapping[str, Any] | None = None) -> Remot
 
 
 def version_of(array: zarr.Array) -> list[str] | None:
-    """What the server says of the metadata of an array; None where it says nothing.
+    """Version of an array's metadata by the server; None where it states none.
 
     Parameters
     ----------
     array
-        In a store of ours, or in one that others opened with fsspec.
+        Array in a store of ours, or in one that others opened with fsspec.
     """
     store: Any = array.store_path.store
     if isinstance(store, RemoteStore):
@@ -341,9 +341,9 @@ def validators(fs: Any, *places: str) -> list[str]:
 
 
 def keep_array_in(store: RemoteStore, path: str, folder: str | os.PathLike[str]) -> RemoteStore:
-    """The store of an array with a folder of its own for what is fetched of it.
+    """Return the store of an array with its own folder for what is fetched of it.
 
-    A new version of the array at the same address gets another one.
+    A new version of the array at the same address gets another folder.
     """
     name = digest_of([store.address, path, store.version(path)])[:16]
     return store.keeping(os.path.join(os.path.abspath(folder), name))
@@ -371,7 +371,7 @@ def _filesystem(address: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def _all_options(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are given, with anonymous access where they name nobody."""
+    """Complete the given options, with anonymous access if they identify nobody."""
     nobody = {} if _IDENTITY & set(options) else _ANONYMOUS.get(protocol, {})
     return {**_ONE_REQUEST.get(protocol, {}), **nobody, **options}
 
@@ -396,7 +396,7 @@ def _inflated(entry: zipfile.ZipInfo, stored: bytes) -> bytes:
 
 
 async def _part_of(fs: Any, place: str, part: ByteRequest | None) -> bytes:
-    """An object or a part of it, though the server send the whole when asked for a part."""
+    """Fetch an object or part of it, even if the server sends the whole instead of a part."""
     if part is None:
         return bytes(await fs._cat_file(place))
     span = _slice(part)
@@ -425,14 +425,14 @@ def _span(part: ByteRequest) -> str:
 
 
 async def _local(folder: str, name: str, prototype: BufferPrototype) -> Buffer | None:
-    """What is kept of an object, if anything is."""
+    """Return what is kept of an object, if anything."""
     if not os.path.isdir(folder):
         return None
     return await LocalStore(folder, read_only=True).get(name, prototype)
 
 
 async def _keep(folder: str, name: str, value: Buffer) -> None:
-    """Keep an object; its file appears whole, though several processes fetch it at once."""
+    """Keep an object; its file appears whole, even if several processes fetch it at once."""
     try:
         await LocalStore(folder).set(name, value)
     except OSError as error:
@@ -443,7 +443,7 @@ async def _keep(folder: str, name: str, value: Buffer) -> None:
 
 
 def _behind(error: Exception) -> Exception:
-    """The answer of a web server that fsspec calls a missing file, whatever its status was."""
+    """Return a web server's response, which fsspec calls a missing file whatever its status."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and isinstance(cause, aiohttp.ClientError):
         return error if getattr(cause, "status", None) == 404 else cause
@@ -451,7 +451,7 @@ def _behind(error: Exception) -> Exception:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether it may help to try again."""
+    """Whether a retry may help."""
     status = getattr(error, "status", None) or getattr(error, "code", None)
     if status is not None:
         return status in _PASSING_STATUS
@@ -461,5 +461,5 @@ def _passes(error: Exception) -> bool:
 
 
 def _is_untrusted(error: Exception) -> bool:
-    """Whether it is the server's certificate; botocore and aiohttp have types of their own."""
+    """Whether the server's certificate is to blame; botocore and aiohttp have their own types."""
     return "certificate verify failed" in str(error).lower()

@@ -1,6 +1,6 @@
 """A TIFF series as an array that reads and decodes single tiles or strips.
 
-What a TIFF is as a source is `harpy_core.raster.formats.tiff`'s.
+TIFFs as sources are up to `harpy_core.raster.formats.tiff`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SAMPLES = {3: ["red", "green", "blue"], 4: ["red", "green", "blue", "alpha"]}
 """Names of the samples of a colour image, of which OME names the channel alone."""
 
 _OPEN = 256
-"""Levels that a process keeps open."""
+"""Number of levels that a process keeps open."""
 
 
 @lru_cache(maxsize=_OPEN)
 def _opened(path: str, series: int, level: int, stamp: tuple[int, int]) -> zarr.Array:
-    """A level of a series; opened once in each process, until the file changes."""
+    """Open a level of a series, once in each process until the file changes."""
     node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=level), mode="r")
     array = node["0"] if isinstance(node, zarr.Group) else node
     if not isinstance(array, zarr.Array):
@@ -38,34 +38,34 @@ def _opened(path: str, series: int, level: int, stamp: tuple[int, int]) -> zarr.
 
 
 class TiffArray:
-    """A series of a TIFF file, without its axes of one pixel other than y and x.
+    """A series of a TIFF, without its axes of one pixel other than y and x.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     series
-        Name or number of the image in it; the first without.
+        Name or number of the image in it; None takes the first.
     channels
-        Put the channels first, though there be one only, which files often leave out.
+        Put the channels first, even if there is only one, which files often leave out.
     level
-        Which resolution of a pyramid, the finest is 0; a file without one has only that.
+        Resolution of a pyramid, 0 for the finest; a file without a pyramid has only that.
 
     Attributes
     ----------
     axes
-        Names of the axes: c, z, y, x or what else the file has.
+        Names of the axes: c, z, y, x or whatever the file has.
     channels
-        Names from the OME metadata; None without.
+        Names from the OME metadata; None if it has none.
     levels
         Shape of each resolution in the file, the finest first.
     compression
-        Name of how its segments are compressed.
+        Name of the compression of its segments.
 
     Raises
     ------
     InputError
-        No such file, series or level, or no TIFF.
+        There is no such file, series or level, or the file is not a TIFF.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class TiffArray:
         return np.asarray(self._level()[tuple(full)])
 
     def segment_sizes(self, count: int) -> list[int]:
-        """Stored bytes of at most so many tiles or strips, evenly over the level."""
+        """Stored bytes of at most `count` tiles or strips, evenly over the level."""
         with tifffile.TiffFile(self.path) as tiff:
             level = tiff.series[self._number].levels[self.level]
             sizes: list[int] = []
@@ -140,18 +140,18 @@ class TiffArray:
 
 
 def open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
-    """A series of a TIFF as an image or labels.
+    """Open a series of a TIFF as an image or labels.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     series
-        Name or number of the image in it; the first without.
+        Name or number of the image in it; None takes the first.
     kind
         ``images`` or ``labels``.
     level
-        Which resolution; labels with one only have it for all.
+        Number of the resolution; labels with only one have it for all.
     """
     array = TiffArray(path, series, kind == "images")
     if level and (kind == "images" or len(array.levels) > 1):
@@ -161,7 +161,7 @@ def open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
 
 
 def contents(path: str) -> Iterator[tuple[str, str]]:
-    """The kind of TIFF and its series, for people."""
+    """Yield the kind of TIFF and its series, for people."""
     try:
         with tifffile.TiffFile(path) as tiff:
             kind = "OME-TIFF" if tiff.is_ome else "TIFF"
@@ -176,7 +176,7 @@ def contents(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """At most so many places, evenly over a length."""
+    """Return at most `count` places, evenly over a length."""
     return sorted({(2 * i + 1) * length // (2 * count) for i in range(count)})
 
 
@@ -194,7 +194,7 @@ def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
 
 
 def _channel_names(metadata: str | None, number: int) -> list[str] | None:
-    """Channel names of the OME-XML; None where some are missing."""
+    """Channel names of the OME-XML; None if some are missing."""
     if not metadata:
         return None
     images = ElementTree.fromstring(metadata).findall("{*}Image")

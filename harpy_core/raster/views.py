@@ -1,4 +1,4 @@
-"""Views of an array as the jobs want it: without axes of one pixel, with some of its channels."""
+"""Views of an array: without some axes of one pixel, with some of its channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
-    """An index with an entry for each axis, whatever was left out or stands for several."""
+    """Expand an index to one entry for each axis, filling in what was left out or abbreviated."""
     given = key if isinstance(key, tuple) else (key,)
     if Ellipsis in given:
         at = given.index(Ellipsis)
@@ -25,9 +25,9 @@ class AxesView:
     Attributes
     ----------
     array
-        Zarr array whose chunks are one pixel long along the axes that are left out.
+        Zarr array; its chunks are one pixel long along the axes that are left out.
     kept
-        Ascending numbers of the axes that stay.
+        Numbers of the axes that stay, ascending.
     """
 
     array: Any
@@ -35,7 +35,7 @@ class AxesView:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Pixels along each axis."""
+        """Number of pixels along each axis."""
         return tuple(self.array.shape[i] for i in self.kept)
 
     @property
@@ -50,7 +50,7 @@ class AxesView:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Pixels of a chunk along each axis."""
+        """Number of a chunk's pixels along each axis."""
         return tuple(self.array.chunks[i] for i in self.kept)
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -61,7 +61,7 @@ class AxesView:
 
 
 def stored_in(array: Any) -> Any:
-    """The array whose chunks hold another one's pixels."""
+    """Return the array whose chunks hold another one's pixels."""
     return array.array if isinstance(array, AxesView) else array
 
 
@@ -72,9 +72,9 @@ class ChannelView:
     Attributes
     ----------
     array
-        (c, y, x) or (c, z, y, x).
+        Image, (c, y, x) or (c, z, y, x).
     indices
-        Ascending numbers of the channels.
+        Numbers of the channels, ascending.
     """
 
     array: Any
@@ -82,7 +82,7 @@ class ChannelView:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Pixels along each axis."""
+        """Number of pixels along each axis."""
         return (len(self.indices), *self.array.shape[1:])
 
     @property
@@ -109,5 +109,5 @@ class ChannelView:
 
 
 def whole_image(image: Any) -> Any:
-    """The image that some channels were chosen from."""
+    """Return the image from which some channels were chosen."""
     return image.array if isinstance(image, ChannelView) else image

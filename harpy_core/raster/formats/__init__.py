@@ -1,4 +1,4 @@
-"""Where images and labels come from: a file for each kind of source, and its line here."""
+"""Formats of images and labels: a file for each kind of source, and its line here."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ FORMATS: tuple[Format, ...] = (
     planes,
     zarr_store,
 )
-"""The first that claims a source opens it; the last claims what no other does."""
+"""Formats in order: the first that claims a source opens it; the last claims all others."""
 
 
 def format_of(uri: str) -> Format:
-    """The format of a source, by its address or what lies there."""
+    """Return the format of a source, by its address or what is there."""
     return next(found for found in FORMATS if found.claims(uri))
 
 
 def owner_of(array: Any) -> Format | None:
-    """The format that an array was opened by; None for arrays in memory."""
+    """Return the format that opened an array; None for arrays in memory."""
     return next((found for found in FORMATS if found.owns(array)), None)
 
 
 def is_apart(labels: str) -> bool:
-    """Whether the name of labels says that they are a file of their own, or at an address."""
+    """Whether the name of labels is that of a file of their own, or an address."""
     if labels.startswith((".", "/")):
         return True
     return not os.path.isdir(labels) and format_of(labels) is not FORMATS[-1]
 
 
 def beside(labels: str, uri: str) -> str:
-    """Place of labels that are a file of their own: as it is given, or beside the image."""
+    """Place of labels that are a file of their own: as given, or beside the image."""
     there = format_of(labels)
     if not there.LOCAL:
         return labels

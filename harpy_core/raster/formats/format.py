@@ -1,7 +1,7 @@
-"""What a format answers for: its addresses, its elements, its arrays.
+"""Interface of a format: its addresses, its elements, its arrays.
 
 A format is a module with these functions and a line in `harpy_core.raster.formats`. The workflow
-imports all of them while it is parsed, so what is slow to import is imported where it is used.
+imports all of them while it is parsed, so slow imports are made where they are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harpy_core.raster.placement import Placement
 
 Options = Mapping[str, Any] | None
-"""For an address: what fsspec takes for its protocol."""
+"""Options of fsspec for an address, by its protocol."""
 
 Stamp = tuple[str, int, int]
 """Name, size and time of change (in nanoseconds) of a file."""
@@ -25,18 +25,18 @@ Stamp = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An image or labels, with what its metadata says of it.
+    """An image or labels, with its metadata.
 
     Attributes
     ----------
     name
-        Where it was found inside its source; its path, where it is a file of its own.
+        Its name inside the source, or its path if it is a file of its own.
     array
-        The chosen level: (c, y, x) or (c, z, y, x) where it is an image.
+        Array of the chosen level, (c, y, x) or (c, z, y, x) if it is an image.
     channels
-        Names from the metadata; None without.
+        Names from the metadata; None if it has none.
     placed
-        Where it lies in each coordinate system; None where nothing says.
+        Placement in each coordinate system; None if the metadata has none.
     levels
         Shapes of all its resolutions, as they are stored.
     """
@@ -50,16 +50,16 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How an array is stored, and a sample of what it is stored in.
+    """Storage of an array, with a sample of its files.
 
     Attributes
     ----------
     unit
-        Pixels of a file or segment along each axis: of a shard, where there are some.
+        Pixels of a file or segment along each axis: of a shard, if there are shards.
     codec
         Filters and compressors, with their settings.
     sizes
-        Stored bytes of some units; None for one that is not there.
+        Stored bytes of some units; None for one that is missing.
     """
 
     unit: tuple[int, ...]
@@ -73,7 +73,7 @@ class ChunkSource(Protocol):
     Attributes
     ----------
     name
-        What an error calls the array.
+        Name of the array in an error.
     """
 
     name: str
@@ -83,27 +83,27 @@ class ChunkSource(Protocol):
 
         Returns
         -------
-        Whether it is there; where it is not, and need not be, `out` holds the fill value.
+        Whether the chunk is there; if it may be missing and is, `out` holds the fill value.
         """
 
 
 class Peek:
-    """What names and small files alone say of a source; this one says nothing."""
+    """View of a source through names and small files alone; this one shows nothing."""
 
     def images(self, named: bool) -> list[str] | None:
-        """Names that an image may have, where one is `named` or must be; None: it is not asked."""
+        """Names that an image may have, if one is `named` or must be; None if any will do."""
         return None
 
     def labels(self, image: str) -> list[str] | None:
-        """Names that labels of an image may have; None: they are a file of their own."""
+        """Names that labels of an image may have; None if they are a file of their own."""
         return None
 
     def holds(self, name: str) -> bool:
-        """Whether there is something by that name, though it is none of the usual ones."""
+        """Whether there is something of that name, although it is not one of the usual ones."""
         return False
 
     def channels(self, image: str | None) -> list[str]:
-        """Names of an image's channels; empty where nothing names them."""
+        """Names of an image's channels; empty if nothing names them."""
         return []
 
 
@@ -114,7 +114,7 @@ class Format(Protocol):
     """Whether its sources are paths on this machine."""
 
     def claims(self, uri: str) -> bool:
-        """Whether a source is of this format, by its address, or what lies there."""
+        """Whether a source is of this format, by its address or what is there."""
 
     def peek(self, uri: str) -> Peek:
         """Look at a source with the standard library alone.
@@ -122,14 +122,14 @@ class Format(Protocol):
         Raises
         ------
         InputError
-            What is wrong with it, without its name.
+            The source is unusable; the message does not name it.
         """
 
     def watched(self, uri: str) -> list[str]:
-        """Files whose absence or age tells that a source is another one."""
+        """Files whose absence or age shows that a source has changed."""
 
     def stamps(self, uri: str) -> Iterable[Stamp]:
-        """Every file of a source that may hold pixels, from the file system's tables alone."""
+        """Stamps of all files that may hold pixels, from the file system's tables alone."""
 
     def open_image(self, uri: str, name: str | None, level: int, options: Options) -> Element:
         """Open the image of a source; see `harpy_core.raster.open_raster` for the parameters."""
@@ -152,39 +152,39 @@ class Format(Protocol):
         """Open labels that are a file of their own."""
 
     def contents(self, uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
-        """What is in a source, for people: the name of a line, and the line."""
+        """Yield the contents of a source for people: the name of a line, and the line."""
 
     def owns(self, array: Any) -> bool:
         """Whether an array is one of this format."""
 
     def chunks(self, array: Any, strict: bool | None) -> ChunkSource:
-        """How the chunks of an array are decoded.
+        """Return the chunks of an array, to be decoded.
 
-        A chunk that is missing is an error where `strict`, and told without; False: not looked for.
+        A missing chunk is an error if `strict`, reported if None, and not looked for if False.
         """
 
     def facts(self, array: Any, times: bool) -> list[Any] | None:
-        """What tells an array from another, without reading its pixels; None where nothing does.
+        """Facts that identify an array, without reading its pixels; None where nothing does.
 
-        `times` takes the times of files in.
+        `times` includes the times of files.
         """
 
     def storage(self, array: Any, count: int) -> Storage:
-        """How an array is stored, with at most so many samples."""
+        """Storage of an array, with at most `count` samples."""
 
 
 LISTED = 12
-"""Names after which a list is cut short."""
+"""Number of names after which a list is cut short."""
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for people, cut short where they are many."""
+    """List names for people, cut short if there are many."""
     rest = len(names) - LISTED
     return ", ".join(names[:LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def stamp(path: str, name: str | None = None) -> Stamp:
-    """Stamp of a file; under another name where one is given."""
+    """Stamp of a file, under another name if one is given."""
     found = os.stat(path)
     return name or path, found.st_size, found.st_mtime_ns
 

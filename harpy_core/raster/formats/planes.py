@@ -1,4 +1,4 @@
-"""A folder of TIFFs, one a channel, as CODEX, IMC and MCMICRO export them."""
+"""A folder of TIFFs, one per channel, as CODEX, IMC and MCMICRO export them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOCAL = True
 
 _OPEN = 256
-"""Files that a process keeps open."""
+"""Number of files that a process keeps open."""
 
 
 def claims(uri: str) -> bool:
@@ -40,7 +40,7 @@ def _is_plane(name: str) -> bool:
 
 
 def files(uri: str) -> list[str]:
-    """Paths of the channels: numbers in their names count as numbers."""
+    """Paths of the channels, sorted with numbers in their names as numbers."""
     names = sorted(filter(_is_plane, os.listdir(uri)), key=_natural)
     return [os.path.join(uri, name) for name in names]
 
@@ -51,7 +51,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def channel_names(paths: list[str]) -> list[str]:
-    """What the names of files do not share: whole words at their beginnings and ends are cut off.
+    """Names of files without the whole words that all share at the beginning and end.
 
     One file keeps its name.
     """
@@ -67,13 +67,13 @@ def channel_names(paths: list[str]) -> list[str]:
 
 
 def _shared(words: list[list[str]], most: int) -> int:
-    """How many words all begin with."""
+    """Number of words that all begin with."""
     alike = takewhile(lambda each: len(set(each)) == 1, zip(*words, strict=False))
     return min(sum(1 for _ in alike), max(most, 0))
 
 
 class _Planes(Peek):
-    """What the names of files and their headers say."""
+    """View of a folder through the names and headers of its files."""
 
     def __init__(self, uri: str) -> None:
         self._files = files(uri)
@@ -83,7 +83,7 @@ class _Planes(Peek):
 
 
 def peek(uri: str) -> Peek:
-    """Refuse channels that are not alike, or have no name of their own, by their headers."""
+    """Refuse channels that differ by their headers, or whose names are not unique."""
     found = files(uri)
     first: tiff.Header | None = None
     for path in found:
@@ -109,17 +109,17 @@ def _told(header: tiff.Header) -> str:
 
 
 def watched(uri: str) -> list[str]:
-    """The files."""
+    """Return the files."""
     return files(uri)
 
 
 def stamps(uri: str) -> list[Stamp]:
-    """The files."""
+    """Return the files."""
     return [stamp(path) for path in files(uri)]
 
 
 def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
-    """All files as one image, in the order of their names."""
+    """Open all files as one image, in the order of their names."""
     paths = tuple(files(uri))
     if name is not None:
         raise InputError(
@@ -132,7 +132,7 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 def open_labels(
     uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
-    """None: labels are a file of their own."""
+    """Return None: labels are a file of their own."""
     if name is None:
         raise InputError(
             f"{uri}: a folder of channels holds no labels; give labels = the path of a label TIFF, "
@@ -144,12 +144,12 @@ def open_labels(
 
 
 def open_alone(uri: str, level: int, options: Options) -> Element:
-    """Refuse a folder where labels are one file."""
+    """Refuse a folder: labels are one file."""
     raise InputError(f"{uri}: a folder of TIFFs; give the path of one label TIFF")
 
 
 def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
-    """How many files there are, and what they take."""
+    """Yield the number of files, and their size."""
     found = files(uri)
     size = sum(os.path.getsize(path) for path in found)
     yield "folder", f"{len(found)} TIFFs, one a channel, {size:,} bytes"
@@ -161,14 +161,14 @@ class Planes:
     Parameters
     ----------
     paths
-        The files, in the order of the channels.
+        Paths of the files, in the order of the channels.
     level
-        Which resolution of pyramids, the finest is 0.
+        Resolution of pyramids, 0 for the finest.
 
     Raises
     ------
     InputError
-        Files that are not alike, or hold more than one channel.
+        Files are not alike, or hold more than one channel.
     """
 
     def __init__(self, paths: tuple[str, ...], level: int = 0) -> None:
@@ -206,7 +206,7 @@ class Planes:
         return planes[0] if chosen.ndim == 0 else np.stack(planes)
 
     def plane(self, channel: int) -> TiffArray:
-        """The TIFF of a channel."""
+        """Return the TIFF of a channel."""
         path = self.paths[channel]
         return _plane(path, self._level, *_changed(path))
 
@@ -218,7 +218,7 @@ def _changed(path: str) -> tuple[int, int]:
 
 @lru_cache(maxsize=_OPEN)
 def _plane(path: str, level: int, size: int, changed: int) -> TiffArray:
-    """A channel, opened once in each process until its file changes."""
+    """Open a channel, once in each process until its file changes."""
     from harpy_core.raster.tiff_array import TiffArray
 
     return TiffArray(path, level=level)
@@ -230,7 +230,7 @@ def owns(array: Any) -> bool:
 
 
 def chunks(array: Planes, strict: bool | None) -> Slices:
-    """Tiles or strips of one file."""
+    """Return the tiles or strips of the files."""
     from harpy_core.raster.chunks import Slices
 
     return Slices(array, os.path.dirname(array.paths[0]))

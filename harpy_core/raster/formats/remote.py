@@ -25,7 +25,7 @@ def claims(uri: str) -> bool:
 
 
 def peek(uri: str) -> Peek:
-    """Refuse what can be seen to be no address of a store; nothing is fetched."""
+    """Refuse what is evidently not the address of a store; nothing is fetched."""
     if uri.partition("://")[0] not in PROTOCOLS:
         raise InputError(f"addresses begin with {', '.join(PROTOCOLS)} and ://")
     if tiff.claims(uri):
@@ -34,17 +34,17 @@ def peek(uri: str) -> Peek:
 
 
 def watched(uri: str) -> list[str]:
-    """Nothing: no server is asked while a workflow is parsed."""
+    """Return nothing: no server is asked while a workflow is parsed."""
     return []
 
 
 def stamps(uri: str) -> list[Stamp]:
-    """Nothing: no server is asked while a workflow is parsed."""
+    """Return nothing: no server is asked while a workflow is parsed."""
     return []
 
 
 def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
-    """An image in a store at an address."""
+    """Open an image in a store at an address."""
     from harpy_core.raster import ngff
 
     return ngff.open_image(open_group(uri, options), uri, name, level)
@@ -53,14 +53,14 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 def open_labels(
     uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
-    """Labels in a store at an address."""
+    """Open labels in a store at an address."""
     from harpy_core.raster import ngff
 
     return ngff.open_labels(open_group(uri, options), uri, name, image, level, elsewhere)
 
 
 def open_alone(uri: str, level: int, options: Options) -> Element:
-    """Labels at an address of their own."""
+    """Open labels at an address of their own."""
     import zarr
 
     from harpy_core.raster import ngff
@@ -69,7 +69,7 @@ def open_alone(uri: str, level: int, options: Options) -> Element:
 
 
 def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
-    """What is in a store at an address."""
+    """Yield the contents of a store at an address."""
     from harpy_core.raster import ngff
 
     return ngff.contents(open_group(uri, options), image or "")
@@ -87,14 +87,14 @@ def owns(array: Any) -> bool:
 
 
 def chunks(array: zarr.Array, strict: bool | None) -> ChunkFiles:
-    """Chunks through the array interface, which fetches them."""
+    """Return chunks that are read through the array interface, which fetches them."""
     from harpy_core.raster.chunks import ChunkFiles
 
     return ChunkFiles(array, strict)
 
 
 def facts(array: zarr.Array, times: bool) -> list[Any] | None:
-    """What the server says of the array's metadata: a chunk written in place leaves it as it is."""
+    """Version of the metadata by the server, which a chunk written in place does not change."""
     from harpy_core.raster import ngff
     from harpy_core.raster.remote_store import version_of
 
@@ -103,7 +103,7 @@ def facts(array: zarr.Array, times: bool) -> list[Any] | None:
 
 
 def keeping(array: zarr.Array, folder: str | os.PathLike[str]) -> zarr.Array:
-    """The array with a folder that keeps what is fetched of it."""
+    """Return the array with a folder that keeps what is fetched of it."""
     import zarr
 
     from harpy_core.raster.remote_store import keep_array_in
@@ -126,7 +126,7 @@ def open_group(uri: str, options: Options) -> zarr.Group:
     Raises
     ------
     InputError
-        Nothing there, no store, no access.
+        There is nothing, no store, or no access.
     """
     import zarr
 

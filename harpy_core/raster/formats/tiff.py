@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 LOCAL = True
 
 ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
-"""How the names of TIFFs end."""
+"""Endings of the names of TIFFs."""
 
 _STARTS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
-"""First bytes, with the byte order they stand for; those with a plus are BigTIFFs."""
+"""First bytes, with the byte order that they mean; those with a plus are BigTIFFs."""
 
 _WIDTH, _HEIGHT, _BITS, _KIND = 256, 257, 258, 339
 _SIZES = {1: 1, 3: 2, 4: 4, 16: 8}
@@ -30,7 +30,7 @@ _UNSIGNED = 1
 
 
 def claims(uri: str) -> bool:
-    """Whether a path names a TIFF, by its ending; a folder is none."""
+    """Whether a path names a TIFF, by its ending; a folder is not one."""
     return uri.lower().endswith(ENDINGS) and not os.path.isdir(uri)
 
 
@@ -43,17 +43,17 @@ def peek(uri: str) -> Peek:
 
 
 def watched(uri: str) -> list[str]:
-    """The file."""
+    """Return the file."""
     return [uri]
 
 
 def stamps(uri: str) -> list[Stamp]:
-    """The file."""
+    """Return the file."""
     return [stamp(uri)]
 
 
 def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
-    """A series of the file, the first without a name."""
+    """Open a series of the file, the first if none is named."""
     from harpy_core.raster.tiff_array import open_tiff
 
     return open_tiff(uri, name, "images", level)
@@ -62,21 +62,21 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 def open_labels(
     uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
-    """None: labels are a file of their own."""
+    """Return None: labels are a file of their own."""
     if name is None:
         raise InputError(f"{uri}: a TIFF holds no labels; give labels = the path of a label TIFF")
     return None
 
 
 def open_alone(uri: str, level: int, options: Options) -> Element:
-    """Labels in a TIFF."""
+    """Open labels in a TIFF."""
     from harpy_core.raster.tiff_array import open_tiff
 
     return open_tiff(uri, None, "labels", level)
 
 
 def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
-    """The kind of TIFF and its series."""
+    """Yield the kind of TIFF and its series."""
     from harpy_core.raster.tiff_array import contents
 
     return contents(uri)
@@ -90,14 +90,14 @@ def owns(array: Any) -> bool:
 
 
 def chunks(array: TiffArray, strict: bool | None) -> Slices:
-    """Tiles or strips."""
+    """Return tiles or strips."""
     from harpy_core.raster.chunks import Slices
 
     return Slices(array, array.path)
 
 
 def facts(array: TiffArray, times: bool) -> list[Any]:
-    """The series and the file's size and time."""
+    """Series, and size and time of the file."""
     _, size, changed = stamp(array.path)
     return [array.path, str(array.series), array.level, size, *([changed] if times else [])]
 
@@ -112,16 +112,16 @@ def storage(array: TiffArray, count: int) -> Storage:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first image of a TIFF says of itself.
+    """Header of the first image of a TIFF.
 
     Attributes
     ----------
     height, width
-        In pixels.
+        Size in pixels.
     bits
-        Of a sample.
+        Bits per sample.
     kind
-        1 for unsigned integers, 2 for signed ones, 3 for floats.
+        Sample format: 1 for unsigned integers, 2 for signed ones, 3 for floats.
     """
 
     height: int
@@ -136,7 +136,7 @@ def header(path: str) -> Header:
     Raises
     ------
     InputError
-        No TIFF, or one that is cut off; without its name.
+        The file is not a TIFF, or is cut off; the message does not name it.
     """
     with open(path, "rb") as file:
         start = file.read(4)

@@ -1,4 +1,4 @@
-"""Zarr stores that are a folder or a zip; see `harpy_core.raster.ngff` for what is in them."""
+"""Zarr stores that are a folder or a zip; see `harpy_core.raster.ngff` for their contents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BESIDE = ("tables", "points", "shapes")
 
 
 def claims(uri: str) -> bool:
-    """Whatever is at no address and no TIFF."""
+    """Whether a source is a Zarr store: all that the formats before it left."""
     return True
 
 
@@ -50,7 +50,7 @@ def peek(uri: str) -> Peek:
 
 
 def watched(uri: str) -> list[str]:
-    """The zip, or the file of the root's metadata."""
+    """Return the zip, or the file of the root's metadata."""
     if not os.path.isdir(uri):
         return [uri]
     places = (os.path.join(uri, name) for name in METADATA)
@@ -58,7 +58,7 @@ def watched(uri: str) -> list[str]:
 
 
 def stamps(uri: str) -> Iterable[Stamp]:
-    """The zip; or all files of a folder, SpatialData's tables, points and shapes left out."""
+    """Stamps of the zip, or of a folder's files but SpatialData's tables, points and shapes."""
     if not os.path.isdir(uri):
         return [stamp(uri)]
     return _stamps_of(uri)
@@ -74,7 +74,7 @@ def _stamps_of(uri: str) -> Iterator[Stamp]:
 
 
 def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
-    """An image in a store."""
+    """Open an image in a store."""
     from harpy_core.raster import ngff
 
     return ngff.open_image(open_group(uri), uri, name, level)
@@ -83,14 +83,14 @@ def open_image(uri: str, name: str | None, level: int, options: Options) -> Elem
 def open_labels(
     uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
 ) -> Element | None:
-    """Labels in a store."""
+    """Open labels in a store."""
     from harpy_core.raster import ngff
 
     return ngff.open_labels(open_group(uri), uri, name, image, level, elsewhere)
 
 
 def open_alone(uri: str, level: int, options: Options) -> Element:
-    """An array or a group of its own."""
+    """Open labels that are an array or a group of their own."""
     import zarr
     from zarr.storage import LocalStore
 
@@ -106,34 +106,34 @@ def open_alone(uri: str, level: int, options: Options) -> Element:
 
 
 def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
-    """The kind of store, and the names of what is in it."""
+    """Yield the kind of store, and the names of its elements."""
     from harpy_core.raster import ngff
 
     return ngff.contents(open_group(uri), image or "")
 
 
 def owns(array: Any) -> bool:
-    """Whether it is a Zarr array, in whatever store."""
+    """Whether an array is a Zarr array, in whatever store."""
     import zarr
 
     return isinstance(array, zarr.Array)
 
 
 def chunks(array: zarr.Array, strict: bool | None) -> ChunkFiles:
-    """Chunks from their files, past the array interface where that is possible."""
+    """Return chunks that are read from their files, past the array interface where possible."""
     from harpy_core.raster.chunks import ChunkFiles
 
     return ChunkFiles(array, strict)
 
 
 def folder_of(store: Any) -> str | None:
-    """Path of the folder that a Zarr store is; None of any other store."""
+    """Path of a Zarr store that is a folder; None for any other store."""
     from zarr.storage import FsspecStore, LocalStore
 
     if isinstance(store, LocalStore):
         return str(store.root)
     if isinstance(store, FsspecStore):
-        # What Dask opens a path with.
+        # The store with which Dask opens a path.
         named = store.fs.protocol
         if "file" in ((named,) if isinstance(named, str) else named):
             return str(store.path)
@@ -141,7 +141,7 @@ def folder_of(store: Any) -> str | None:
 
 
 def facts(array: zarr.Array, times: bool) -> list[Any] | None:
-    """Names, sizes and times of the files of an array; of one in memory nothing is known."""
+    """Names, sizes and times of an array's files; nothing is known of one in memory."""
     from zarr.storage import ZipStore
 
     from harpy_core.raster import ngff
@@ -171,7 +171,7 @@ def open_group(uri: str) -> zarr.Group:
     Raises
     ------
     InputError
-        Nothing there, or no store.
+        There is nothing, or no store.
     """
     import zarr
     from zarr.storage import LocalStore
@@ -195,7 +195,7 @@ def open_group(uri: str) -> zarr.Group:
 
 
 def _open_archive(path: Path) -> zarr.Group:
-    """The group inside a zip, at its root or in its only folder."""
+    """Open the group inside a zip, at its root or in its only folder."""
     import zarr
     from zarr.storage import ZipStore
 
@@ -216,7 +216,7 @@ def _open_archive(path: Path) -> zarr.Group:
 
 
 class _Store(Peek):
-    """The names of a store's elements, and what its metadata says of channels."""
+    """View of a store through the names of its elements and their channels in the metadata."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -239,7 +239,7 @@ class _Store(Peek):
         return [str(channel["label"]) for channel in found if "label" in channel]
 
     def _group(self, image: str) -> str:
-        """Where an image is; the declared one, where only one is and none is named."""
+        """Path of an image; if none is named, of the only one that is declared."""
         declared = self._names("images")
         name = image or (declared[0] if declared else "")
         return f"images/{name}" if name in declared else name
@@ -258,17 +258,17 @@ class _Store(Peek):
 
 
 class Tree(Protocol):
-    """The names and small files of a Zarr store."""
+    """Names and small files of a Zarr store."""
 
     def files(self, group: str) -> list[str]:
         """Names directly below a group."""
 
     def text(self, path: str) -> str | None:
-        """Content of a file; None where there is none."""
+        """Return the content of a file; None if there is none."""
 
 
 class FolderTree:
-    """A store that is a folder."""
+    """Tree of a store that is a folder."""
 
     def __init__(self, root: str) -> None:
         self._root = Path(root)
@@ -283,7 +283,7 @@ class FolderTree:
 
 
 class ZipTree:
-    """A store that is a zip file, at its root or in its one folder."""
+    """Tree of a store that is a zip, at its root or in its only folder."""
 
     def __init__(self, path: str) -> None:
         self._path = path
