@@ -9,12 +9,13 @@
 # make test-package  the wheel alone, in empty environments on every Python there is (PYTHONS=…)
 # make docs        the pages: docs/_build/html, warnings are errors
 # make test-faults  every system call of every commit failing in turn, and 50 kills of each stage
+# make test-memory  what workers take in every combination of stage, chunks, pixels and engine
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-slurm \
-	test-package docs format lock clean
+.PHONY: help setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-memory \
+	test-slurm test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -74,6 +75,9 @@ test-gpu: $(CUDA_VENV)/.ready
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-memory: setup
+	$(BIN)/python -m pytest -m memory tests/planning/test_memory.py
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm

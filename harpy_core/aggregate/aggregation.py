@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from harpy_core.aggregate.merging import StatisticsTable, measure_tile
 from harpy_core.aggregate.whole import Assembly, refuse_unbounded, with_split
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances, find_instances
-from harpy_core.kernels import ENGINES
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
@@ -108,9 +106,6 @@ def aggregate_stats(
     return job.table(instances, layers)
 
 
-_logger = logging.getLogger("harpy_core")
-
-
 @dataclass(frozen=True, slots=True)
 class Aggregation:
     """A measurement, checked before anything is read.
@@ -152,8 +147,6 @@ class Aggregation:
         raster = Raster.of(image, labels, channels)
         engine = engines.resolved(engine, client)
         whole = [name for name, statistic in statistics.items() if statistic.whole]
-        if whole and ENGINES[engine].device == "gpu":
-            _logger.info("%s: on the processor; the engine %s has no kernel", whole[0], engine)
         if instances is None and whole:
             instances = find_instances(raster.labels, engine=engine, client=client, strict=strict)
         return cls(raster, statistics, engine, ignore_nan, strict, instances)

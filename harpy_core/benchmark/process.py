@@ -53,6 +53,7 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
         stats=spec.stats,
         crops=CropSettings.of(**spec.crops),
         instances=count,
+        engine=spec.engine,
     )
     return StageReport(
         started=started,

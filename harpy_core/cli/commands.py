@@ -273,7 +273,8 @@ def _sentence(
     from harpy_core.running.workers import Workers, engine_here
 
     where, cores = section_of(Cluster, typed), _cores(typed)
-    planned = stage_plan(stage, info, **settings)
-    workers = Workers.of(where, cores, engine_here(where, typed.get("engine") or "auto"))
+    engine = typed.get("engine") or "auto"
+    planned = stage_plan(stage, info, engine=engine, **settings)
+    workers = Workers.of(where, cores, engine_here(where, engine))
     fits.refuse_unfit(planned, workers, where, cores, folder)
     return forecast.sentence(planned, workers, folder)

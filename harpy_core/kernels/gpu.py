@@ -27,7 +27,6 @@ from harpy_core.kernels.compiled import (
     geometry,
     number,
 )
-from harpy_core.kernels.compiled_order import order_statistics
 from harpy_core.kernels.layout import LONGEST_RUN, LOOPS, Loop, family_of
 from harpy_core.kernels.reference import cut
 from harpy_core.tiles.scratch import allocate_with, filling, scratch
@@ -39,7 +38,6 @@ __all__ = [
     "encode",
     "gather",
     "geometry",
-    "order_statistics",
     "powers",
     "reduce",
     "trouble",

@@ -1,21 +1,39 @@
 """Registry of engines: the one list that names, choices, wildcards and colours come from.
 
-An engine is a module with the functions of `harpy_core.kernels.reference`; one for GPUs also has
-``trouble``, ``visible`` and ``room``. To add one, write the module and register it below. NumPy
-is not imported before an engine is loaded: the workflow asks while it is parsed.
+An engine is a module with functions of `harpy_core.kernels.reference`, as many as it does better;
+one for GPUs also has ``trouble``, ``visible`` and ``room``. To add one, write the module and
+register it below. NumPy is not imported before an engine is loaded: the workflow asks while it is
+parsed.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from harpy_core.errors import InputError
 
 AUTO = "auto"
 """Name of a GPU's engine where every worker has a working GPU, else of the first for the CPU."""
+
+FUNCTIONS = (
+    "LabelIndex",
+    "encode",
+    "geometry",
+    "reduce",
+    "powers",
+    "by_slot",
+    "collect",
+    "order_statistics",
+    "gather",
+)
+"""What the jobs ask of an engine."""
+
+_logger = logging.getLogger("harpy_core")
+_told: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +48,59 @@ class Engine:
         Full name of the module with its functions.
     device
         ``gpu`` for an engine whose workers have a GPU each.
+    whole_arrays
+        Whether it works on all pixels of a tile at a time, in temporary arrays of 64-bit words, as
+        the reference does: a plan counts them.
+    fallback
+        Name of the engine whose functions stand in for those that the module lacks.
     """
 
     name: str
     module: str
     device: Literal["cpu", "gpu"] = "cpu"
+    whole_arrays: bool = False
+    fallback: str = "numpy"
 
     def load(self) -> ModuleType:
-        """Import the module."""
-        return importlib.import_module(self.module)
+        """Import the module, completed by the engine that stands in for what it lacks."""
+        module = self._alone()
+        lacking = [name for name in FUNCTIONS if not hasattr(module, name)]
+        if not lacking:
+            return module
+        if self.name not in _told:
+            _told.add(self.name)
+            _logger.info("engine %s: %s of %s", self.name, ", ".join(lacking), self.fallback)
+        return _Completed(module, ENGINES[self.fallback].load())
 
     def trouble(self) -> str | None:
         """Reason why this process cannot use the engine, in one line; None where it can."""
-        trouble: str | None = self.load().trouble() if self.device == "gpu" else None
+        trouble: str | None = self._alone().trouble() if self.device == "gpu" else None
         return trouble
 
     def gpus(self) -> list[str]:
         """GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-        gpus: list[str] = self.load().visible() if self.device == "gpu" else []
+        gpus: list[str] = self._alone().visible() if self.device == "gpu" else []
         return gpus
 
     def room(self) -> int:
         """Free bytes on this process's GPU, where there is no trouble."""
-        room: int = self.load().room()
+        room: int = self._alone().room()
         return room
+
+    def _alone(self) -> ModuleType:
+        return importlib.import_module(self.module)
+
+
+class _Completed(ModuleType):
+    """A module of kernels, and another for what it lacks."""
+
+    def __init__(self, module: ModuleType, rest: ModuleType) -> None:
+        super().__init__(module.__name__)
+        self._modules = module, rest
+
+    def __getattr__(self, name: str) -> Any:
+        module, rest = self._modules
+        return getattr(module, name) if hasattr(module, name) else getattr(rest, name)
 
 
 ENGINES: dict[str, Engine] = {}
@@ -74,8 +121,8 @@ def register(engine: Engine) -> None:
 
 
 register(Engine("numba", "harpy_core.kernels.compiled"))
-register(Engine("numpy", "harpy_core.kernels.reference"))
-register(Engine("cupy", "harpy_core.kernels.gpu", device="gpu"))
+register(Engine("numpy", "harpy_core.kernels.reference", whole_arrays=True))
+register(Engine("cupy", "harpy_core.kernels.gpu", device="gpu", fallback="numba"))
 
 
 def checked(name: str) -> str:

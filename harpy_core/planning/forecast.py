@@ -19,6 +19,7 @@ from harpy_core.config.models import DATASETS, Aggregate, Case, Config, Tile
 from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
+from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.plan import Plan, stage_plan
 from harpy_core.raster.info import RasterInfo, itemsize
@@ -202,16 +203,21 @@ def _plans(
 ) -> Iterator[Plan]:
     if case.tile is not None:
         yield _tile_plan(_source_raster(case)[0], info, case.tile)
-    yield stage_plan("instances", info, instances=instances)
+    yield stage_plan("instances", info, instances=instances, engine=case.engine)
     if case.aggregate is not None:
-        yield stage_plan("aggregate", info, stats=case.aggregate.stats, instances=instances)
+        stats = case.aggregate.stats
+        yield stage_plan("aggregate", info, stats=stats, instances=instances, engine=case.engine)
     if case.extract is not None:
         ratio = _sampled_ratio(case.extract, info, results / name / "instances.zarr")
-        yield extract_plan(case.extract, info, instances, ratio)
+        yield extract_plan(case.extract, info, instances, ratio, case.engine)
 
 
 def extract_plan(
-    section: Extract, info: RasterInfo, instances: int | None, ratio: float = 1.0
+    section: Extract,
+    info: RasterInfo,
+    instances: int | None,
+    ratio: float = 1.0,
+    engine: str = AUTO,
 ) -> Plan:
     """The plan of a case's section extract.
 
@@ -225,12 +231,16 @@ def extract_plan(
         How many it has, where that is known.
     ratio
         Bytes on disk of a byte of crops.
+    engine
+        What cuts them.
     """
     if section.channels is not None:
         info = dataclasses.replace(info, channels=section.channels)
     if isinstance(section.index, list):
         instances = len(section.index)
-    return stage_plan("extract", info, crops=section, instances=instances, ratio=ratio)
+    return stage_plan(
+        "extract", info, crops=section, instances=instances, ratio=ratio, engine=engine
+    )
 
 
 def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
@@ -276,10 +286,16 @@ def _planned_runs(
     for stage in sweep.stages:
         workers = Workers(max(getattr(sweep.workers, stage)), sweep.threads_per_worker, limit)
         runs = len(getattr(sweep.workers, stage)) * len(sweep.engines) * sweep.repeats
-        if stage == "extract":
-            plan = extract_plan(case.extract or Extract(), info, instances)
-        else:
-            plan = stage_plan(stage, info, stats=Aggregate().stats[:1], instances=instances)
+        stats, crops = Aggregate().stats[:1], case.extract or Extract()
+        plans = [
+            extract_plan(crops, info, instances, engine=engine)
+            if stage == "extract"
+            else stage_plan(stage, info, stats=stats, instances=instances, engine=engine)
+            for engine in ENGINES
+            if engine in sweep.engines
+        ]
+        # The peer's memory is its own affair.
+        plan = max(plans, key=lambda plan: plan.bytes_per_task)
         whole = dataclasses.replace(
             plan, stage=f"{runs} x {stage}", bytes_read=runs * plan.bytes_read
         )

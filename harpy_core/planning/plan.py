@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import part_size, strip_shape
+from harpy_core.kernels.registry import AUTO, ENGINES
+from harpy_core.planning.shapes import PIXELS_PER_RUN, RUN_BYTES, WORD, TileShape
 from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.statistics.declared import Statistic, chosen, words_of
-from harpy_core.tiles.grid import coarsened, regular_edges, split_channels
+from harpy_core.statistics.declared import Statistic, chosen, partials_of, words_of
+from harpy_core.tiles.grid import split_channels
 
 if TYPE_CHECKING:
     from harpy_core.instances.finding import Instances
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 CELLS_PER_PIXEL = 1 / 1900
 """Density taken where the instances are not counted yet: dense tissue at half a micron a pixel."""
 
-RUN_BYTES = 16
-PIXELS_PER_RUN = 20
-"""Dense tissue has a run for every 26 pixels, and a run table 16 bytes for each."""
+TASK_BYTES = 6_000_000
+"""What a task takes however small it is (measured): its description and its result on their way,
+the state of a decoder, the buffer that files are written through."""
 
-_WORD = 8
+SUM_WORDS, POWER_WORDS, GATHER_WORDS, RUN_WORDS = 4, 8, 4, 14
+"""What an engine of whole arrays holds at most, as `harpy_core.kernels.reference` has it: words for
+a pixel of a tile while pixels, or their powers, are summed; for a pixel of a batch of crops; and
+for a run while runs are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,92 +79,6 @@ class Plan:
         return threads * self.bytes_per_task + self.result_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """An image and its labels in canonical axes, and what one tile of them takes."""
-
-    channels: int
-    group: int
-    plane: int
-    tile: int
-    tiles: int
-    pixel: int
-    held: int
-    dtype: str
-    label: int
-    image_buffer: int
-    chunk_buffer: int
-    rows: int
-    columns: int
-    depth: int
-    area: tuple[int, int]
-
-    @classmethod
-    def of(cls, info: RasterInfo) -> _Shape:
-        shape, chunks = _canonical(info.image_shape), _canonical(info.image_chunks)
-        edges = regular_edges(shape, chunks)
-        tiles = coarsened(edges[1:])
-        widest = [max((b - a for a, b in pairwise(axis)), default=1) for axis in tiles]
-        tile = math.prod(widest)
-        pixel, label = itemsize(info.image_dtype), itemsize(info.labels_dtype)
-        held = max(pixel, 4) if "float" in info.image_dtype else pixel
-        # A chunk that is a tile is decoded in place, with what lies beyond the image's edge.
-        alone = widest == [min(c, n) for c, n in zip(chunks[1:], shape[1:], strict=True)]
-        planes = chunks[0] * math.prod(chunks[1:]) if alone else min(chunks[0], shape[0]) * tile
-        own = _canonical((1, *info.labels_chunks))[1:]
-        as_tiles = widest == [min(c, n) for c, n in zip(own, shape[1:], strict=True)]
-        in_place = alone and held == pixel and info.image_dtype != "bool"
-        chosen_channels = len(info.channels) < shape[0]
-        return cls(
-            channels=len(info.channels),
-            group=chunks[0],
-            plane=math.prod(shape[1:]),
-            tile=tile,
-            tiles=math.prod(len(axis) - 1 for axis in tiles),
-            pixel=pixel,
-            held=held,
-            dtype=info.image_dtype,
-            label=label,
-            # A view of some channels is copied from the chunk that holds them.
-            image_buffer=planes * held * (1 + chosen_channels),
-            chunk_buffer=max(
-                0 if in_place else math.prod(chunks) * pixel,
-                math.prod(own) * label - (tile * label if as_tiles else 0),
-            ),
-            rows=len(tiles[1]) - 1,
-            columns=len(tiles[2]) - 1,
-            depth=shape[1],
-            area=(shape[2], shape[3]),
-        )
-
-    @property
-    def channel_edges(self) -> tuple[int, ...]:
-        return regular_edges((self.channels,), (self.group,))[0]
-
-    @property
-    def runs(self) -> int:
-        """Most runs of a tile."""
-        return 2 * self.tile // PIXELS_PER_RUN
-
-    @property
-    def device_labels(self) -> int:
-        """Bytes on a GPU of a tile's labels, and of the runs as they are found: three words."""
-        return self.tile * self.label + self.runs * 3 * _WORD
-
-    @property
-    def device_planes(self) -> int:
-        """Bytes on a GPU of a tile's planes, each on a border of 16 bytes."""
-        return self.image_buffer + 16 * self.group
-
-    @property
-    def label_buffer(self) -> int:
-        return self.tile * self.label + self.runs * RUN_BYTES
-
-
-def _canonical(values: Sequence[int]) -> tuple[int, ...]:
-    return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])
-
-
 def stage_plan(
     stage: str,
     info: RasterInfo,
@@ -171,6 +89,7 @@ def stage_plan(
     committed: int = 0,
     instances: int | None = None,
     threads: int = 1,
+    engine: str = AUTO,
 ) -> Plan:
     """Plan one stage.
 
@@ -192,8 +111,10 @@ def stage_plan(
         How many there are; a guess from the area without.
     threads
         Tasks that run at the same time.
+    engine
+        What does the arithmetic.
     """
-    shape = _Shape.of(info)
+    shape = TileShape.of(info)
     number = instances if instances is not None else math.ceil(shape.plane * CELLS_PER_PIXEL)
     planners = {"instances": _instances, "aggregate": _aggregate, "extract": _extract}
     settings = {
@@ -202,48 +123,55 @@ def stage_plan(
         "ratio": ratio,
         "committed": committed,
         "threads": threads,
+        "whole_arrays": engine != AUTO and ENGINES[engine].whole_arrays,
     }
     return planners[stage](shape, number, instances, settings)
 
 
-def _instances(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
-    per_instance = _WORD * (1 + 1 + 3 + 6)
+def _instances(shape: TileShape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+    per_instance = WORD * (1 + 1 + 3 + 6)
     return Plan(
         stage="instances",
         tasks=shape.tiles,
         bytes_read=shape.plane * shape.label,
         bytes_written=number * per_instance,
         bytes_stored=number * per_instance,
-        bytes_per_task=shape.label_buffer + shape.chunk_buffer,
+        bytes_per_task=(
+            TASK_BYTES
+            + shape.label_buffer
+            + shape.chunk_buffer
+            + shape.label_file
+            + settings["whole_arrays"] * _finding(shape)
+        ),
         result_bytes=3 * number * per_instance,
         instances=known,
         device_bytes_per_task=shape.device_labels,
     )
 
 
-def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+def _aggregate(shape: TileShape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
     statistics = chosen(settings["stats"])
     words = words_of(statistics.values(), shape.dtype)
-    in_channel = number * _WORD * (2 * words + len(statistics))
+    in_channel = number * WORD * (2 * words + len(statistics))
     slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
     groups = [split_channels(slab, shape.tiles, settings["threads"]) for slab in slabs]
     parts = sum(map(len, groups))
     widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = math.ceil(number * shape.tile / shape.plane)
-    part = in_tile * widest * words * _WORD
-    table = number * shape.channels * _WORD * (len(statistics) + 1)
+    part = in_tile * widest * words * WORD
+    table = number * shape.channels * WORD * (len(statistics) + 1)
     whole = any(statistic.whole for statistic in statistics.values())
     return Plan(
         stage="aggregate",
         tasks=shape.tiles * parts,
-        bytes_read=shape.plane * (shape.channels * shape.pixel + parts * shape.label),
+        bytes_read=shape.plane * (shape.channels_read * shape.pixel + parts * shape.label),
         bytes_written=table,
         bytes_stored=table,
         bytes_per_task=(
-            shape.image_buffer
-            + shape.chunk_buffer
-            + shape.label_buffer
+            TASK_BYTES
+            + shape.reading
             + 2 * part
+            + settings["whole_arrays"] * _summing(shape, statistics.values())
             + whole * (_gathered(shape) + 2 * _pieces(shape, number, widest)[0])
         ),
         result_bytes=in_channel * widest + whole * _pieces(shape, number, widest)[1],
@@ -257,12 +185,29 @@ def _aggregate(shape: _Shape, number: int, known: int | None, settings: dict[str
     )
 
 
-def _gathered(shape: _Shape) -> int:
+def _finding(shape: TileShape) -> int:
+    """Bytes that an engine of whole arrays takes to find runs: where labels change, and columns."""
+    return 2 * shape.tile + shape.tile // PIXELS_PER_RUN * RUN_WORDS * WORD
+
+
+def _summing(shape: TileShape, statistics: Iterable[Statistic]) -> int:
+    """Bytes that an engine of whole arrays takes to sum a channel's pixels, or to sort them."""
+    words = POWER_WORDS if "powers" in partials_of(statistics) else SUM_WORDS
+    return shape.tile * (words * WORD + shape.held)
+
+
+def _gathering(shape: TileShape, crops: CropSettings) -> int:
+    """Bytes that an engine of whole arrays takes to copy the pixels of a batch."""
+    pixels = crops.batch * shape.depth * crops.diameter**2
+    return GATHER_WORDS * WORD * (min(pixels, shape.tile) if crops.remove_background else pixels)
+
+
+def _gathered(shape: TileShape) -> int:
     """Bytes of one channel's pixels side by side, of their distances to a centre, and of runs."""
-    return shape.tile * (shape.held + 2 * _WORD) + 4 * shape.runs * _WORD
+    return shape.tile * (shape.held + 2 * WORD) + 4 * shape.runs * WORD
 
 
-def _pieces(shape: _Shape, number: int, channels: int) -> tuple[int, int]:
+def _pieces(shape: TileShape, number: int, channels: int) -> tuple[int, int]:
     """Bytes of the pixels of instances that lie in several tiles: of one tile's, and that wait."""
     # About as many as lie within an instance's reach of a border; large ones are counted.
     reach = math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
@@ -274,14 +219,14 @@ def _pieces(shape: _Shape, number: int, channels: int) -> tuple[int, int]:
     return in_tile * channels * shape.held, row * channels * shape.held
 
 
-def _device_sums(shape: _Shape, words: int, in_tile: int) -> int:
+def _device_sums(shape: TileShape, words: int, in_tile: int) -> int:
     """Bytes on a GPU of the words of a tile's instances, of the parts they are summed in."""
     parts = shape.runs // 32 + shape.tile // 8192 + in_tile
     pivots = in_tile
-    return (parts + in_tile + pivots) * min(shape.group, shape.channels) * words * _WORD
+    return (parts + in_tile + pivots) * min(shape.group, shape.channels) * words * WORD
 
 
-def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+def _extract(shape: TileShape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
     crops: CropSettings = settings["crops"]
     window = shape.depth * crops.diameter**2
     group = min(shape.group, shape.channels)
@@ -294,29 +239,29 @@ def _extract(shape: _Shape, number: int, known: int | None, settings: dict[str, 
     return Plan(
         stage="extract",
         tasks=strips * groups,
-        bytes_read=shape.plane * (shape.channels * shape.pixel + groups * shape.label),
+        bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
         bytes_written=written,
         # Shuffled crops are all kept twice until the store is complete.
         bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - settings["committed"], 0),
         bytes_per_task=(
-            shape.image_buffer
-            + shape.chunk_buffer
-            + shape.label_buffer
+            TASK_BYTES
+            + shape.reading
+            + settings["whole_arrays"] * max(_finding(shape), _gathering(shape, crops))
             + _copies(shape, crops, number, rows * columns)
             + _open_crops(shape, crops, number) * window * group * max(shape.held, stored)
         ),
-        result_bytes=number * _WORD * 16,
+        result_bytes=number * WORD * 16,
         instances=known,
         device_bytes_per_task=(
             shape.device_labels
             + shape.device_planes
-            + 3 * (shape.runs + _window_rows(shape, crops, number)) * _WORD
+            + 3 * (shape.runs + _window_rows(shape, crops, number)) * WORD
             + crops.batch * window * group * shape.held
         ),
     )
 
 
-def _copies(shape: _Shape, crops: CropSettings, number: int, tiles: int) -> int:
+def _copies(shape: TileShape, crops: CropSettings, number: int, tiles: int) -> int:
     """Bytes of what says which pixels go where, for all tiles of a strip."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
     # A cell is no higher than cells are apart, and a row of it is seldom more than a run.
@@ -324,16 +269,16 @@ def _copies(shape: _Shape, crops: CropSettings, number: int, tiles: int) -> int:
     runs = min(2 * shape.tile // PIXELS_PER_RUN, 2 * in_tile * height)
     rows = _window_rows(shape, crops, number)
     # Four columns of each tile, and a dozen while one is at work.
-    return (4 * tiles + 12) * (runs + rows) * _WORD
+    return (4 * tiles + 12) * (runs + rows) * WORD
 
 
-def _window_rows(shape: _Shape, crops: CropSettings, number: int) -> int:
+def _window_rows(shape: TileShape, crops: CropSettings, number: int) -> int:
     """Rows of a tile's windows: one that keeps its background is copied row by row."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
     return 0 if crops.remove_background else in_tile * shape.depth * crops.diameter
 
 
-def _open_crops(shape: _Shape, crops: CropSettings, number: int) -> int:
+def _open_crops(shape: TileShape, crops: CropSettings, number: int) -> int:
     """Crops of which a task holds pixels: in open batches and fragments, and while they go out."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
     part = part_size(crops.batch_size, crops.batch)
@@ -350,6 +295,7 @@ def plan_aggregate(
     *,
     instances: int | None = None,
     threads: int = 1,
+    engine: str = AUTO,
 ) -> Plan:
     """What `aggregate_stats` would read, write and hold in memory.
 
@@ -363,11 +309,15 @@ def plan_aggregate(
         How many there are; a guess from the area without.
     threads
         Tasks that run at the same time.
+    engine
+        As there.
     """
     from harpy_core.raster import Raster
 
     info = Raster.of(image, labels).info()
-    return stage_plan("aggregate", info, stats=stats, instances=instances, threads=threads)
+    return stage_plan(
+        "aggregate", info, stats=stats, instances=instances, threads=threads, engine=engine
+    )
 
 
 def plan_extract(
@@ -376,6 +326,7 @@ def plan_extract(
     *,
     instances: int | Instances | None = None,
     threads: int = 1,
+    engine: str = AUTO,
     **crops: Any,
 ) -> Plan:
     """What `extract_instances` would read, write and hold in memory.
@@ -389,6 +340,8 @@ def plan_extract(
         from a sample of their crops. Without, the number is a guess from the area.
     threads
         Tasks that run at the same time.
+    engine
+        As there.
     crops
         ``diameter``, ``batch_size``, ``remove_background``, ``extract_mask``, ``dtype``,
         ``scale``, ``codec``, ``shard_size`` and ``shuffle``, as there.
@@ -410,4 +363,5 @@ def plan_extract(
         ratio=ratio,
         instances=number,
         threads=threads,
+        engine=engine,
     )

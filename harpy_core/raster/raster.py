@@ -16,7 +16,15 @@ from harpy_core.errors import InputError
 from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.info import RasterInfo
-from harpy_core.raster.reading import NUMPY_TILE, Reader, delivered, is_dask, lifted, reader_of
+from harpy_core.raster.reading import (
+    NUMPY_TILE,
+    Reader,
+    delivered,
+    is_dask,
+    lifted,
+    reader_of,
+)
+from harpy_core.raster.views import whole_image
 from harpy_core.tiles.grid import Edges
 
 LABELS = "labels"
@@ -145,14 +153,15 @@ class Raster:
 
     def info(self) -> RasterInfo:
         """Describe shapes and types alone, without a place."""
+        image = whole_image(self.image)
         return RasterInfo(
             uri="",
             image=None,
             labels=None,
             channels=self.channels,
-            image_shape=tuple(self.image.shape),
-            image_chunks=_chunks(self.image),
-            image_dtype=_type_name(self.image),
+            image_shape=tuple(image.shape),
+            image_chunks=_chunks(image),
+            image_dtype=_type_name(image),
             labels_shape=tuple(self.labels.shape),
             labels_chunks=_chunks(self.labels),
             labels_dtype=_type_name(self.labels),

@@ -48,8 +48,9 @@ class Needs:
         """Make a resource function: memory of a stage's job in MB, from shapes alone."""
 
         def mem_mb(wildcards: Any, input: Any, threads: int) -> int:
-            workers = Workers.of(self._cluster, threads, self._asked.engine(wildcards))
-            return self._job_mb(stage, wildcards, input.raster, workers)
+            engine = self._asked.engine(wildcards)
+            workers = Workers.of(self._cluster, threads, engine)
+            return self._job_mb(stage, wildcards, input.raster, workers, engine)
 
         return mem_mb
 
@@ -71,9 +72,12 @@ class Needs:
             memory=limit,
             gpus=self.measured_gpus(wildcards),
         )
-        return self._job_mb(wildcards.stage, wildcards, input.raster, workers)
+        engine = wildcards.engine
+        return self._job_mb(wildcards.stage, wildcards, input.raster, workers, engine)
 
-    def _job_mb(self, stage: str, wildcards: Any, raster: str, workers: Workers) -> int:
+    def _job_mb(
+        self, stage: str, wildcards: Any, raster: str, workers: Workers, engine: str
+    ) -> int:
         """Memory in MB of a job that runs a stage on some workers."""
         from harpy_core.planning.fits import job_bytes
         from harpy_core.planning.plan import stage_plan
@@ -87,5 +91,6 @@ class Needs:
             stats=self._asked.aggregate(wildcards)["stats"],
             crops=CropSettings.within(self._asked.extract(wildcards)),
             instances=read_manifest(found)["instances"] if found.is_file() else None,
+            engine=engine,
         )
         return SNAKEMAKE_MB + job_bytes(plan, workers) // 10**6

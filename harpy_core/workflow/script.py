@@ -101,7 +101,7 @@ def workers(
     from harpy_core.running.workers import Workers, engine_here
 
     where = Cluster.model_validate(snakemake.config.get("cluster", {}))
-    plan = stage_plan(stage, info, **settings)
+    plan = stage_plan(stage, info, engine=snakemake.params.engine, **settings)
     folder = Path(snakemake.output[0]).parent
     engine, cores = snakemake.params.engine, snakemake.threads
     asked = Workers.of(where, cores, engine_here(where, engine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -86,8 +87,62 @@ def test_a_name_is_given_once() -> None:
             registry.register(registry.Engine(taken, "harpy_core.kernels.reference"))
 
 
+@pytest.fixture
+def partly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An engine with one function of its own."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "sums_of_mine.py").write_text(
+        "from harpy_core.kernels import reference\n"
+        "calls = []\n"
+        "def reduce(planes, *arguments):\n"
+        "    calls.append('reduce')\n"
+        "    return reference.reduce(planes, *arguments)\n"
+    )
+    registry.register(registry.Engine("partly", "sums_of_mine"))
+    yield "partly"
+    del registry.ENGINES["partly"], sys.modules["sums_of_mine"]
+
+
+def test_what_an_engine_lacks_is_the_references_and_said_once(
+    partly: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.kron(np.arange(1, 26, dtype="u4").reshape(5, 5), np.ones((9, 7), "u4"))
+    image = rng.integers(0, 1000, (3, *labels.shape), dtype=np.uint16)
+    stats = ("mean", "std", "median")
+    with caplog.at_level("INFO", "harpy_core"):
+        table = hc.aggregate_stats(image, labels, stats, engine=partly)
+        crops = hc.extract_instances(image, labels, tmp_path / "a", diameter=9, engine=partly)
+    assert sys.modules["sums_of_mine"].calls
+    told = [record.message for record in caplog.records if record.message.startswith("engine part")]
+    assert told == [
+        "engine partly: LabelIndex, encode, geometry, powers, by_slot, collect, order_statistics, "
+        "gather of numpy"
+    ]
+    plain = hc.aggregate_stats(image, labels, stats, engine="numpy")
+    for name in stats:
+        np.testing.assert_array_equal(table.layers[name], plain.layers[name])
+    expected = hc.extract_instances(image, labels, tmp_path / "n", diameter=9, engine="numpy")
+    np.testing.assert_array_equal(crops.image[...], expected.image[...])
+
+
+def test_the_engine_of_gpus_has_its_order_statistics_on_the_processor() -> None:
+    from harpy_core.kernels import compiled, gpu
+
+    assert not hasattr(gpu, "order_statistics")
+    kernels = registry.ENGINES["cupy"].load()
+    assert kernels.order_statistics is compiled.order_statistics
+    assert kernels.reduce is gpu.reduce
+
+
 @pytest.mark.parametrize("name", registry.ENGINES)
-def test_an_engine_has_the_functions_of_the_others(name: str) -> None:
+def test_an_engine_has_all_functions_of_the_reference(name: str) -> None:
     kernels = registry.ENGINES[name].load()
-    names = ("LabelIndex", "encode", "geometry", "reduce", "powers", "gather")
-    assert all(callable(getattr(kernels, function)) for function in names)
+    assert all(callable(getattr(kernels, function)) for function in registry.FUNCTIONS)
+
+
+def test_what_jobs_ask_of_an_engine_is_listed() -> None:
+    asked = set()
+    for file in Path(hc.__file__).parent.rglob("*.py"):
+        asked |= set(re.findall(r"kernels(?:_of\(.*\))?\.(\w+)\(", file.read_text()))
+    assert asked == set(registry.FUNCTIONS)

@@ -221,6 +221,14 @@ def test_a_choice_of_channels_is_planned_as_it_is_written() -> None:
     assert plan_extract(view, labels, instances=5).bytes_written == 5 * 2 * 50 * 50 * 2
 
 
+def test_channels_are_planned_with_all_that_lie_in_their_chunks() -> None:
+    array = zarr.create_array({}, shape=(16, 512, 512), chunks=(8, 512, 512), dtype="u2")
+    labels = np.zeros((512, 512), "u4")
+    whole, one = plan_aggregate(array, labels), plan_aggregate(ChannelView(array, (9,)), labels)
+    assert one.bytes_per_task >= 8 * 512 * 512 * 2
+    assert one.bytes_read * 2 == pytest.approx(whole.bytes_read, rel=0.2)
+
+
 def test_arrays_that_do_not_match_cannot_be_planned() -> None:
     with pytest.raises(hc.InputError, match="do not cover the same pixels"):
         plan_aggregate(np.zeros((2, 5, 5)), np.zeros((4, 5), "u1"))

@@ -1,0 +1,147 @@
+"""The tiles that a stage works on, and what one of them takes: arithmetic on shapes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from harpy_core.raster.info import RasterInfo, itemsize
+from harpy_core.tiles.grid import coarsened, regular_edges
+
+RUN_BYTES = 16
+PIXELS_PER_RUN = 20
+"""Dense tissue has a run for every 26 pixels, and a run table 16 bytes for each."""
+
+WORD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """An image and its labels in canonical axes, and what one tile of them takes.
+
+    Attributes
+    ----------
+    channels
+        How many are in use.
+    channels_read
+        How many are decoded for them, at most: a chunk is decoded whole.
+    group
+        Channels in a chunk.
+    plane, tile
+        Pixels of the whole and of the largest tile, along z, y and x.
+    tiles, rows, columns
+        How many tiles there are, and along y and x.
+    pixel, held, label
+        Bytes of a pixel on the disk and in memory, and of a label.
+    dtype
+        Of the pixels.
+    image_buffer
+        Bytes of a tile's pixels in the channels that are decoded together.
+    chunk_buffer
+        Bytes of a chunk that is decoded before a part of it is copied.
+    image_file, label_file
+        Bytes of a chunk on the disk that did not become smaller: a file that is mapped counts as
+        memory of its process while it is decoded.
+    depth, area
+        Pixels of the whole along z, and along (y, x).
+    """
+
+    channels: int
+    channels_read: int
+    group: int
+    plane: int
+    tile: int
+    tiles: int
+    pixel: int
+    held: int
+    dtype: str
+    label: int
+    image_buffer: int
+    chunk_buffer: int
+    image_file: int
+    label_file: int
+    rows: int
+    columns: int
+    depth: int
+    area: tuple[int, int]
+
+    @classmethod
+    def of(cls, info: RasterInfo) -> TileShape:
+        shape, chunks = _canonical(info.image_shape), _canonical(info.image_chunks)
+        edges = regular_edges(shape, chunks)
+        tiles = coarsened(edges[1:])
+        widest = [max((b - a for a, b in pairwise(axis)), default=1) for axis in tiles]
+        tile = math.prod(widest)
+        pixel, label = itemsize(info.image_dtype), itemsize(info.labels_dtype)
+        held = max(pixel, 4) if "float" in info.image_dtype else pixel
+        # A chunk that is a tile is decoded in place, with what lies beyond the image's edge.
+        alone = widest == [min(c, n) for c, n in zip(chunks[1:], shape[1:], strict=True)]
+        group = chunks[0] if alone else min(chunks[0], shape[0])
+        plane = math.prod(chunks[1:]) if alone else tile
+        own = _canonical((1, *info.labels_chunks))[1:]
+        as_tiles = widest == [min(c, n) for c, n in zip(own, shape[1:], strict=True)]
+        in_place = alone and held == pixel and info.image_dtype != "bool"
+        in_use = len(info.channels)
+        # A view of some channels is copied from the chunk that holds them.
+        copied = min(group, in_use) if in_use < shape[0] else 0
+        return cls(
+            channels=in_use,
+            # Each may lie in a chunk of its own, which is read whole.
+            channels_read=min(in_use * chunks[0], shape[0]),
+            group=chunks[0],
+            plane=math.prod(shape[1:]),
+            tile=tile,
+            tiles=math.prod(len(axis) - 1 for axis in tiles),
+            pixel=pixel,
+            held=held,
+            dtype=info.image_dtype,
+            label=label,
+            image_buffer=(group + copied) * plane * held,
+            chunk_buffer=max(
+                0 if in_place else math.prod(chunks) * pixel,
+                math.prod(own) * label - (tile * label if as_tiles else 0),
+            ),
+            image_file=math.prod(chunks) * pixel,
+            label_file=math.prod(own) * label,
+            rows=len(tiles[1]) - 1,
+            columns=len(tiles[2]) - 1,
+            depth=shape[1],
+            area=(shape[2], shape[3]),
+        )
+
+    @property
+    def channel_edges(self) -> tuple[int, ...]:
+        """Where the chunks of channels begin, and the end of the last."""
+        return regular_edges((self.channels,), (self.group,))[0]
+
+    @property
+    def runs(self) -> int:
+        """Most runs of a tile."""
+        return 2 * self.tile // PIXELS_PER_RUN
+
+    @property
+    def device_labels(self) -> int:
+        """Bytes on a GPU of a tile's labels, and of the runs as they are found: three words."""
+        return self.tile * self.label + self.runs * 3 * WORD
+
+    @property
+    def device_planes(self) -> int:
+        """Bytes on a GPU of a tile's planes, each on a border of 16 bytes."""
+        return self.image_buffer + 16 * self.group
+
+    @property
+    def reading(self) -> int:
+        """Bytes of the labels and planes of a tile, and of what they are decoded from."""
+        files = max(self.image_file, self.label_file)
+        return self.image_buffer + self.chunk_buffer + files + self.label_buffer
+
+    @property
+    def label_buffer(self) -> int:
+        """Bytes of a tile's labels and of its runs."""
+        return self.tile * self.label + self.runs * RUN_BYTES
+
+
+def _canonical(values: Sequence[int]) -> tuple[int, ...]:
+    return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])

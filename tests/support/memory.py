@@ -1,0 +1,187 @@
+"""What real Dask workers take at most while a stage runs, against its plan.
+
+A worker's share is its high-water mark (VmHWM) less what it held when it was idle. The mark is
+brought down to what it holds by writing 5 to /proc/PID/clear_refs, after its threads, and with them
+the buffers that they keep, were given up. The C library would keep those, as it comes to take them
+from a heap of the thread: told a fixed size from which on it asks the system, it gives them back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, ZstdCodec
+
+import harpy_core as hc
+from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
+from harpy_core.raster import Raster
+from harpy_core.raster.views import ChannelView
+
+if TYPE_CHECKING:
+    from distributed import Client, Worker
+
+M_MMAP_THRESHOLD = -3
+CODECS = {
+    "none": None,
+    "zstd": ZstdCodec(),
+    "lz4": BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A stage of one raster, sized so that what Python takes on the way does not matter.
+
+    Attributes
+    ----------
+    stage
+        ``instances``, ``aggregate`` or ``extract``.
+    chunks, label_chunks
+        Along (c, y, x) and (y, x).
+    size
+        Pixels of a side of the image.
+    channels, pitch, dtype, codec
+        Of the image: how many, from one cell to the next, of the pixels, of the chunks.
+    chosen
+        Numbers of the channels in use; all without.
+    options
+        Of the stage.
+    """
+
+    stage: str
+    chunks: tuple[int, int, int]
+    label_chunks: tuple[int, int] = (1024, 1024)
+    size: int = 2048
+    channels: int = 4
+    pitch: int = 26
+    dtype: str = "u2"
+    codec: str = "lz4"
+    chosen: tuple[int, ...] | None = None
+    engine: str = "numba"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def cells(size: int, pitch: int) -> np.ndarray:
+    """Discs on a grid, each with a margin around it, row by row."""
+    y, x = np.ogrid[:size, :size]
+    inside = (y % pitch - pitch // 2) ** 2 + (x % pitch - pitch // 2) ** 2 < (0.45 * pitch) ** 2
+    return np.where(inside, y // pitch * -(-size // pitch) + x // pitch + 1, 0).astype("u4")
+
+
+def stored(setting: Setting, folder: Path) -> tuple[Any, Any]:
+    """Image and labels of a setting as Zarr arrays; noise, which hardly becomes smaller."""
+    name = re.sub(
+        r"\W+",
+        "-",
+        f"{setting.chunks}{setting.size}{setting.channels}{setting.dtype}"
+        f"{setting.codec}{setting.label_chunks}{setting.pitch}",
+    )
+    if not (folder / name).exists():
+        group = zarr.open_group(folder / name, mode="w")
+        shape = (setting.channels, setting.size, setting.size)
+        codec = CODECS[setting.codec]
+        image = group.create_array(
+            "image", shape=shape, chunks=setting.chunks, dtype=setting.dtype, compressors=codec
+        )
+        plane = np.random.default_rng(0).integers(1, 200, shape[1:]).astype(setting.dtype)
+        for channel in range(0, setting.channels, setting.chunks[0]):
+            count = min(setting.chunks[0], setting.channels - channel)
+            image[channel : channel + count] = np.broadcast_to(plane, (count, *plane.shape))
+        labels = cells(setting.size, setting.pitch)
+        group.create_array("labels", data=labels, chunks=setting.label_chunks)
+    group = zarr.open_group(folder / name, mode="r")
+    image = group["image"]
+    if setting.chosen is not None:
+        image = ChannelView(image, setting.chosen)
+    return image, group["labels"]
+
+
+def planned(setting: Setting, image: Any, labels: Any, instances: Any, threads: int) -> Plan:
+    """The plan of a setting."""
+    options = {
+        "instances": len(instances),
+        "threads": threads,
+        "engine": setting.engine,
+        **setting.options,
+    }
+    if setting.stage == "aggregate":
+        return plan_aggregate(image, labels, **options)
+    if setting.stage == "extract":
+        return plan_extract(image, labels, **options)
+    return stage_plan(
+        "instances",
+        Raster.of(image, labels).info(),
+        instances=len(instances),
+        engine=setting.engine,
+    )
+
+
+def job(
+    setting: Setting, image: Any, labels: Any, instances: Any, target: Path, client: Client
+) -> Callable[[], Any]:
+    """The stage of a setting, ready to run."""
+    common = {"engine": setting.engine, "client": client, **setting.options}
+    if setting.stage == "aggregate":
+        return partial(hc.aggregate_stats, image, labels, instances=instances, **common)
+    if setting.stage == "extract":
+        return partial(hc.extract_instances, image, labels, target, instances=instances, **common)
+    return partial(hc.find_instances, labels, **common)
+
+
+def idle(dask_worker: Worker) -> int:
+    """Give up a worker's threads and bring its mark down; bytes it holds."""
+    threads = dask_worker.executors["default"]
+    dask_worker.executors["default"] = ThreadPoolExecutor(threads._max_workers)
+    threads.shutdown()
+    gc.collect()
+    library = ctypes.CDLL(None)
+    library.mallopt(M_MMAP_THRESHOLD, 2**18)
+    library.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
+
+
+def status(name: str) -> int:
+    """Bytes of a line of this process's status."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024
+
+
+def taken(client: Client, run: Callable[[], Any]) -> int:
+    """Most bytes that a worker took while a job ran, over what it held before."""
+    before = client.run(idle)
+    run()
+    after = client.run(status, "VmHWM")
+    return max(after[worker] - held for worker, held in before.items())
+
+
+def measured(setting: Setting, client: Client, folder: Path, target: Path) -> tuple[int, int]:
+    """Bytes that the plan of a setting foretells for a worker's tasks, and that they take.
+
+    Parameters
+    ----------
+    folder
+        Where rasters are kept.
+    target
+        Where crops go.
+    """
+    image, labels = stored(setting, folder)
+    found = hc.find_instances(labels)
+    threads = max(client.nthreads().values())
+    # What is compiled or imported once is not a task's.
+    side = 2 * setting.pitch
+    warm = image[:, :side, :side], labels[:side, :side]
+    job(setting, *warm, hc.find_instances(warm[1]), target / "warm", client)()
+    took = taken(client, job(setting, image, labels, found, target / "crops", client))
+    plan = planned(setting, image, labels, found, threads)
+    return threads * plan.bytes_per_task, took
