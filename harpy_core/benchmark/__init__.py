@@ -1,1 +1,1 @@
-"""Measured runs of both jobs, and what measures them."""
+"""Measured runs of both jobs, and their measurement."""

@@ -1,7 +1,7 @@
-"""The two jobs done by Harpy, for comparison: a script of its own for an environment of its own.
+"""The two jobs done by Harpy, for comparison: a separate script for a separate environment.
 
-Uses Harpy's public interface as its published benchmark does, and nothing of this package, which
-need not be installed where this runs. Works on SpatialData stores.
+It uses Harpy's public interface as its published benchmark does, and nothing of this package, which
+may not be installed where this runs. It works on SpatialData stores.
 
     python peer.py SPEC.json REPORT.json
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 
 def end_with_parent() -> None:
-    """End this process's whole group once its input closes: its parent is gone."""
+    """End this process's whole group once its input closes, because its parent is gone."""
 
     def wait_for_end() -> None:
         # The bare system call: a reader of sys.stdin would hold its lock at interpreter exit.
@@ -34,7 +34,7 @@ def end_with_parent() -> None:
 
 
 def element(sdata: Any, name: str) -> Any:
-    """An element's array at full resolution."""
+    """Return an element's array at full resolution."""
     found = sdata[name]
     return found["scale0"].ds["image"] if hasattr(found, "children") else found
 

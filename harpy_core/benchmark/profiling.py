@@ -1,7 +1,7 @@
-"""Memory, CPU time and bytes of a process and all its descendants, from beside it.
+"""Memory, CPU time and bytes of a process and all its descendants, measured from outside.
 
-Owns the start of the sampler (`harpy_core.benchmark.sampler`, a process of its own) and the figures
-that come of its samples; starts no measured process and knows nothing of what is measured.
+It starts the sampler (`harpy_core.benchmark.sampler`, a process of its own) and derives the figures
+from its samples; it starts no measured process and knows nothing about it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _CPU_WINDOW = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessTreeSummary:
-    """What a process tree used.
+    """Resources that a process tree used.
 
     Attributes
     ----------
     wall_s
-        Length of the time looked at, in seconds.
+        Length of the observed time, in seconds.
     peak_rss, mean_rss, mean_vsz
-        Of the resident and the virtual memory summed over the tree, in bytes. Pages shared
-        between processes count once for each. The means are over time, not over samples.
+        Peak and mean of the resident and the virtual memory summed over the tree, in bytes. Pages
+        shared between processes count once for each. The means are over time, not over samples.
     cpu_s
-        CPU time of the tree, dead processes included, in seconds.
+        CPU time of the tree, including dead processes, in seconds.
     peak_cpu_percent
-        Highest use of the CPU over any second (over the whole time, where it is shorter);
-        100 is one core.
+        Highest use of the CPU over any second (over the whole time, if it is shorter); 100 is one
+        core.
     mean_cpu_percent
         CPU time over wall time; 100 is one core.
     hwm_sum
@@ -47,17 +47,17 @@ class ProcessTreeSummary:
         misses what happens between samples, and this, which takes all peaks as simultaneous.
     peak_pss, peak_uss
         Highest proportional and unique set size seen, over the whole life of the tree, in bytes:
-        shared pages count once, and not at all. None where the system does not tell.
+        shared pages count once, and not at all. None if the system does not report them.
     bytes_read, bytes_written
-        What the tree fetched from storage, and caused to be sent there.
+        Bytes that the tree fetched from storage, and caused to be written there.
     major_faults
         Page faults that had to wait for storage.
     peak_rss_by_role
         Highest RSS summed over the processes of each role, in bytes.
     samples
-        Number of samples in the time looked at.
+        Number of samples in the observed time.
     interval, pss_interval
-        Mean time between samples, and between those that tell PSS and USS, in seconds.
+        Mean time between samples, and between those with PSS and USS, in seconds.
     sampler_percent
         CPU time of the sampler itself; 100 is one core.
     """
@@ -83,25 +83,25 @@ class ProcessTreeSummary:
 
 
 class ProcessTreeSampler:
-    """Samples a process and its descendants until the block is left.
+    """Sampler of a process and its descendants, until the block is left.
 
-    A context manager that starts a process which is not part of the tree: a sampler inside a busy
+    This context manager starts a process that is not part of the tree: a sampler inside a busy
     process starves. To count the CPU time to the end, leave the block before the process is waited
     for (`os.waitid` with `WNOWAIT` waits without reaping).
 
     Parameters
     ----------
     pid
-        The root of the tree.
+        Root of the tree.
     interval
-        Time between samples, in seconds; longer where sampling would take more than a hundredth
-        of a core.
+        Time between samples, in seconds; longer if sampling would take more than a hundredth of a
+        core.
 
     Attributes
     ----------
     samples
-        Once the block is left: a line for each process and sample, and one of the role ``tree``
-        for all together (`harpy_core.benchmark.sampler.COLUMNS`).
+        Lines for each process and sample, and one of the role ``tree`` for all together
+        (`harpy_core.benchmark.sampler.COLUMNS`), once the block is left.
 
     Raises
     ------
@@ -119,7 +119,7 @@ class ProcessTreeSampler:
         self._folder = tempfile.TemporaryDirectory(prefix="harpy-core-samples-")
         self._path = Path(self._folder.name) / "samples.csv"
         script = Path(__file__).with_name("sampler.py")
-        # Isolated: a module beside the script must not stand in for one of the standard library.
+        # Isolated: a module beside the script must not replace one of the standard library.
         arguments = map(str, (script, self._pid, self._path, self.interval))
         command = [sys.executable, "-I", *arguments]
         self._process = subprocess.Popen(

@@ -1,12 +1,12 @@
 """A process that watches another and its descendants: memory, CPU time, bytes, faults.
 
-Owns the reading of /proc; what the samples mean is `harpy_core.benchmark.profiling`'s. A script of
-its own, of the standard library alone, so that it starts fast and costs next to nothing.
+It reads /proc; `harpy_core.benchmark.profiling` interprets the samples. It is a separate script
+with the standard library alone, so that it starts fast and costs next to nothing.
 
     python sampler.py PID OUT.csv INTERVAL
 
-Prints ``ready`` once the first sample is taken, samples until its input closes, takes a last one,
-and prints its own cost as JSON.
+It prints ``ready`` once the first sample is taken, samples until its input closes, takes a last
+sample, and prints its own cost as JSON.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ COLUMNS = (
 )
 """Columns of OUT.csv.
 
-A line for each process and sample, and one of the role ``tree`` for all of them together, dead ones
-included in ``cpu``, ``faults``, ``read`` and ``written``. ``time`` is a reading of
+There is a line for each process and sample, and one of the role ``tree`` for all of them together,
+which includes dead ones in ``cpu``, ``faults``, ``read`` and ``written``. ``time`` is a reading of
 `time.monotonic`; memory and bytes are in bytes, ``cpu`` in seconds; ``pss`` and ``uss`` are empty
 in the samples that do not weigh.
 """
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Of a core: what taking samples, and weighing (12 ms for a large process), may use of it.
+# Shares of a core for taking samples, and for weighing (12 ms for a large process).
 _SAMPLING_SHARE = 0.005
 _WEIGHING_SHARE = 0.003
 _WEIGH_EVERY = 1.0
-# New processes are looked for this often; those that are gone before are in their parent's time.
+# Seconds between searches for new processes; those gone sooner count in their parent's time.
 _LOOK_EVERY = 0.2
 
 
 def role_of(pid: int) -> str:
-    """What a descendant of the driver does: ``scheduler``, ``worker`` or ``other``."""
+    """Role of a descendant of the driver: ``scheduler``, ``worker`` or ``other``."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as handle:
             words = handle.read().replace(b"\0", b" ").lower()
@@ -74,7 +74,7 @@ def role_of(pid: int) -> str:
 class Process:
     """One process of the tree, as last seen.
 
-    Its files stay open: they are never those of a stranger that was given the same number.
+    Its files stay open: they are never those of a stranger that reuses its number.
     """
 
     pid: int
@@ -100,7 +100,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int, role: str) -> Process | None:
-        """The process of that number; None where there is none."""
+        """Open the process of a number; None if there is none."""
         opened: list[int] = []
         try:
             for name in ("stat", "status"):
@@ -117,7 +117,7 @@ class Process:
         return cls(pid, int(fields[1]), int(fields[19]), role, opened[0], opened[1], io)
 
     def look(self) -> None:
-        """Read the counters; what vanishes half-way keeps what was seen before."""
+        """Read the counters; a process that vanishes meanwhile keeps its earlier ones."""
         try:
             fields = _fields(os.pread(self.stat, 4096, 0))
             lines = os.pread(self.status, 8192, 0)
@@ -132,7 +132,7 @@ class Process:
         self.vsz, self.rss = int(fields[20]), int(fields[21]) * _PAGE
         found = lines.find(b"VmHWM:")
         if found >= 0:
-            # The kernel brings VmHWM up to date late: it can be some pages below the RSS.
+            # The kernel updates VmHWM late: it can be some pages below the RSS.
             self.hwm = max(self.hwm, self.rss, int(lines[found + 6 : found + 30].split()[0]) * 1024)
         self._look_at_bytes()
 
@@ -148,7 +148,7 @@ class Process:
         self.read, self.written = int(found[b"read_bytes"]), int(found[b"write_bytes"])
 
     def weigh(self) -> None:
-        """Read PSS and USS: walks the page tables, so not in every sample."""
+        """Read PSS and USS, which walks the page tables, so not in every sample."""
         self.pss = self.uss = None
         try:
             with open(f"/proc/{self.pid}/smaps_rollup", "rb") as lines:
@@ -162,10 +162,10 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Own CPU time and that of dead children, in seconds.
+        """CPU time of the process and its dead children, in seconds.
 
-        The kernel's count of waited-for children misses those nobody waits for; the count of what
-        was last seen of each dead child misses what came after. The larger is nearer.
+        The kernel's count of waited-for children misses those nobody waits for; the sum of what was
+        last seen of each dead child misses what came after. The larger is closer.
         """
         return self.own_cpu + max(self.reaped_cpu, self.lost_cpu)
 
@@ -183,10 +183,10 @@ class Tree:
     Attributes
     ----------
     root
-        The first of them, the driver.
+        First of them, the driver.
     members
-        All that are alive, parents before their children: were a child read first and reaped
-        meanwhile, its CPU time would count twice.
+        Processes that are alive, parents before their children: if a child were read first and
+        reaped meanwhile, its CPU time would count twice.
     gone
         CPU seconds, faults, bytes read and written of dead processes that no parent counts.
     """
@@ -198,10 +198,10 @@ class Tree:
     highest: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
 
     def find(self) -> None:
-        """Look for descendants that were not there before, and for others of the root's session."""
+        """Find new descendants, and other processes of the root's session."""
         numbers = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         known = {member.pid for member in self.members}
-        # A number that was let go may come again as a process of ours.
+        # A number that was released may be reused by a process of ours.
         self.strangers &= numbers
         new = {pid: _kin(pid) for pid in sorted(numbers - known - self.strangers)}
         found = True
@@ -217,20 +217,20 @@ class Tree:
         self.strangers |= set(new)
 
     def look(self) -> None:
-        """Read all counters, and take account of the dead."""
+        """Read all counters, and account for the dead."""
         for member in self.members:
             member.look()
         dead = [member for member in self.members if not member.alive]
-        # Children first: what they leave to a parent that died with them goes on to its own.
+        # Children first: what they leave to a parent that died with them is passed on to its own.
         for member in reversed(dead):
             self._bury(member, dead)
         self.members = [member for member in self.members if member.alive]
 
     def _bury(self, member: Process, dead: Iterable[Process]) -> None:
-        """Hand the CPU time of a dead process to its parent, or keep it where nobody counts it.
+        """Add the CPU time of a dead process to its parent, or keep it if nobody counts it.
 
-        The parent may be among those that died since the last sample. Its own parent has then
-        been told by the kernel of both.
+        The parent may be among those that died since the last sample. The kernel has then added
+        both to its own parent.
         """
         for other in self.members:
             if other.pid == member.parent and (other.alive or other in dead):
@@ -240,7 +240,7 @@ class Tree:
         self.gone = [a + b for a, b in zip(self.gone, left, strict=True)]
 
     def totals(self) -> list[float]:
-        """CPU seconds, faults, bytes read and written of all, dead ones included."""
+        """CPU seconds, faults, bytes read and written of all processes, including dead ones."""
         sums = list(self.gone)
         for member in self.members:
             for place, value in enumerate((member.cpu, member.faults, member.read, member.written)):
@@ -250,7 +250,7 @@ class Tree:
 
 
 def _kin(pid: int) -> tuple[int, ...]:
-    """Numbers of a process's parent and of its session's leader; none where it is gone."""
+    """Numbers of a process's parent and of its session's leader; none if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as handle:
             fields = _fields(handle.read())
@@ -260,12 +260,12 @@ def _kin(pid: int) -> tuple[int, ...]:
 
 
 def _fields(content: bytes) -> list[bytes]:
-    """Fields of /proc/PID/stat from the state on; the name before may hold anything."""
+    """Fields of /proc/PID/stat from the state on; the name before it may hold anything."""
     return content[content.rindex(b")") + 2 :].split()
 
 
 class Sampler:
-    """Writes the samples of a tree, at its own pace."""
+    """Writer of the samples of a tree, at its own pace."""
 
     def __init__(self, pid: int, out: TextIO, interval: float) -> None:
         root = Process.of(pid, "driver")
@@ -285,7 +285,7 @@ class Sampler:
         self._weighing = 0.0
 
     def sample(self, whole: bool = False) -> None:
-        """Take one sample; `whole` looks for new processes whether or not that is due."""
+        """Take one sample; `whole` looks for new processes even if that is not due."""
         now = self._last = time.monotonic()
         if whole or now >= self._look_due:
             self._tree.find()
@@ -310,7 +310,7 @@ class Sampler:
         self._weigh_due = now + max(_WEIGH_EVERY, taken / _WEIGHING_SHARE)
 
     def pause(self) -> float:
-        """How long to wait before the next sample, in seconds: sampling keeps within its share."""
+        """Seconds to wait before the next sample, so that sampling keeps within its share."""
         used = time.process_time() - self._cpu_at_start - self._weighing
         affordable = self._started + used / _SAMPLING_SHARE
         return max(self._last + self._interval, affordable) - time.monotonic()
@@ -338,7 +338,7 @@ class Sampler:
         self._out.write(",".join("" if v is None else str(v) for v in values) + "\n")
 
     def cost(self) -> dict[str, float]:
-        """What sampling took of a core, in percent, and how often it came about, in seconds."""
+        """Share of a core that sampling took, in percent, and its mean intervals, in seconds."""
         wall = max(self._last - self._started, 1e-9)
         return {
             "cost_percent": (time.process_time() - self._cpu_at_start) / wall * 100,

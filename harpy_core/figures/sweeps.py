@@ -45,7 +45,7 @@ _PUBLISHED_COLOUR = "#9a9a9a"
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """Runs that differ only in workers and repeat, and how they are drawn."""
+    """Runs that differ only in workers and repeat, and their style."""
 
     name: str
     runs: pd.DataFrame

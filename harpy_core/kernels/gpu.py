@@ -57,7 +57,7 @@ tile are shared out too."""
 
 LANES_PER_STRETCH = 16
 CHANNELS = {"sum": 4, "extremes": 2, "full": 2, "powers": 2}
-"""Channels a warp sums at a time, by what it sums; as in `gpu.cu`."""
+"""Channels that a warp sums at a time, by what it sums; as in `gpu.cu`."""
 
 _ALIGNED = 16
 """Bytes of a load: every plane begins on a border of as many, and ends on one."""
@@ -78,7 +78,7 @@ _C_TYPES = {
 
 @functools.cache
 def trouble() -> str | None:
-    """Why no GPU can be used by this process, and what to do; None where one can."""
+    """Reason why this process can use no GPU, and the remedy; None if it can use one."""
     try:
         import cupy
     except ModuleNotFoundError as error:
@@ -109,7 +109,7 @@ def _one_line(error: Exception) -> str:
 
 
 def visible() -> list[str]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    """GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
     if trouble() is not None:
         return []
     import cupy
@@ -127,13 +127,13 @@ def room() -> int:
 
 
 class Card(Protocol):
-    """A GPU as one thread uses it: everything is done in the order in which it is asked for."""
+    """A GPU as one thread uses it: everything is done in the order of the calls."""
 
     def empty(self, size: int) -> Any:
-        """A buffer of some bytes on the card."""
+        """Return a buffer of `size` bytes on the card."""
 
     def pinned(self, size: int) -> np.ndarray:
-        """Host memory of some bytes, as uint8, that the card reads and writes fast."""
+        """Return `size` bytes of host memory, as uint8, that the card reads and writes fast."""
 
     def put(self, host: np.ndarray, buffer: Any, offset: int = 0) -> None:
         """Copy to the card, `offset` bytes into a buffer."""
@@ -159,7 +159,7 @@ class CupyCard:
         self._stream = cupy.cuda.Stream(non_blocking=True)
 
     def empty(self, size: int) -> Any:
-        """Memory straight from the driver, given back as soon as it is dropped: no pool grows."""
+        """Allocate by the driver; the memory is freed as soon as it is dropped: no pool grows."""
         cupy = self._cupy
         try:
             memory = cupy.cuda.Memory(size)
@@ -197,7 +197,7 @@ _kernels: dict[str, Any] = {}
 
 
 def _compiled(kernel: str) -> Any:
-    """A kernel for this process's GPU, compiled once, and kept on disk by CuPy."""
+    """Compile a kernel for this process's GPU, once; CuPy keeps it on disk."""
     with _compiling:
         if kernel not in _kernels:
             import cupy
@@ -221,11 +221,11 @@ class Parts:
     length : (runs,) int32
         The runs, those of an instance side by side.
     first : (parts + 1,) int32
-        Where the runs of each part begin, and the end.
+        Index of each part's first run, and the end.
     slot : (parts,) int32
-        Whose each part is.
+        Instance of each part.
     begin : (slots + 1,) int32
-        Where the parts of each instance begin, and the end.
+        Index of each instance's first part, and the end.
     """
 
     start: np.ndarray
@@ -257,14 +257,14 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """A run table on the card, and the arrays it was made of, which nobody writes to."""
+    """A run table on the card, and the arrays it was made from, which nobody writes to."""
 
     table: tuple[np.ndarray, np.ndarray, np.ndarray]
     parts: Parts
     buffers: tuple[Any, ...]
 
     def is_of(self, table: tuple[np.ndarray, np.ndarray, np.ndarray], slots: int) -> bool:
-        """Whether it was made of these very arrays."""
+        """Whether it was made from these very arrays."""
         same = all(a is b for a, b in zip(self.table, table, strict=True))
         return same and len(self.parts.begin) == slots + 1
 
@@ -403,7 +403,7 @@ def encode(
 def _numbered(
     start: np.ndarray, length: np.ndarray, value: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The run table of stretches and their labels."""
+    """Make the run table of stretches and their labels."""
     if len(length) and length.max() > LONGEST_RUN:
         whose, start, length = cut(start, length)
         value = value[whose]
@@ -448,18 +448,18 @@ def powers(
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is summed over the pixels.
+    """Sums over the pixels.
 
     Attributes
     ----------
     sums
         Name of the type in `gpu.cu`.
     channels
-        Channels a warp sums at a time.
+        Number of channels that a warp sums at a time.
     words
-        What it writes for an instance and channel.
+        Number of words that it writes for an instance and channel.
     pivot : (slots, c)
-        What distances are taken from, for sums of powers.
+        Pivots of the distances, for sums of powers.
     """
 
     sums: str
@@ -469,7 +469,7 @@ class Work:
 
     @classmethod
     def of(cls, dtype: np.dtype, loop: Loop, ignore_nan: bool = False) -> Work:
-        """One of the loops of `layout.LOOPS`."""
+        """Return the sums of a loop of `layout.LOOPS`."""
         words = layout.words_of(family_of(dtype), loop)
         return cls(sums_type(dtype, loop, ignore_nan), CHANNELS[loop], words, None)
 
@@ -477,7 +477,7 @@ class Work:
 def _summed(
     work: Work, planes: np.ndarray, table: tuple[np.ndarray, np.ndarray, np.ndarray], slots: int
 ) -> np.ndarray:
-    """(slots, c, words) uint64."""
+    """Sum planes by slot: (slots, c, words) uint64."""
     shape = (slots, len(planes), work.words)
     if 0 in shape:
         return np.zeros(shape, np.uint64)
@@ -493,7 +493,7 @@ def _summed(
 def launch_sums(
     session: Session, work: Work, planes: Planes, channels: int, runs: Runs, pivot: Any
 ) -> Any:
-    """Sum what is on the card already; the words are in the buffer that is returned."""
+    """Sum planes that are on the card already; return the buffer of the words."""
     start, length, first, slot, begin = runs.buffers
     parts, slots = len(runs.parts.slot), len(runs.parts.begin) - 1
     size = 8 * work.words * channels
@@ -509,7 +509,7 @@ def launch_sums(
         first,
         slot,
         np.int32(parts),
-        # Not looked at by sums without a pivot.
+        # Ignored by sums without a pivot.
         start if pivot is None else pivot,
         partial,
     )
@@ -535,7 +535,7 @@ def gather(
 ) -> None:
     """Copy stretches of pixels into windows; see `reference.gather`.
 
-    What the stretches leave alone keeps its value: the windows that they lie in travel both ways.
+    Pixels outside the stretches keep their values: the windows travel both ways.
     """
     if len(source) == 0 or len(planes) == 0:
         return
@@ -566,24 +566,24 @@ def gather(
 
 
 def sums_type(dtype: np.dtype, loop: str, ignore_nan: bool) -> str:
-    """The type in `gpu.cu` that a loop over pixels of a NumPy type sums in."""
+    """Name of the type in `gpu.cu` in which a loop over pixels of a NumPy type sums."""
     family = family_of(dtype)
     skip = f", {'true' if ignore_nan else 'false'}" if family == "real" else ""
     return f"{family.capitalize()}{loop.capitalize()}<{_C_TYPES[_code(dtype)]}{skip}>"
 
 
 def powers_type(dtype: np.dtype, ignore_nan: bool) -> str:
-    """The type in `gpu.cu` that sums powers about a pivot."""
+    """Name of the type in `gpu.cu` that sums powers about a pivot."""
     return sums_type(dtype, "powers", ignore_nan)
 
 
 def word_type(dtype: np.dtype) -> str:
-    """The type that copies items of as many bytes."""
+    """Name of the type that copies items of as many bytes."""
     return _C_TYPES[f"u{dtype.itemsize}"]
 
 
 label_type = word_type
-"""Labels are never negative: signed ones are read as what they look like without a sign."""
+"""Name of the type that reads labels: never negative, signed ones are read as unsigned."""
 
 
 def _code(dtype: np.dtype) -> str:

@@ -1,1 +1,1 @@
-"""What is known before anything runs: figures, refusals, and what people are shown."""
+"""Planning before anything runs: figures, refusals, and their display."""

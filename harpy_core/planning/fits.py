@@ -1,4 +1,4 @@
-"""Whether a planned stage fits its workers' memory, their GPUs and the disk: the refusals."""
+"""Refusal of planned stages that do not fit their workers' memory, their GPUs or the disk."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def worker_bytes(plan: Plan, workers: Workers) -> int:
-    """Bytes of memory that a worker of a stage takes, its process included."""
+    """Bytes of memory that a worker of a stage takes, including its process."""
     return workers.process_bytes + workers.threads * plan.bytes_per_task
 
 
 def job_bytes(plan: Plan, workers: Workers) -> int:
     """Bytes of memory that a stage's job takes, with the workers that run within it.
 
-    What a batch system is asked for; an equal share of it is enough for each worker.
+    A batch system is asked for this much; an equal share of it is enough for each worker.
     """
     within = workers.processes if workers.here else 0
     of_workers = math.ceil(within * worker_bytes(plan, workers) / KILLED_AT)
@@ -40,20 +40,20 @@ def refuse_unfit(plan: Plan, workers: Workers, cluster: Cluster, cores: int, fol
     Parameters
     ----------
     plan
-        The stage's.
+        Plan of the stage.
     workers
-        What `Workers.of` says of it.
+        Workers of the stage.
     cluster
-        Where they run.
+        Section of the config that says where they run.
     cores
-        Given to the job on this machine.
+        Cores given to the job on this machine.
     folder
-        Where the result goes.
+        Folder of the result.
 
     Raises
     ------
     InputError
-        In one line: what is needed, what there is, and the setting to change.
+        It does not fit; one line says what is needed, what there is, and the setting to change.
     """
     needed = worker_bytes(plan, workers)
     named = cluster.memory_limit is not None or not workers.here
@@ -86,12 +86,12 @@ def refuse_small_workers(plan: Plan, client: Client) -> None:
     Raises
     ------
     InputError
-        In one line: what is needed, what there is, and the setting to change.
+        It does not fit; one line says what is needed, what there is, and the setting to change.
     """
     for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
         there = Workers(1, worker["nthreads"], worker["memory_limit"])
         needed = worker_bytes(plan, there)
-        # 0 is no limit.
+        # 0 means no limit.
         if there.memory and needed > KILLED_AT * there.memory:
             raise InputError(
                 f"worker {address}: {plan.stage} holds {amount(needed)} with {there.threads} "
@@ -101,21 +101,21 @@ def refuse_small_workers(plan: Plan, client: Client) -> None:
 
 
 def refuse_small_gpus(plan: Plan, engine: str, client: Client) -> None:
-    """Refuse a stage whose tasks do not fit the GPUs of their workers, where they run on some.
+    """Refuse a stage whose tasks do not fit the GPUs of their workers, if they run on GPUs.
 
     Parameters
     ----------
     plan
-        The stage's.
+        Plan of the stage.
     engine
-        That was asked for.
+        Name of the engine that was asked for.
     client
-        The workers.
+        Client of the workers.
 
     Raises
     ------
     InputError
-        In one line: what is needed, what there is, and the setting to change.
+        It does not fit; one line says what is needed, what there is, and the setting to change.
     """
     from harpy_core.running import engines
 
@@ -133,6 +133,6 @@ def refuse_small_gpus(plan: Plan, engine: str, client: Client) -> None:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes free where a folder is, or will be."""
+    """Free bytes on the disk of a folder, which may not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free

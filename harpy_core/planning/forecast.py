@@ -1,7 +1,7 @@
-"""What a config's cases will read, write and hold, before anything of it exists.
+"""Forecast of what a config's cases will read, write and hold, before any of it exists.
 
-Finds or foretells the raster of each case and lists the plan of every stage. The figures are
-`harpy_core.planning.plan`'s, what does not fit is `harpy_core.planning.fits`'s.
+It finds or predicts the raster of each case and lists the plan of every stage. Figures come from
+`harpy_core.planning.plan`, refusals from `harpy_core.planning.fits`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harpy_core.running.workers import KILLED_AT, Workers, engine_here
 from harpy_core.storage.manifest import read_manifest
 
 LABELS_RATIO = 20
-"""Bytes of labels for a byte on disk, at least; of tissue, dense and sparse, it is 37 to 250."""
+"""Bytes of labels per byte on disk, at least; dense and sparse tissue have 37 to 250."""
 
 _HEADS = ("case", "stage", "tasks", "reads", "writes", "on disk", "a worker holds", "free disk")
 
@@ -44,7 +44,7 @@ class PlannedStage:
     measured: bool = False
 
     def cells(self) -> tuple[str, ...]:
-        """What the table shows."""
+        """Cells of its row in the table."""
         plan = self.plan
         moved = (plan.bytes_read, plan.bytes_written, plan.bytes_stored)
         sizes = map(amount, (*moved, worker_bytes(plan, self.workers), self.free))
@@ -52,7 +52,7 @@ class PlannedStage:
 
 
 def table(config: Config, results: Path = Path("results")) -> str:
-    """The plan of every case and stage as text, with what does not fit below it."""
+    """Write the plan of every case and stage as text, with what does not fit below it."""
     stages = [
         stage
         for name, case in image_cases(config).items()
@@ -77,13 +77,13 @@ def table(config: Config, results: Path = Path("results")) -> str:
 
 
 def describe_source(source: dict[str, Any]) -> RasterInfo:
-    """Describe a source; a registered dataset by the elements it is known to have.
+    """Describe a source; a registered dataset by the elements that it is known to have.
 
     Parameters
     ----------
     source
-        A `config.models.Source` as builtins, with the path in `uri`, and in `dataset` the
-        registered name or None.
+        `config.models.Source` as builtins, with the path in `uri`, and in `dataset` the registered
+        name or None.
     """
     from harpy_core.datasets import REGISTRY
     from harpy_core.raster import describe
@@ -105,16 +105,16 @@ def describe_source(source: dict[str, Any]) -> RasterInfo:
 
 
 def sentence(plan: Plan, workers: Workers, folder: Path) -> str:
-    """What a stage is about to do, in one line.
+    """Write what a stage is about to do, in one line.
 
     Parameters
     ----------
     plan
-        The stage's.
+        Plan of the stage.
     workers
-        What `Workers.of` says of it.
+        Workers of the stage.
     folder
-        Where the result goes.
+        Folder of the result.
     """
     who = "" if plan.instances is None else f"{plan.instances:,} instances, "
     stored = (
@@ -130,10 +130,10 @@ def sentence(plan: Plan, workers: Workers, folder: Path) -> str:
 
 
 def case_raster(name: str, case: ImageCase, results: Path) -> tuple[RasterInfo, int | None]:
-    """The raster that a case will work on, and its instances where they are known.
+    """Return the raster that a case will work on, and the number of its instances if known.
 
-    Found where the workflow has described it; else the source's, as it is on disk or, for a
-    registered name, as it is known to be, and repeated to the target size.
+    It is the one that the workflow has described, if any; else that of the source, as it is on disk
+    or, for a registered name, as it is known to be, repeated to the target size.
     """
     described = results / name / ("tiled.json" if case.tile else "source.json")
     counted = results / name / "instances.manifest.json"
@@ -219,20 +219,20 @@ def extract_plan(
     ratio: float = 1.0,
     engine: str = AUTO,
 ) -> Plan:
-    """The plan of a case's section extract.
+    """Plan a case's section extract.
 
     Parameters
     ----------
     section
-        Of the config.
+        Section of the config.
     info
-        The raster.
+        Raster of the case.
     instances
-        How many it has, where that is known.
+        Number of its instances, if known.
     ratio
-        Bytes on disk of a byte of crops.
+        Bytes on disk per byte of crops.
     engine
-        What cuts them.
+        Engine that cuts them.
     """
     if section.channels is not None:
         info = dataclasses.replace(info, channels=section.channels)
@@ -244,7 +244,7 @@ def extract_plan(
 
 
 def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
-    """How small crops become, where the instances are known and crops can be tried."""
+    """Compression ratio of crops, if the instances are known and crops can be sampled."""
     if not found.with_name("instances.manifest.json").is_file():
         return 1.0
     from harpy_core.extract.extraction import stored_ratio
@@ -256,13 +256,13 @@ def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
 
 
 def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
-    """Making the tiled store: each distinct chunk once where they are linked, and the labels."""
+    """Plan the tiled store: each distinct chunk once if they are linked, and the labels."""
     shape, chunks = info.image_shape, info.image_chunks
     counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
     chunk = math.prod(chunks) * itemsize(info.image_dtype)
     written = math.prod(counts) * chunk
     if tile.method == "link":
-        # As `harpy_core.tiling.linking` has it, which is slow to import.
+        # The rule of `harpy_core.tiling.linking`, which is slow to import.
         periods = [n // math.gcd(n, c) for n, c in zip(source.image_shape, chunks, strict=True)]
         distinct = math.prod(map(min, counts, periods))
         on_grid = all(
@@ -279,7 +279,7 @@ def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
 def _planned_runs(
     name: str, case: Case, info: RasterInfo, instances: int | None, free: int
 ) -> Iterator[PlannedStage]:
-    """The measured runs of each stage together; each run's result is removed after it."""
+    """Plan the measured runs of each stage together; each run's result is removed after it."""
     sweep = case.benchmark
     assert sweep is not None
     limit = parse_bytes(sweep.memory_limit)
@@ -303,7 +303,7 @@ def _planned_runs(
 
 
 def _misfits(stage: PlannedStage, config: Config) -> Iterator[str]:
-    """Why a planned stage does not fit, if it does not."""
+    """Yield the reason why a planned stage does not fit, if it does not."""
     needed, limit = worker_bytes(stage.plan, stage.workers), stage.workers.memory
     if stage.measured:
         if limit is not None and needed > KILLED_AT * limit:

@@ -1,4 +1,4 @@
-"""What is found in the source of every case, for people to look at before anything runs."""
+"""Inspection of every case's source, for people to read before anything runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def inspect(config: Config, data: Path = Path("data")) -> tuple[str, list[str]]:
     Parameters
     ----------
     config
-        The cases.
+        Config with the cases.
     data
-        Folder of the registered datasets that are there.
+        Folder of the registered datasets that have been fetched.
 
     Returns
     -------
     text
-        What was found, source by source.
+        Contents, source by source.
     problems
         One line for each source that cannot be used.
     """
@@ -59,7 +59,7 @@ def _look_into(source: Source, data: Path) -> tuple[list[str], str | None]:
 
 
 def _known(dataset: Dataset) -> Iterator[str]:
-    """What there is to say of a registered dataset that is not there."""
+    """Yield the known facts of a registered dataset that has not been fetched."""
     origin = "downloaded" if dataset.sha256 else "made"
     yield f"{'dataset':<11} {dataset.description}"
     yield f"{'there':<11} not yet; it is {origin} when it is needed"

@@ -1,4 +1,4 @@
-"""What a job will read, write and hold in memory: known from shapes alone, before it runs."""
+"""Plans of what a job will read, write and hold in memory, from shapes alone, before it runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harpy_core.instances.finding import Instances
 
 CELLS_PER_PIXEL = 1 / 1900
-"""Density taken where the instances are not counted yet: dense tissue at half a micron a pixel."""
+"""Density assumed before instances are counted: dense tissue at half a micron per pixel."""
 
 TASK_BYTES = 6_000_000
 """What a task takes however small it is (measured): its description and its result on their way,
@@ -41,22 +41,22 @@ class Plan:
     stage
         ``instances``, ``aggregate`` or ``extract``.
     tasks
-        Pieces of work that can run at the same time.
+        Number of tasks that can run at the same time.
     bytes_read
-        Decoded pixels and labels; on disk they are smaller where they are compressed.
+        Decoded pixels and labels; on disk they are smaller if they are compressed.
     bytes_written
-        The result before compression.
+        Result before compression.
     bytes_stored
-        What it takes of the disk: compressed as far as that is known, with temporary files, and
+        Disk space of the result: compressed as far as that is known, with temporary files, and
         without what an interrupted run has left there.
     bytes_per_task
-        Memory of one task at work.
+        Memory of one running task.
     result_bytes
         Memory of the result in the process that merges it.
     instances
         Instances, counted or (None) guessed from the area.
     device_bytes_per_task
-        Memory of one task on a GPU, where the engine is cupy; a worker's tasks share its GPU.
+        Memory of one task on a GPU, if the engine is cupy; a worker's tasks share its GPU.
     """
 
     stage: str
@@ -75,7 +75,7 @@ class Plan:
         return self.bytes_read + self.bytes_written
 
     def memory(self, threads: int) -> int:
-        """Bytes held at most by `threads` tasks at work and the result."""
+        """Bytes held at most by `threads` running tasks and the result."""
         return threads * self.bytes_per_task + self.result_bytes
 
 

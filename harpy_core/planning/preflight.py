@@ -1,7 +1,7 @@
-"""What can be seen to be wrong with a source before anything runs.
+"""Mistakes in sources that can be seen before anything runs.
 
-What a source holds is its format's to say (`harpy_core.raster.formats`), with the standard library
-alone, so that a workflow can be refused while it is parsed; which key is wrong is said here.
+Formats look into a source (`harpy_core.raster.formats`), with the standard library alone, so that a
+workflow can be refused while it is parsed; the key that is wrong is named here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def checked(mapping: Mapping[str, Any], file: str) -> Config:
     config, mistakes = read(mapping)
     if config is not None:
         wrong_keys = {mistake.path[:-1] for mistake in mistakes}
-        # What seems not to be given may be what a wrong key was meant to give.
+        # A value that seems to be missing may be the one under a misspelt key.
         mistakes += [
             mistake
             for mistake in _mistakes(config)
@@ -85,9 +85,9 @@ def check_cores(config: Config, case: str, cores: int, file: str) -> None:
 
 
 def watched_files(source: Source) -> list[str]:
-    """The local files whose age tells that a source changed: a TIFF, a zip, a store's metadata.
+    """Local files whose age shows that a source changed: a TIFF, a zip, a store's metadata.
 
-    Empty for addresses and registered names; labels that are a file of their own are among them.
+    There are none for addresses and registered names; labels in a file of their own are included.
     """
     files = [] if source.uri in DATASETS else format_of(source.uri).watched(source.uri)
     labels = _label_file(source)
@@ -95,10 +95,10 @@ def watched_files(source: Source) -> list[str]:
 
 
 def files_digest(source: Source) -> str:
-    """Digest of the names, sizes and times of a source's files: another one where any changed.
+    """Digest of the names, sizes and times of a source's files, which changes if any of them does.
 
-    Nothing is read but the file system's tables (24,000 chunk files: 0.1 s). Empty for addresses;
-    of a registered name, whose store has a manifest, only labels from elsewhere are looked at.
+    Only the file system's tables are read (24,000 chunk files: 0.1 s). It is empty for addresses;
+    for a registered name, whose store has a manifest, only labels from elsewhere are looked at.
     """
     digest = hashlib.sha256()
     labels = _label_file(source)
@@ -134,9 +134,9 @@ def _of_origin(origin: Origin, path: Keys) -> Iterator[Mistake]:
 
 
 def _label_file(source: Source) -> str | None:
-    """Path of a source's labels where they are a file of their own, as given or beside the image.
+    """Path of a source's labels if they are a file of their own, as given or beside the image.
 
-    None where the name is an element's, or there is no such file.
+    None if the name is an element's, or there is no such file.
     """
     labels = source.labels
     if labels is None or not format_of(labels).LOCAL:
@@ -162,7 +162,7 @@ def _of_source(source: Source, path: Keys) -> Iterator[Mistake]:
 
 
 def _peeked(uri: str, path: Keys) -> Peek | Mistake:
-    """Return what its format sees in a source, or what is wrong with it."""
+    """Return the view of a source by its format, or what is wrong with it."""
     source = format_of(uri)
     unreadable = _unreadable(uri, path) if source.LOCAL else None
     if unreadable is not None:
@@ -174,7 +174,7 @@ def _peeked(uri: str, path: Keys) -> Peek | Mistake:
 
 
 def _unreadable(uri: str, path: Keys) -> Mistake | None:
-    """Return why a path cannot be read; None where it can."""
+    """Return the reason why a path cannot be read; None if it can."""
     if not os.path.exists(uri):
         names = f", nor a registered name ({', '.join(DATASETS)}){suggestion(uri, DATASETS)}"
         remedy = names if path[-1] == "uri" else ": correct the path of the label file"

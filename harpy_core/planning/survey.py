@@ -1,4 +1,4 @@
-"""What is in a source: its elements, how they are stored, and a sample of their chunks."""
+"""Survey of a source: its elements, their storage, and a sample of their chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harpy_core.raster.opening import check_elements, chosen_channels, find_elem
 from harpy_core.raster.views import stored_in
 
 SAMPLED = 4
-"""Chunks of each array that are read."""
+"""Number of chunks of each array that are read."""
 
 SAMPLED_BYTES = 2**28
 """Decoded bytes after which no further chunk of an array is read."""
@@ -26,14 +26,14 @@ SAMPLED_BYTES = 2**28
 
 @dataclass(slots=True)
 class Survey:
-    """What was found in a source.
+    """The contents of a source.
 
     Attributes
     ----------
     lines
-        For people, aligned.
+        Lines for people, aligned.
     problem
-        Why it cannot be used; None where it can.
+        Reason why the source cannot be used; None if it can.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -49,9 +49,9 @@ def survey(
     level: int = 0,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Survey:
-    """Look at a source: everything of its metadata, and a few chunks of its pixels.
+    """Look at a source: all of its metadata, and a few chunks of its pixels.
 
-    See `open_raster` for the parameters; what it would refuse is the survey's problem.
+    See `open_raster` for the parameters; what it would refuse becomes the survey's problem.
     """
     found = Survey()
     try:
@@ -71,7 +71,7 @@ def survey(
 
 
 def _row(name: str) -> str:
-    """The beginning of a line."""
+    """Format the beginning of a line."""
     return f"{name:<11} "
 
 
@@ -115,7 +115,7 @@ def _by(sizes: Sequence[int]) -> str:
 
 
 def _compression(found: Storage, dtype: np.dtype) -> str:
-    """Decoded bytes for each stored one."""
+    """Describe the decoded bytes per stored byte."""
     sizes = [size for size in found.sizes if size]
     if not sizes:
         return "unknown"
@@ -123,14 +123,14 @@ def _compression(found: Storage, dtype: np.dtype) -> str:
 
 
 def _presence(found: Storage, shape: Sequence[int]) -> str:
-    """How many of the looked-at units are there."""
+    """Describe how many of the sampled units are there."""
     there = sum(size is not None for size in found.sizes)
     number = math.prod(-(-n // c) for n, c in zip(shape, found.unit, strict=True))
     return f"{there} of {len(found.sizes)} that were looked at, of {number:,}"
 
 
 def _instances(array: Any) -> str:
-    """How many labels a few chunks hold."""
+    """Describe how many labels a few chunks hold."""
     stored = stored_in(array)
     chunks = _format(stored).chunks(stored, strict=False)
     size = math.prod(stored.chunks) * np.dtype(stored.dtype).itemsize

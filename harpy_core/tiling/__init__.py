@@ -1,1 +1,1 @@
-"""A source repeated to a target size."""
+"""Repetition of a source to a target size."""

@@ -1,6 +1,6 @@
-"""Files that are to hold the same: links, clones or copies, and which of a source's can stand.
+"""Files of equal content: links, clones or copies, and which of a source's can be used again.
 
-A chunk file of one array can stand in another where both decode it in the same way and it lies on
+A chunk file of one array can be used in another if both decode it in the same way and it lies on
 the other's grid.
 """
 
@@ -33,23 +33,23 @@ _SHUFFLES: dict[int, Literal["noshuffle", "shuffle", "bitshuffle"]] = {
 }
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _CLONE = 0x40049409
-"""FICLONE of Linux: a file that shares another's blocks until one of them is written to."""
+"""FICLONE of Linux: makes a file share another's blocks until one of them is written to."""
 
 
 def repeat_file(existing: Path, new: Path, method: Method, temporary: Path) -> Way:
-    """Make a file that holds what another does, whole or not at all.
+    """Make a file of the same content as another, whole or not at all.
 
     Parameters
     ----------
     existing
-        The file; where there is none, as for a chunk that is all background, none is made.
+        Path of the file; if there is none, as for a chunk that is all background, none is made.
     new
-        Path of the other, in a folder that exists.
+        Path of the new one, in a folder that exists.
     method
-        ``"link"`` gives the file a second name. Where the file system cannot, it becomes a clone,
-        which takes no space either; or a copy. ``"copy"`` copies at once.
+        ``"link"`` gives the file a second name. If the file system cannot, the new one is a clone,
+        which takes no space either, or a copy. ``"copy"`` copies at once.
     temporary
-        Path that a clone or a copy has until it is whole, on the disk of `new`.
+        Path of a clone or a copy until it is whole, on the disk of `new`.
     """
     if method == "link":
         try:
@@ -86,7 +86,7 @@ def _cloned(source: BinaryIO, path: Path) -> bool:
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap | bytes:
-    """The content of a file; what is empty cannot be mapped."""
+    """Map the content of a file; an empty one cannot be mapped."""
     if not os.fstat(file.fileno()).st_size:
         return b""
     content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -101,14 +101,14 @@ def chunk_file(array: zarr.Array, index: Index) -> Path:
 
 
 def link_encoding(source: Any, chunks: Index, shape: Index) -> dict[str, Any] | None:
-    """How to declare an array whose files are a source's, repeated; None where they cannot be.
+    """Declare an array whose files are a source's, repeated; None where they cannot be.
 
     Parameters
     ----------
     source
-        What is repeated.
+        Array that is repeated.
     chunks, shape
-        Of the array, along each axis.
+        Chunks and shape of the new array, along each axis.
     """
     encoding = _file_encoding(source)
     if encoding is None or tuple(source.chunks) != chunks:
@@ -122,7 +122,7 @@ def link_encoding(source: Any, chunks: Index, shape: Index) -> dict[str, Any] | 
 
 
 def _file_encoding(source: Any) -> dict[str, Any] | None:
-    """How the files of a local array are encoded, in the terms of Zarr 3."""
+    """Encoding of a local array's files, in the terms of Zarr 3."""
     if not isinstance(source, zarr.Array) or not isinstance(source.store_path.store, LocalStore):
         return None
     metadata = source.metadata
@@ -145,11 +145,11 @@ def _file_encoding(source: Any) -> dict[str, Any] | None:
 
 
 def _as_v3(compressor: Any, itemsize: int) -> list[Any] | None:
-    """The Zarr 3 codec that reads what a Zarr 2 compressor wrote; None where there is none."""
+    """Return the Zarr 3 codec that reads what a Zarr 2 compressor wrote; None if there is none."""
     if compressor is None:
         return []
     if isinstance(compressor, numcodecs.Blosc):
-        # Decoding goes by the header of each file; -1 chose the shuffle by the size of the items.
+        # Decoding follows the header of each file; -1 chose the shuffle by the size of the items.
         return [
             BloscCodec(
                 cname=compressor.cname,
@@ -167,7 +167,7 @@ def _as_v3(compressor: Any, itemsize: int) -> list[Any] | None:
 
 
 def first_alike(index: Index, unit: Index, shape: Index) -> Index:
-    """The first file of a repeated array whose pixels are the same as those of file `index`.
+    """Return the first file of a repeated array with the same pixels as file `index`.
 
     Parameters
     ----------
@@ -176,8 +176,8 @@ def first_alike(index: Index, unit: Index, shape: Index) -> Index:
     unit
         Pixels of a file along each axis.
     shape
-        Of the source that is repeated.
+        Shape of the source that is repeated.
     """
-    # Multiples of the unit come back to where they were in the source after this many files.
+    # After this many files, multiples of the unit fall on the same place in the source again.
     periods = (n // math.gcd(n, u) for n, u in zip(shape, unit, strict=True))
     return tuple(i % period for i, period in zip(index, periods, strict=True))

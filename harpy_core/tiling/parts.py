@@ -1,4 +1,4 @@
-"""The arrays that tiling writes: their chunks, files and types, and what each file is made of."""
+"""The arrays that tiling writes: their chunks, files and types, and the origin of each file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harpy_core.tiling.linking import Index, chunk_file, first_alike, link_encod
 from harpy_core.tiling.repeating import Region, Repeated, chunk_regions, decoded_where_small, native
 
 LARGEST_CHUNK = 2**31 - 1
-"""Bytes that a codec takes."""
+"""Bytes that a codec takes at most."""
 
 _NAMES = {"images": "image", "labels": "labels"}
 _CONTENT: dict[str, codecs.Content] = {"images": "image", "labels": "labels"}
@@ -29,26 +29,26 @@ _CONTENT: dict[str, codecs.Content] = {"images": "image", "labels": "labels"}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An image or labels to repeat, and how the larger array is stored.
+    """An image or labels to repeat, and the storage of the larger array.
 
     Attributes
     ----------
     pixels
-        What is repeated.
+        Repeated pixels.
     kind
         ``images`` or ``labels``.
     dtype
-        Of the result.
+        Type of the result.
     chunks
-        Along each axis.
+        Chunk size along each axis.
     unit
         Pixels of one file along each axis.
     codec
-        What files are encoded with.
+        Codec of the files.
     origin
-        The array whose files stand in the result as they are; None where they cannot.
+        Array whose files are used in the result as they are; None where they cannot be.
     encoding
-        What zarr is told.
+        Arguments for zarr.
     """
 
     pixels: Repeated
@@ -62,45 +62,45 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of the element."""
+        """Name of the element."""
         return _NAMES[self.kind]
 
     @property
     def content(self) -> codecs.Content:
-        """What the codec is told of the pixels."""
+        """Kind of content, for the codec."""
         return _CONTENT[self.kind]
 
     @property
     def files(self) -> Iterator[Index]:
-        """Numbers of the files of the result."""
+        """Yield the numbers of the files of the result."""
         counts = (-(-n // u) for n, u in zip(self.pixels.shape, self.unit, strict=True))
         return product(*map(range, counts))
 
     def alike(self, index: Index) -> Index:
-        """The first file that holds the same as another."""
+        """Return the first file of the same content as another."""
         if self.pixels.step:
             return index
         return first_alike(index, self.unit, self.pixels.source.shape)
 
     def region(self, index: Index) -> Region:
-        """Pixels of a file, as far as the array goes."""
+        """Region of a file's pixels, clipped to the array."""
         return tuple(
             slice(i * u, min((i + 1) * u, n))
             for i, u, n in zip(index, self.unit, self.pixels.shape, strict=True)
         )
 
     def path(self, store: Path, index: Index) -> Path:
-        """Where a file is, below its store."""
+        """Path of a file, below its store."""
         return store.joinpath(self.kind, self.name, "s0", "c", *map(str, index))
 
     def origin_file(self, index: Index) -> Path:
-        """The source's file that holds the same."""
+        """Path of the source's file of the same content."""
         assert self.origin is not None
         places = zip(index, self.unit, self.origin.shape, strict=True)
         return chunk_file(self.origin, tuple(i * u % n // u for i, u, n in places))
 
     def pixel_count(self, index: Index) -> int:
-        """Pixels of a file, as far as the array goes."""
+        """Number of a file's pixels inside the array."""
         return math.prod(axis.stop - axis.start for axis in self.region(index))
 
 
@@ -112,7 +112,7 @@ def image_part(
     shard: Sequence[int] | None,
     threads: int,
 ) -> Part:
-    """The image, as `tile_raster` is asked for it."""
+    """Make the image's part from the arguments of `tile_raster`."""
     source = raster.image
     whole = (shape[0], *source.shape[1:-2], *shape[1:])
     size = _chunks(chunks, source, whole)
@@ -133,7 +133,7 @@ def labels_part(
     shard: Sequence[int] | None,
     threads: int,
 ) -> Part:
-    """The labels, as `tile_raster` is asked for them; their type holds those of all repeats."""
+    """Make the labels' part from the arguments of `tile_raster`; their type fits all repeats."""
     whole = (*source.shape[:-2], *shape[1:])
     wanted = None if chunks is None else chunks[1:]
     size = _chunks(wanted, source, whole)
@@ -151,7 +151,7 @@ def labels_part(
 
 
 def _of_source(source: zarr.Array, whole: Index, kind: str, encoding: dict[str, Any]) -> Part:
-    """An array whose files are the source's."""
+    """Make a part whose files are the source's."""
     return Part(
         pixels=Repeated(source, whole),
         kind=kind,
@@ -180,7 +180,7 @@ def _encoded_part(
 
 
 def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
-    """Chunks along all axes; longer than the axis only where the source's are, to be linked."""
+    """Chunks along all axes; longer than an axis only if the source's are, to be linked."""
     own = tuple(source.chunks)
     if wanted is not None:
         wanted = (*wanted[:-2], *own[len(wanted) - 2 : -2], *wanted[-2:])
@@ -192,7 +192,7 @@ def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
 def _files(
     chunks: Index, wanted: Sequence[int] | None, shard: Sequence[int] | None, shape: Index
 ) -> Index:
-    """Pixels of a file along all axes: so many chunks as a shard has, but none past the end."""
+    """Pixels of a file along all axes: as many chunks as a shard has, but none past the end."""
     if shard is None or wanted is None:
         return chunks
     counts = [s // w for s, w in zip(shard, wanted, strict=True)]
@@ -203,7 +203,7 @@ def _files(
 
 
 def check_linkable(part: Part) -> None:
-    """Refuse to link where that would encode every file.
+    """Refuse linking that would encode every file.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def check_linkable(part: Part) -> None:
 
 
 def _largest(pixels: Any, chunks: Index, threads: int) -> int:
-    """Largest label, read chunk by chunk."""
+    """Find the largest label, chunk by chunk."""
 
     def extremes(region: Region) -> tuple[int, int]:
         values = pixels[region]
@@ -234,7 +234,7 @@ def _largest(pixels: Any, chunks: Index, threads: int) -> int:
 
 
 def _label_type(dtype: np.dtype, step: int, repeats: int) -> np.dtype:
-    """The source's type, or the smallest unsigned one that holds the labels of all repeats."""
+    """Return the source's type, or the smallest unsigned one that fits all repeats' labels."""
     for candidate in (dtype, np.dtype(np.uint32), np.dtype(np.uint64)):
         if step * repeats <= np.iinfo(candidate).max:
             return candidate

@@ -1,4 +1,4 @@
-"""The pixels of a repeated array, put together block by block from those of its source."""
+"""The pixels of a repeated array, assembled block by block from those of its source."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Index = tuple[int, ...]
 Region = tuple[slice, ...]
 
 IN_MEMORY = 2**30
-"""Bytes: the chunks of a smaller source are decoded once, and kept."""
+"""Bytes below which the chunks of a source are decoded once, and kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """An array in memory, chunk by chunk: none is copied after it was decoded.
+    """An array in memory, chunk by chunk: none is copied once it is decoded.
 
     Attributes
     ----------
     shape, dtype, chunks
-        As of the array on the disk.
+        Shape, type and chunks of the array on disk.
     arrays
-        The pixels of each chunk, by its place on the grid.
+        Pixels of each chunk, by its place on the grid.
     whole
         Whether all chunks were there.
     """
@@ -42,7 +42,7 @@ class Decoded:
     whole: bool
 
     def __getitem__(self, chunk: Region) -> np.ndarray:
-        """The pixels of a whole chunk."""
+        """Return the pixels of a whole chunk."""
         return self.arrays[self._place(chunk)]
 
     def _place(self, chunk: Region) -> Index:
@@ -50,14 +50,14 @@ class Decoded:
 
 
 def decoded_where_small(array: Any, threads: int) -> Any:
-    """The array itself, or its chunks in memory where they are few.
+    """Return the array itself, or its chunks in memory if they are few.
 
     Parameters
     ----------
     array
         Zarr array, TIFF, or a view of one.
     threads
-        How many chunks are decoded at a time.
+        Number of chunks decoded at a time.
     """
     shape, chunks = tuple(array.shape), tuple(array.chunks)
     padded = math.prod(-(-n // c) * c for n, c in zip(shape, chunks, strict=True))
@@ -83,7 +83,7 @@ def native(array: Any) -> np.dtype:
 
 
 def chunk_regions(shape: Index, chunks: Index) -> Iterator[Region]:
-    """The chunks of an array, cut at its end."""
+    """Yield the chunks of an array, cut at its end."""
     for corner in product(*(range(0, n, c) for n, c in zip(shape, chunks, strict=True))):
         yield tuple(slice(a, min(a + c, n)) for a, c, n in zip(corner, chunks, shape, strict=True))
 
@@ -95,12 +95,12 @@ class Repeated:
     Attributes
     ----------
     source
-        What regions are read from.
+        Array that regions are read from.
     shape
         Size of the whole along each axis.
     step
-        Labels only: what is added for each repeat along the last two axes, counted row by row; 0
-        leaves values as they are.
+        Increment of labels for each repeat along the last two axes, counted row by row; 0 leaves
+        values as they are.
     """
 
     source: Any
@@ -108,7 +108,7 @@ class Repeated:
     step: int = 0
 
     def held(self, region: Region) -> Held:
-        """Read what a region is made of, once, however often it is repeated there."""
+        """Read the source's pixels of a region, once, however often they are repeated there."""
         source = self.source
         if isinstance(source, Decoded):
             grid = zip(source.shape, source.chunks, strict=True)
@@ -135,13 +135,13 @@ class Held:
     Attributes
     ----------
     repeated
-        What they are held for.
+        Array that they are held for.
     spans
-        Along each axis, in ascending order, where they lie; none inside another.
+        Ranges of the pixels along each axis, ascending; none is inside another.
     arrays
         Pixels by the numbers of their spans.
     step
-        Along each axis, multiples of which no array crosses.
+        Length along each axis whose multiples no array crosses.
     whole
         Whether all chunks were there.
     """
@@ -153,14 +153,14 @@ class Held:
     whole: bool
 
     def fill(self, out: np.ndarray, region: Region) -> None:
-        """Put a region of the whole together.
+        """Assemble a region of the whole.
 
         Parameters
         ----------
         out
-            Of the region's shape, C-contiguous or a part of such an array.
+            Array of the region's shape, C-contiguous or a part of such an array.
         region
-            Inside the one that is held.
+            Region inside the one that is held.
         """
         shape, source = self.repeated.shape, self.repeated.source.shape
         across = -(-shape[-1] // source[-1])
@@ -177,7 +177,7 @@ class Held:
         number: list[int] = []
         relative: list[slice] = []
         for spans, wanted in zip(self.spans, inside, strict=True):
-            # The last that begins before it: no span lies in another, so it reaches furthest.
+            # The last one that begins before it: no span is inside another, so it reaches furthest.
             at = bisect_right(spans, wanted.start, key=lambda span: span.start) - 1
             number.append(at)
             first = spans[at].start
@@ -186,7 +186,7 @@ class Held:
 
 
 def _read(reader: Reader, region: Region) -> tuple[np.ndarray, bool]:
-    """A region, and whether all its chunks were there."""
+    """Read a region; return it, and whether all its chunks were there."""
     asked = tuple((axis.start, axis.stop) for axis in region)
     out = np.empty(reader.layout(asked), reader.dtype)
     gaps = reader.read(asked, out)
@@ -194,9 +194,9 @@ def _read(reader: Reader, region: Region) -> tuple[np.ndarray, bool]:
 
 
 def _pieces(part: slice, size: int, step: int) -> list[tuple[int, slice, slice]]:
-    """Along one axis: number of the repeat, where it is read, and where it goes.
+    """Number, source and target range of each repeat along an axis.
 
-    Cut at multiples of `step` in the source.
+    They are cut at multiples of `step` in the source.
     """
     found = []
     at = part.start
@@ -210,7 +210,7 @@ def _pieces(part: slice, size: int, step: int) -> list[tuple[int, slice, slice]]
 
 
 def _widest(spans: Sequence[slice]) -> list[slice]:
-    """The spans that lie in no other one, in ascending order."""
+    """Return the spans that are inside no other one, ascending."""
     distinct = {(span.start, span.stop): span for span in spans}.values()
     widest = [s for s in distinct if not any(s is not o and _contains(o, s) for o in distinct)]
     return sorted(widest, key=lambda span: span.start)

@@ -1,9 +1,9 @@
 """Repeat an image and its labels to any size, file by file.
 
-A chunk file whose pixels stand in the source, or in another file of the result, is not encoded
-again: it is that file under a second name (`method` ``"link"``) or a copy of it (``"copy"``).
-Files are whole when they have their names, in a working folder that is named after the inputs and
-parameters; so a run that died goes on where it stopped.
+A chunk file whose pixels are in a file of the source, or in another one of the result, is not
+encoded again: it is that file under a second name (`method` ``"link"``) or a copy of it
+(``"copy"``). Files are whole once they have their names, in a working folder that is named after
+the inputs and parameters; so a run that died resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ from harpy_core.tiling.repeating import Decoded, Region
 logger = logging.getLogger(__name__)
 
 HELD = 2**28
-"""Bytes of a larger source that a thread holds, for files that are made of the same chunks."""
+"""Bytes of a larger source that a thread holds, for files made of the same chunks."""
 AT_WORK = 2
-"""Files worked on for each core: one is encoded while another is on its way to the disk."""
+"""Files in progress per core: one is encoded while another is on its way to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tiled:
-    """How the chunk files of a tiled store came about.
+    """Numbers of the chunk files of a tiled store, by origin.
 
     Attributes
     ----------
     encoded
-        Written from pixels.
+        Files written from pixels.
     linked, cloned, copied
-        Made from a file that holds the same: as its second name, sharing its blocks, or copied.
+        Files made from one of the same content: as its second name, sharing its blocks, or copied.
     kept
-        There already from a run that died.
+        Files left by a run that died.
     """
 
     encoded: int = 0
@@ -95,45 +95,44 @@ def tile_raster(
     Parameters
     ----------
     raster
-        What to repeat. A z axis is kept as it is.
+        Image and labels to repeat. A z axis is kept as it is.
     path
         SpatialData store to make, with elements ``image`` and ``labels``. It appears whole or not
-        at all; what a run that died has finished is kept beside it for the next one.
+        at all; files finished by a run that died are kept beside it for the next one.
     shape
         Target (c, y, x) in channels and pixels. The last repeat is cropped; instances it cuts keep
         what is left of them.
     chunks
-        Chunk size along c, y and x; the source's without.
+        Chunk size along c, y and x; None takes the source's.
     method
-        How chunk files that hold the same come about: ``"link"`` gives one file several names
-        (where the file system cannot: clones, else copies, with a warning), ``"copy"`` makes a file
-        for each.
+        Way to repeat chunk files of equal content: ``"link"`` gives one file several names (if the
+        file system cannot: clones, else copies, with a warning), ``"copy"`` makes a file for each.
     codec
-        ``lz4``, ``zstd`` or ``none``; without, the source's files are taken as they are where they
-        fit, and others are written with LZ4 (an image) or Zstandard (labels).
+        ``lz4``, ``zstd`` or ``none``; None uses the source's files as they are where they fit, and
+        writes others with LZ4 (an image) or Zstandard (labels).
     shard
-        Size of a file along c, y and x, in multiples of the chunks; without, each chunk is a file.
+        Size of a file along c, y and x, in multiples of the chunks; None makes each chunk a file.
     progress
         Show a bar on a terminal.
     threads
-        Cores to use; all without. For each, two files are worked on at a time, and in memory: their
-        pixels, encoded and not, and what they are made of.
+        Cores to use; None uses all. For each, two files are in progress, and in memory: their
+        pixels, encoded and not, and those of the source.
 
     Returns
     -------
-    How the chunk files came about.
+    Numbers of the chunk files, by origin.
 
     Notes
     -----
     Repeat k of channel ``CD3`` is named ``CD3_k``, the first keeps its name. Repeats along y and x
     are counted row by row, and a label of repeat k is the source's plus k times its largest, so
-    every repeat has labels of its own; their type grows where it must. Repeats along c share them.
+    every repeat has labels of its own; their type grows if needed. Repeats along c share them.
 
     Raises
     ------
     InputError
-        Sizes that are not positive, labels that do not fit 64 bits or are negative, nothing to
-        link, a disk that is too small, or another run at work on the same path.
+        Sizes are not positive, labels do not fit 64 bits or are negative, there is nothing to
+        link, the disk is too small, or another run is working on the same path.
     """
     _check_sizes(shape, chunks, shard, method)
     threads = AT_WORK * (threads or threads_of(None))
@@ -168,18 +167,18 @@ def tile_raster(
 
 
 def repeated_names(names: Sequence[str], count: int) -> list[str]:
-    """Unique names for `count` channels made by repeating some.
+    """Make unique names for `count` channels by repeating some.
 
     Parameters
     ----------
     names
         Unique names of the channels that are repeated.
     count
-        Channels in all.
+        Number of channels in all.
 
     Returns
     -------
-    The names, then the names with ``_1``, then with ``_2``; more underscores where such a name is
+    The names, then the names with ``_1``, then with ``_2``; more underscores if such a name is
     taken already.
     """
     joint = "_"
@@ -217,7 +216,7 @@ def _check_sizes(
 
 
 def _write_metadata(image: Part, labels: Part, names: list[str], folder: Path) -> None:
-    """A store without pixels."""
+    """Write a store without pixels."""
     root = spatialdata_store.create(folder)
     spatialdata_store.create_image(
         root, image.name, image.pixels.shape, image.chunks, image.dtype, names, **image.encoding
@@ -231,7 +230,7 @@ def _write_metadata(image: Part, labels: Part, names: list[str], folder: Path) -
 def _make(
     parts: Sequence[Part], work: WorkFolder, method: Method, threads: int, bar: Bar
 ) -> Counter[str]:
-    """Encode the files that are like no other, then make the others from them."""
+    """Encode the files that are unlike any other, then make the others from them."""
     ways = Counter[str]()
     blocks: list[list[_Block]] = []
     repeats: list[_Repeat] = []
@@ -239,7 +238,7 @@ def _make(
         encoded, others = _missing(part, work.store)
         blocks.append([_Block(part, work, files) for files in _together(part, encoded)])
         repeats += [_Repeat(part, work, method, index, origin) for index, origin in others.items()]
-    # Images keep the disk busy and labels the cores: side by side they take less time.
+    # Images keep the disk busy, and labels the cores: side by side they take less time.
     for files, pixels in in_order(_Block.write, _side_by_side(blocks), threads=threads):
         ways["encoded"] += files
         bar.advance(pixels)
@@ -253,7 +252,7 @@ def _make(
 
 
 def _missing(part: Part, store: Path) -> tuple[list[Index], dict[Index, Path]]:
-    """Files to be encoded, and what each of the others is made from."""
+    """Return the files to be encoded, and the file that each of the others is made from."""
     missing = [index for index in part.files if not part.path(store, index).exists()]
     if part.origin is not None:
         return [], {index: part.origin_file(index) for index in missing}
@@ -265,7 +264,7 @@ def _missing(part: Part, store: Path) -> tuple[list[Index], dict[Index, Path]]:
 
 
 def _side_by_side(blocks: Sequence[Sequence[_Block]]) -> list[_Block]:
-    """The blocks of several parts in turn, so that all parts end together."""
+    """Interleave the blocks of several parts, so that all parts end together."""
     ranked = [
         ((number + 0.5) / len(of_part), block)
         for of_part in blocks
@@ -275,7 +274,7 @@ def _side_by_side(blocks: Sequence[Sequence[_Block]]) -> list[_Block]:
 
 
 def _together(part: Part, files: Iterable[Index]) -> list[list[Index]]:
-    """Files that are written together, as they are made of the same chunks of the source.
+    """Group files that are written together, because they need the same chunks of the source.
 
     Otherwise a large source chunk would be decoded for each of the many files it goes into.
     """
@@ -301,11 +300,11 @@ class _Block:
     Attributes
     ----------
     part
-        What they belong to.
+        Part that they belong to.
     work
-        The working folder.
+        Working folder.
     files
-        Their numbers.
+        Numbers of the files.
     """
 
     part: Part
@@ -313,7 +312,7 @@ class _Block:
     files: list[Index]
 
     def write(self) -> tuple[int, int]:
-        """Write the files; how many, and their pixels."""
+        """Write the files; return their number, and that of their pixels."""
         part = self.part
         regions = [part.region(index) for index in self.files]
         held = part.pixels.held(_around(regions))
@@ -329,9 +328,9 @@ class _Block:
         return len(self.files), sum(map(part.pixel_count, self.files))
 
     def _encoded(self, values: np.ndarray, whole: bool) -> list[bytes]:
-        """The content of a file; nothing where it is all background, which Zarr does not store.
+        """Encode a file; nothing if it is all background, which Zarr does not store.
 
-        Of an image that is `whole` it is stored all the same: what is missing would be taken for
+        In an image that is `whole` it is stored all the same: a missing chunk would be taken for
         lost where an instance has pixels.
         """
         part = self.part
@@ -347,26 +346,26 @@ class _Block:
         return list(shards.packed(chunks) if part.unit != part.chunks else chunks[0] or ())
 
     def _commit(self, path: Path, content: list[bytes]) -> None:
-        """Give the file its name when it is whole and on disk."""
+        """Give the file its name once it is whole and on disk."""
         self.work.place(path, content)
 
 
 @dataclass(frozen=True, slots=True)
 class _Repeat:
-    """A file to make from another one that holds the same.
+    """A file to make from another one of the same content.
 
     Attributes
     ----------
     part
-        What it belongs to.
+        Part that it belongs to.
     work
-        The working folder.
+        Working folder.
     method
-        How it comes about.
+        Way to make it.
     index
-        Its number.
+        Number of the file.
     origin
-        The other file.
+        Path of the other file.
     """
 
     part: Part
@@ -376,7 +375,7 @@ class _Repeat:
     origin: Path
 
     def make(self) -> tuple[Way, int]:
-        """Make it; how, and its pixels."""
+        """Make it; return the way it was made, and the number of its pixels."""
         new = self.part.path(self.work.store, self.index)
         with room_for(new, KEPT, reads=True):
             new.parent.mkdir(parents=True, exist_ok=True)
@@ -385,7 +384,7 @@ class _Repeat:
 
 
 def _around(regions: Sequence[Region]) -> Region:
-    """The smallest region that holds some."""
+    """Return the smallest region that contains all."""
     return tuple(
         slice(min(axis.start for axis in axes), max(axis.stop for axis in axes))
         for axes in zip(*regions, strict=True)
@@ -393,20 +392,20 @@ def _around(regions: Sequence[Region]) -> Region:
 
 
 def _split(values: np.ndarray, chunks: Index) -> Iterator[np.ndarray]:
-    """The chunks of a file, in the order of a shard's index."""
+    """Yield the chunks of a file, in the order of a shard's index."""
     starts = (range(0, n, c) for n, c in zip(values.shape, chunks, strict=True))
     for corner in product(*starts):
         yield values[tuple(slice(a, a + c) for a, c in zip(corner, chunks, strict=True))]
 
 
 def _holds_something(values: np.ndarray) -> bool:
-    """Whether a bit is set; most of what is not empty shows it in a few pixels."""
+    """Whether a bit is set; a few pixels show it in most files that are not empty."""
     some = values[..., :: max(values.shape[-1] // 16, 1)]
     return bool(some.any()) or bool(np.ascontiguousarray(values).view(np.uint8).any())
 
 
 def _check_room(work: WorkFolder, origins: Iterable[Path]) -> None:
-    """Refuse to begin copies that the disk cannot hold."""
+    """Refuse to start copies that the disk cannot hold."""
     sizes: Counter[Path] = Counter(origins)
     needed = sum(n * path.stat().st_size for path, n in sizes.items() if path.exists())
     free = shutil.disk_usage(work.path).free
