@@ -10,12 +10,13 @@
 # make docs        the pages: docs/_build/html, warnings are errors
 # make test-faults  every system call of every commit failing in turn, and 50 kills of each stage
 # make test-memory  what workers take in every combination of stage, chunks, pixels and engine
+# make fuzz    damaged and hostile inputs made by chance, for MINUTES=5: no crash, no hang, below 1 GB
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-memory \
-	test-slurm test-package docs format lock clean
+	test-slurm fuzz test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -78,6 +79,9 @@ test-faults: setup
 
 test-memory: setup
 	$(BIN)/python -m pytest -m memory tests/planning/test_memory.py
+
+fuzz: setup
+	$(BIN)/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),5)
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import re
+import struct
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _USER = re.compile(r"(://)[^/\s'\"]*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]*[^\s'\".,:;)]")
+
+
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,  # of XML, too
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What libraries raise of files that are damaged, or made to harm."""
 
 
 class InputError(ValueError):
@@ -36,3 +56,25 @@ def ending_in_its_lines() -> Iterator[None]:
         yield
     except InputError as error:
         sys.exit(str(error))
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Tell in one line that a source cannot be understood, whatever its library says of it.
+
+    Parameters
+    ----------
+    what
+        The source's path or address; empty where the caller names it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        of = f"{what}: " if what else ""
+        raise InputError(
+            f"{of}cannot be understood ({said}): it is damaged, or not what its name says; copy or "
+            "write it again"
+        ) from error

@@ -17,7 +17,7 @@ from harpy_core.config.cases import image_cases, key_of
 from harpy_core.config.mistakes import Mistake, read, refusal, wrong
 from harpy_core.config.models import DATASETS, PEER, Benchmark, Config, Origin, Source
 from harpy_core.config.section import suggestion
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, understood
 from harpy_core.raster.formats import beside, format_of, is_apart
 from harpy_core.raster.formats.format import Peek
 
@@ -158,7 +158,11 @@ def _of_source(source: Source, path: Keys) -> Iterator[Mistake]:
     if unreadable is not None:
         yield unreadable
     elif format_of(source.uri).LOCAL and not isinstance(found, Mistake):
-        yield from _of_names(found, source, labels, path)
+        try:
+            with understood(""):
+                yield from list(_of_names(found, source, labels, path))
+        except InputError as error:
+            yield wrong((*path, "uri"), source.uri, str(error))
 
 
 def _peeked(uri: str, path: Keys) -> Peek | Mistake:
@@ -168,7 +172,8 @@ def _peeked(uri: str, path: Keys) -> Peek | Mistake:
     if unreadable is not None:
         return unreadable
     try:
-        return source.peek(uri)
+        with understood(""):
+            return source.peek(uri)
     except InputError as error:
         return wrong(path, uri, str(error))
 

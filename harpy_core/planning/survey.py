@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, understood
 from harpy_core.raster import axes
 from harpy_core.raster.formats import format_of, owner_of
 from harpy_core.raster.formats.format import LISTED, Element, Format, Storage, listed
@@ -56,10 +56,13 @@ def survey(
     found = Survey()
     try:
         source = format_of(uri)
-        for name, line in source.contents(uri, image, storage_options):
-            found.lines.append(_row(name) + line)
+        with understood(uri):
+            for name, line in source.contents(uri, image, storage_options):
+                found.lines.append(_row(name) + line)
         pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
-        found.lines += _side_by_side(_facts(pixels, "images"), _facts(segmentation, "labels"))
+        with understood(uri):
+            facts = _facts(pixels, "images"), _facts(segmentation, "labels")
+        found.lines += _side_by_side(*facts)
         names = check_elements(uri, pixels, segmentation).channels
         used = [names[i] for i in chosen_channels(uri, names, channels)]
         of = "" if len(used) == len(names) else f" of {len(names)}"

@@ -24,6 +24,7 @@ import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.codecs import (
     BloscCodec,
     BytesCodec,
@@ -36,9 +37,9 @@ from zarr.codecs import (
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ZipStore
 
-from harpy_core.errors import InputError
+from harpy_core.errors import DAMAGE, InputError
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import verified
 
@@ -48,6 +49,9 @@ numcodecs.blosc.use_threads = False
 
 _BLOSC_HEADER = struct.Struct("<4xI4xI")
 """Sizes of the content and of the chunk, in a Blosc header."""
+
+_OVERHEAD = 2**16
+"""Bytes by which a small chunk may grow when it is encoded."""
 
 
 def _expect(found: int, size: int) -> None:
@@ -260,13 +264,14 @@ def _told(name: str, index: tuple[int, ...]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, zlib.error) as error:
+    except (*DAMAGE, zlib.error) as error:
         if "imagecodecs" in str(error):
             raise InputError(
                 f"{name}: its compression needs a package: pip install imagecodecs ({error})"
             ) from error
+        said = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"{name}: chunk {index} cannot be read ({error}); restore or rewrite this array"
+            f"{name}: chunk {index} cannot be read ({said}); restore or rewrite this array"
         ) from error
 
 
@@ -298,9 +303,13 @@ class ChunkFiles:
         self._stored = _stored_dtype(array)
         self.name = str(array.store_path)
         self._files: _Files | None = None
+        self._archived: _Files | None = None
         if isinstance(array.store_path.store, LocalStore):
             self._folder = Path(array.store_path.store.root) / array.path
             self._files = _files_of(array)
+        elif isinstance(array.store_path.store, ZipStore):
+            found = _files_of(array)
+            self._archived = found if found and found.sharding is None else None
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self._array, self._strict)
@@ -331,10 +340,12 @@ class ChunkFiles:
             The chunk is missing (`strict`), or cannot be decoded.
         """
         with _told(self.name, index):
-            if self._files is None:
-                there = self._read_through_zarr(index, out)
-            else:
+            if self._files is not None:
                 there = self._read_file(index, out, self._files)
+            elif self._archived is not None:
+                there = self._read_member(index, out, self._archived)
+            else:
+                there = self._read_through_zarr(index, out)
         return there or self._strict is False
 
     def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
@@ -350,6 +361,18 @@ class ChunkFiles:
             encoded = files.content(index, mmap.mmap(file, size, access=mmap.ACCESS_READ))
         finally:
             os.close(file)
+        return self._decode(encoded, index, out, files)
+
+    def _read_member(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
+        """Read no more of an archive's member than an encoded chunk can take."""
+        most = 2 * out.nbytes + _OVERHEAD
+        place = self._array.store_path / files.key(index)
+        found = sync(place.get(byte_range=RangeByteRequest(0, most + 1)))
+        if found is not None and len(found) > most:
+            raise ValueError(f"it unpacks to more than {most:,} bytes")
+        return self._decode(None if found is None else found.to_bytes(), index, out, files)
+
+    def _decode(self, encoded: Any, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
         if encoded is None:
             self._fill(index, out, files.array)
             return False

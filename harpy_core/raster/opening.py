@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harpy_core.config.models import MissingChunks
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, understood
 from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.formats import beside, format_of, is_apart, remote
@@ -178,14 +178,16 @@ def find_elements(
     """
     uri = str(uri)
     source = format_of(uri)
-    pixels = source.open_image(uri, image, level, storage_options)
     elsewhere = labels is not None and (is_apart(labels) or os.path.isdir(beside(labels, uri)))
-    inside = source.open_labels(uri, labels, pixels.name, level, storage_options, elsewhere)
+    with understood(uri):
+        pixels = source.open_image(uri, image, level, storage_options)
+        inside = source.open_labels(uri, labels, pixels.name, level, storage_options, elsewhere)
     if inside is not None or labels is None:
         assert inside is not None
         return pixels, inside
     place = beside(labels, uri)
-    return pixels, format_of(place).open_alone(place, level, storage_options)
+    with understood(place):
+        return pixels, format_of(place).open_alone(place, level, storage_options)
 
 
 # Image and labels together ------------------------------------------------------------------------
@@ -199,7 +201,8 @@ def check_elements(uri: str, image: Element, labels: Element) -> Raster:
     InputError
         Shapes, types or placement do not match, or channel names are not unique.
     """
-    raster = Raster.of(image.array, labels.array)
+    with understood(uri):
+        raster = Raster.of(image.array, labels.array)
     if image.placed is not None and labels.placed is not None:
         flat = image.array.ndim == 3 or labels.array.ndim == 2
         told = difference(image.placed, labels.placed, ("y", "x") if flat else axes.SPATIAL)

@@ -32,6 +32,18 @@ _BESIDE = ("tables", "points", "shapes")
 """Elements of SpatialData that hold neither image nor labels."""
 
 
+LONGEST_METADATA = 2**25
+"""Bytes of a file of metadata; those of large stores have some hundred thousand."""
+
+
+def refuse_long(name: str, size: int) -> None:
+    """Refuse a file of metadata that takes longer to read than an image."""
+    if size > LONGEST_METADATA:
+        raise InputError(
+            f"{name}: {size:,} bytes of metadata; at most {LONGEST_METADATA:,} are read"
+        )
+
+
 def claims(uri: str) -> bool:
     """Whether a source is a Zarr store: all that the formats before it left."""
     return True
@@ -92,14 +104,14 @@ def open_labels(
 def open_alone(uri: str, level: int, options: Options) -> Element:
     """Open labels that are an array or a group of their own."""
     import zarr
-    from zarr.storage import LocalStore
 
     from harpy_core.raster import ngff
+    from harpy_core.raster.untrusted import Folder
 
     if not Path(uri).exists():
         raise InputError(f"{uri}: nothing there; correct the path of the labels")
     try:
-        node = zarr.open(LocalStore(uri, read_only=True), mode="r")
+        node = zarr.open(Folder(uri, read_only=True), mode="r")
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise InputError(f"{uri}: neither a TIFF nor a Zarr array; correct the path") from error
     return ngff.element(node, uri, uri, "labels", level)
@@ -174,7 +186,8 @@ def open_group(uri: str) -> zarr.Group:
         There is nothing, or no store.
     """
     import zarr
-    from zarr.storage import LocalStore
+
+    from harpy_core.raster.untrusted import Folder
 
     path = Path(uri)
     if not path.exists():
@@ -182,7 +195,7 @@ def open_group(uri: str) -> zarr.Group:
     try:
         if path.is_dir():
             # Consolidated metadata may be older than the elements of the folder.
-            store = LocalStore(path, read_only=True)
+            store = Folder(path, read_only=True)
             return zarr.open_group(store, mode="r", use_consolidated=False)
         return _open_archive(path)
     except (FileNotFoundError, KeyError, ValueError) as error:
@@ -197,13 +210,15 @@ def open_group(uri: str) -> zarr.Group:
 def _open_archive(path: Path) -> zarr.Group:
     """Open the group inside a zip, at its root or in its only folder."""
     import zarr
-    from zarr.storage import ZipStore
+
+    from harpy_core.raster.untrusted import Archive, refuse_long_members
 
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: neither a folder, a zip nor a TIFF; correct source.uri")
     with zipfile.ZipFile(path) as archive:
+        refuse_long_members(path, archive)
         names = archive.namelist()
-    store = ZipStore(path, mode="r", read_only=True)
+    store = Archive(path, mode="r", read_only=True)
     if set(METADATA) & set(names):
         return zarr.open_group(store, mode="r")
     tops = {name.split("/", 1)[0] for name in names if "/" in name}
@@ -279,7 +294,10 @@ class FolderTree:
 
     def text(self, path: str) -> str | None:
         file = self._root / path
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        if not file.is_file():
+            return None
+        refuse_long(path, file.stat().st_size)
+        return file.read_text(encoding="utf-8")
 
 
 class ZipTree:
@@ -307,4 +325,5 @@ class ZipTree:
         if name not in self._names:
             return None
         with zipfile.ZipFile(self._path) as archive:
+            refuse_long(path, archive.getinfo(name).file_size)
             return archive.read(name).decode()

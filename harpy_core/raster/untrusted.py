@@ -1,0 +1,95 @@
+"""Stores whose metadata may be of any size, and arrays that may claim to be: what is refused."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from typing import Any
+
+import numpy as np
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore, ZipStore
+
+from harpy_core.errors import InputError
+from harpy_core.raster.formats.zarr_store import METADATA, refuse_long
+
+MOST_CHUNKS = 10**8
+"""Chunks of an array; a terapixel has a hundred thousand, of the smallest size ten million."""
+
+MOST_CHANNELS = 10**5
+
+_PADDING_BYTES = 2**30
+"""Bytes of a chunk that may lie outside of its array."""
+
+
+class Folder(LocalStore):
+    """A store in a folder, which reads no metadata of absurd length."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """As `zarr.abc.store.Store.get`."""
+        if key.rpartition("/")[2] in METADATA:
+            path = os.path.join(self.root, key)
+            if os.path.isfile(path):
+                refuse_long(path, os.path.getsize(path))
+        return await super().get(key, prototype, byte_range)
+
+
+class Archive(ZipStore):
+    """A zipped store that tells the sizes of its members without unpacking them."""
+
+    async def getsize(self, key: str) -> int:
+        """Bytes that a member takes in the archive."""
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(key).compress_size
+
+
+def refuse_long_members(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> None:
+    """Refuse an archive whose metadata would unpack to an absurd length."""
+    for entry in archive.infolist():
+        if entry.filename.rpartition("/")[2] in METADATA:
+            refuse_long(f"{path}: {entry.filename}", entry.file_size)
+
+
+def refuse_absurd(array: Any, kind: str) -> None:
+    """Refuse an array on disk that claims what no image is, before anything is sized by it.
+
+    Parameters
+    ----------
+    array
+        With a shape and, where it is stored in chunks of one size, chunks.
+    kind
+        ``image`` or ``labels``.
+
+    Raises
+    ------
+    InputError
+        Chunks of no pixels, too many of them, or of a size far beyond the array's; too many
+        channels.
+    """
+    shape = tuple(array.shape)
+    if kind == "image" and len(shape) in (3, 4) and shape[0] > MOST_CHANNELS:
+        raise InputError(f"image: {shape[0]:,} channels; at most {MOST_CHANNELS:,} are read")
+    chunks = getattr(array, "chunks", None)
+    if chunks is None or len(chunks) != len(shape) or not all(isinstance(c, int) for c in chunks):
+        return
+    if min(chunks, default=1) < 1:
+        raise InputError(f"{kind}: chunks are {chunks}; each is at least 1 pixel long: rewrite it")
+    number = math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True))
+    if number > MOST_CHUNKS:
+        raise InputError(
+            f"{kind}: shape {shape} in chunks {chunks} are {number:,} of them; at most "
+            f"{MOST_CHUNKS:,} are read: rewrite it with larger chunks, if that is its shape"
+        )
+    size = math.prod(chunks) * np.dtype(array.dtype).itemsize
+    inside = math.prod(min(n, c) for n, c in zip(shape, chunks, strict=True))
+    if size > _PADDING_BYTES and math.prod(chunks) > 4 * max(inside, 1):
+        raise InputError(
+            f"{kind}: chunks {chunks} are far larger than shape {shape}: rewrite it with smaller"
+        )
