@@ -105,6 +105,8 @@ def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
     _expect(done, out.size)
     if not stream.eof:
         raise ValueError("it is cut off")
+    if stream.unused_data:
+        raise ValueError("something stands behind its end")
 
 
 def _checked(decode: Decoder) -> Decoder:
