@@ -13,7 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, ZipStore
 
 from harpy_core.errors import InputError
-from harpy_core.raster.formats.zarr_store import METADATA, refuse_long
+from harpy_core.raster.formats.names import METADATA, refuse_long
 
 MOST_CHUNKS = 10**8
 """Chunks of an array; a terapixel has a hundred thousand, of the smallest size ten million."""

@@ -20,10 +20,9 @@ import tifffile
 import zarr
 
 import harpy_core as hc
-from harpy_core.config.mistakes import load
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
-from harpy_core.raster.formats.zarr_store import LONGEST_METADATA
+from harpy_core.raster.formats.names import LONGEST_METADATA
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import trailer
 
@@ -35,7 +34,7 @@ def measured(uri: Path, **keys: Any) -> None:
 
 def looked_at(uri: Path, **keys: Any) -> None:
     source = {"uri": str(uri), "channels": ["DAPI"], **keys}
-    preflight.check(load({"cases": {"c": {"source": source}}}, "f.yaml"), "f.yaml")
+    preflight.checked({"cases": {"c": {"source": source}}}, "f.yaml")
 
 
 def refused(told: str, *doors: Callable[..., None], **keys: Any) -> None:
@@ -221,7 +220,7 @@ def test_a_tiff_with_absurd_tags_is_refused(
     change: Callable[[bytearray, int], None], tmp_path: Path
 ) -> None:
     path = tiff(tmp_path, change)
-    refused("image.tif", measured, uri=path, labels="labels.tif")
+    refused("image.tif|cover the same pixels", measured, uri=path, labels="labels.tif")
 
 
 def test_a_tiff_with_a_loop_of_directories_ends(tmp_path: Path) -> None:

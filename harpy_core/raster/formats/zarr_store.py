@@ -19,7 +19,7 @@ from harpy_core.raster.formats.format import (
     stamp,
     stamps_below,
 )
-from harpy_core.raster.formats.names import METADATA
+from harpy_core.raster.formats.names import METADATA, refuse_long
 
 if TYPE_CHECKING:
     import zarr
@@ -30,18 +30,6 @@ LOCAL = True
 
 _BESIDE = ("tables", "points", "shapes")
 """Elements of SpatialData that hold neither image nor labels."""
-
-
-LONGEST_METADATA = 2**25
-"""Bytes of a file of metadata; those of large stores have some hundred thousand."""
-
-
-def refuse_long(name: str, size: int) -> None:
-    """Refuse a file of metadata that takes longer to read than an image."""
-    if size > LONGEST_METADATA:
-        raise InputError(
-            f"{name}: {size:,} bytes of metadata; at most {LONGEST_METADATA:,} are read"
-        )
 
 
 def claims(uri: str) -> bool:
