@@ -4,13 +4,11 @@ from harpy_core.workflow.script import running
 
 
 def main(snakemake):
-    """Read the table and draw it."""
+    """Draw the table, which is read a slab at a time."""
     with running(snakemake):
-        import anndata
-
         from harpy_core.figures import heatmap
 
-        heatmap(anndata.read_zarr(snakemake.input.table), snakemake.output.figure)
+        heatmap(snakemake.input.table, snakemake.output.figure)
 
 
 if __name__ == "__main__":

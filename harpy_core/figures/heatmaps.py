@@ -1,13 +1,20 @@
-"""Heat map of mean intensities, cells and channels ordered by similarity."""
+"""Heat map of mean intensities, cells and channels ordered by similarity.
+
+A table on disk is read a slab of instances at a time, three times: for the means, for the standard
+deviations, and for the scores. What is held does not grow with the number of instances.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage, optimal_leaf_ordering
+from scipy.spatial.distance import pdist
 
 from harpy_core.errors import InputError
 from harpy_core.figures import style
@@ -17,9 +24,13 @@ if TYPE_CHECKING:
 
 _MOST = 1000
 _LIMIT = 3.0
+_SLAB = 2**22
+"""Values of a slab: 32 MiB, of which some ten are held while it is worked on."""
 
 
-def heatmap(adata: AnnData, out_png: str | os.PathLike[str], seed: int = 0) -> None:
+def heatmap(
+    table: AnnData | str | os.PathLike[str], out_png: str | os.PathLike[str], seed: int = 0
+) -> None:
     """Draw the mean intensities as z-scores: a row for each channel, a column for each instance.
 
     Rows and columns are ordered by average-linkage and Ward's clustering. Of more than 1,000
@@ -27,8 +38,9 @@ def heatmap(adata: AnnData, out_png: str | os.PathLike[str], seed: int = 0) -> N
 
     Parameters
     ----------
-    adata
-        Table from `harpy_core.aggregate_stats`; its layer ``mean``, or else `X`, is shown.
+    table
+        Table from `harpy_core.aggregate_stats`, or the folder of one; its layer ``mean``, or else
+        `X`, is shown.
     out_png
         Path of the picture.
     seed
@@ -39,25 +51,95 @@ def heatmap(adata: AnnData, out_png: str | os.PathLike[str], seed: int = 0) -> N
     InputError
         No instance has a value in every channel.
     """
-    name = "mean" if "mean" in adata.layers else next(iter(adata.layers), "X")
-    values = np.asarray(adata.layers.get(name, adata.X), np.float64)
-    whole = np.isfinite(values).all(axis=1)
-    if not whole.any():
+    values, names, name = _opened(table)
+    scale = _Scale.of(values)
+    if not scale.count:
         raise InputError(f"table with {len(values)} instances: none has a value in every channel")
-    scores = z_scores(values[whole])
-    shown = scores[_sample(len(scores), seed)]
-    tree = linkage(scores.T, "average") if scores.shape[1] > 1 else None
+    chosen = _sample(scale.count, seed)
+    # Of whole columns, as `linkage` has it: squares of distances are summed slab by slab.
+    apart = np.zeros(values.shape[1] * (values.shape[1] - 1) // 2)
+    found, before = [], 0
+    for slab in _slabs(values):
+        scores = scale.scores(slab)
+        apart += pdist(scores.T, "sqeuclidean")
+        first, last = np.searchsorted(chosen, [before, before + len(slab)])
+        found.append(scores[chosen[first:last] - before])
+        before += len(slab)
+    shown = np.concatenate(found)
+    tree = linkage(np.sqrt(apart), "average") if len(apart) else None
     rows = leaves_list(tree) if tree is not None else np.zeros(1, int)
     columns = order(shown)
     with style.applied():
         _draw(
             shown[columns][:, rows].T,
-            [str(adata.var_names[row]) for row in rows],
+            [names[row] for row in rows],
             tree,
             name,
-            len(scores),
+            scale.count,
             out_png,
         )
+
+
+def _opened(table: AnnData | str | os.PathLike[str]) -> tuple[Any, list[str], str]:
+    """Values (instances, channels) that are sliced as they are needed, channels, statistic."""
+    if isinstance(table, (str, os.PathLike)):
+        import zarr
+        from anndata.io import read_elem
+
+        group: Any = zarr.open_group(table, mode="r")
+        layers: Any = group["layers"]
+        channels = read_elem(group["var"]).index
+    else:
+        group, layers, channels = {"X": table.X}, table.layers, table.var_names
+    name = "mean" if "mean" in layers else next(map(str, layers), "X")
+    values = layers[name] if name in layers else group["X"]
+    return values, [str(channel) for channel in channels], name
+
+
+def _slabs(values: Any) -> Iterator[np.ndarray]:
+    """The instances that have a value in every channel, some at a time, float64."""
+    step = max(_SLAB // max(values.shape[1], 1), 1)
+    for first in range(0, values.shape[0], step):
+        slab = np.asarray(values[first : first + step], np.float64)
+        yield slab[np.isfinite(slab).all(axis=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """What z-scores are taken from.
+
+    Attributes
+    ----------
+    count
+        Number of instances with a value in every channel.
+    mean, spread : (channels,) float64
+        Mean and standard deviation of each channel; the latter is 0 of a constant one.
+    """
+
+    count: int
+    mean: np.ndarray
+    spread: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any) -> _Scale:
+        """Read the values twice: deviations are from the mean of all."""
+        count, total, most = 0, np.zeros(values.shape[1]), np.zeros(values.shape[1])
+        for slab in _slabs(values):
+            count += len(slab)
+            total += slab.sum(axis=0)
+            most = np.maximum(most, np.abs(slab).max(axis=0, initial=0))
+        mean = total / max(count, 1)
+        squares = np.zeros(values.shape[1])
+        for slab in _slabs(values):
+            squares += ((slab - mean) ** 2).sum(axis=0)
+        spread = np.sqrt(squares / max(count, 1))
+        # A constant column is left with rounding errors after centring.
+        return cls(count, mean, np.where(spread <= 1e-12 * most, 0.0, spread))
+
+    def scores(self, values: np.ndarray) -> np.ndarray:
+        """Distances from the mean in standard deviations; 0 in a constant channel."""
+        constant = self.spread == 0
+        return np.where(constant, 0.0, (values - self.mean) / np.where(constant, 1, self.spread))
 
 
 def z_scores(values: np.ndarray) -> np.ndarray:
@@ -68,11 +150,7 @@ def z_scores(values: np.ndarray) -> np.ndarray:
     values
         Array (instances, channels), float64.
     """
-    centred = values - values.mean(axis=0)
-    spread = centred.std(axis=0)
-    # A constant column is left with rounding errors after centring.
-    constant = spread <= 1e-12 * np.abs(values).max(axis=0, initial=0)
-    return np.where(constant, 0.0, centred / np.where(constant, 1.0, spread))
+    return _Scale.of(values).scores(values)
 
 
 def order(rows: np.ndarray) -> np.ndarray:

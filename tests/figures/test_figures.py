@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import zarr
 
 from harpy_core import figures
+from harpy_core.aggregate.store import write_table
 from harpy_core.errors import InputError
 from harpy_core.figures import composites, heatmaps, style, sweeps
 from harpy_core.figures.composites import composite, fullest, outlined
@@ -332,3 +334,29 @@ def test_instances_without_values_are_left_out(tmp_path: Path, table: anndata.An
     table.layers["mean"][:] = np.nan
     with pytest.raises(InputError, match="60 instances"):
         figures.heatmap(table, tmp_path / "none.png")
+
+
+def test_a_table_on_disk_is_drawn_slab_by_slab_as_the_one_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(2).lognormal(size=(3000, 6))
+    values[::7, 2] = np.nan
+    table = anndata.AnnData(values, layers={"mean": values})
+    figures.heatmap(table, tmp_path / "whole.png")
+    write_table(tmp_path / "table.zarr", table)
+    monkeypatch.setattr(heatmaps, "_SLAB", 6 * 250)
+    figures.heatmap(tmp_path / "table.zarr", tmp_path / "slabs.png")
+    assert (tmp_path / "slabs.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_memory_of_a_heat_map_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    values = zarr.create_array(
+        tmp_path / "t.zarr" / "layers" / "mean", shape=(2**20, 40), chunks=(2**16, 40), dtype="f8"
+    )
+    values[:] = 1.0
+    values[::5] = 2.0
+    tracemalloc.start()
+    heatmaps._Scale.of(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes / 2
