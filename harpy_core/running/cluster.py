@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -74,6 +75,19 @@ class GpuEach(WorkerPlugin):
         os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
 
 
+class LeaveInterrupts(WorkerPlugin):
+    """Workers that Ctrl-C, which the terminal sends to all, leaves to the process that has them.
+
+    It ends them; on their own each would print where in asyncio it was.
+    """
+
+    name = "leave-interrupts"
+
+    def setup(self, worker: Worker) -> None:
+        """Ignore the signal, in the main thread of a worker that starts."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def gpus_of(engine: str) -> list[str]:
     """GPUs of this machine for an engine's workers.
 
@@ -128,6 +142,7 @@ def local(
             ) as cluster,
             Client(cluster) as client,
         ):
+            client.register_plugin(LeaveInterrupts())
             if gpus:
                 client.register_plugin(GpuEach(gpus))
             yield client

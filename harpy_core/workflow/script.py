@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 OWN_THREADS_BYTES = 2**29
 """Bytes that a stage reads and writes in about a second, less than its workers take to start."""
+
+_STOPPED = 128 + signal.SIGINT
+"""Exit status of a process that ended by Ctrl-C."""
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -64,6 +68,11 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
         logger.exception("%s: failed after %.1f s", name, time.monotonic() - started)
         told = " ".join(str(error).split())
         sys.exit(f"{name}: {type(error).__name__}: {told}: its traceback is in {log}")
+    except KeyboardInterrupt:
+        logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
+        # Everybody who presses Ctrl-C knows where; Python would show each call down to there.
+        print(f"{name}: stopped", file=sys.stderr)
+        sys.exit(_STOPPED)
     except BaseException:
         logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
         raise

@@ -67,3 +67,29 @@ def test_a_script_and_its_workers_end_with_the_snakemake_that_started_them(tmp_p
     told = (tmp_path / "own.log").read_text(encoding="utf-8")
     assert "is gone: stopping" in told
     assert "test: stopped after" in told
+
+
+def test_an_interrupt_is_told_in_one_line_by_a_script_and_nothing_by_its_workers(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with (tmp_path / "told").open("w") as told:
+        shell = ["bash", "-c", f"set -eu; {sys.executable} script.py; true"]
+        run = subprocess.Popen(
+            shell, cwd=tmp_path, stderr=told, start_new_session=True, preexec_fn=_heed_interrupts
+        )
+    try:
+        assert waited((tmp_path / "pids").exists, 120)
+        # To the whole group, as a terminal sends it.
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait(60) == 128 + signal.SIGINT
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    assert (tmp_path / "told").read_text() == "test: stopped\n"
+    assert "test: stopped after" in (tmp_path / "own.log").read_text()
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell without a terminal gives to what it starts in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
