@@ -41,6 +41,7 @@ def aggregate_stats(
     ignore_nan: bool = False,
     strict: bool | None = None,
     instances: Instances | None = None,
+    region: str | None = None,
 ) -> AnnData:
     """Statistics of every channel in every instance.
 
@@ -83,13 +84,17 @@ def aggregate_stats(
     instances
         Result of `harpy_core.find_instances` for the labels. Median and percentiles need it, and
         take a pass of their own over the labels where it is None.
+    region
+        Name of the labels that the instances belong to, as the table is to have it; None: the name
+        that `labels` have where they are given by name, as in ``raster.layers``, else ``labels``.
 
     Returns
     -------
     anndata.AnnData
         One layer of float64 (instances × channels) for each statistic, the first also as X;
-        obs: ``instance_id`` and ``count`` (pixels); obsm ``spatial``: (x, y) or (x, y, z) centroid
-        in pixels; uns ``harpy_core``: provenance.
+        obs: ``instance_id``, ``count`` (area, in pixels) and ``region``; obsm ``spatial``: (x, y)
+        or (x, y, z) centroid in pixels; uns ``harpy_core``: provenance, and ``spatialdata_attrs``:
+        what SpatialData joins table and labels by.
 
     Raises
     ------
@@ -103,7 +108,7 @@ def aggregate_stats(
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
         instances, layers = job.measure(job.channel_edges, client, bar, wanted)
-    return job.table(instances, layers)
+    return job.table(instances, layers, region)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +222,10 @@ class Aggregation:
         assembly = Assembly(self.instances, kind, kernels_of(self.engine), self.ignore_nan)
         return with_split(tasks, self.instances, edges), assembly
 
-    def table(self, instances: Instances, layers: dict[str, np.ndarray]) -> AnnData:
-        """Make the table of some instances; without X where there are no layers."""
+    def table(
+        self, instances: Instances, layers: dict[str, np.ndarray], region: str | None = None
+    ) -> AnnData:
+        """Make the table of some instances of a region; without X where there are no layers."""
         import pandas as pd
         from anndata import AnnData
 
@@ -230,12 +237,26 @@ class Aggregation:
             "image_dtype": str(np.dtype(self.raster.image.dtype)),
             "ignore_nan": self.ignore_nan,
         }
+        region = region or next(iter(self.raster.layers))
+        regions = pd.Categorical.from_codes(
+            np.zeros(len(instances), np.int8), categories=pd.Index([region])
+        )
         rows = pd.Index(instances.id.astype(str), dtype=object)
         return AnnData(
             X=next(iter(layers.values()), None),
-            obs=pd.DataFrame({"instance_id": instances.id, "count": instances.count}, index=rows),
+            obs=pd.DataFrame(
+                {"instance_id": instances.id, "count": instances.count, "region": regions},
+                index=rows,
+            ),
             var=pd.DataFrame(index=pd.Index(self.raster.channels, dtype=object)),
             layers=layers,
             obsm={"spatial": instances.centroid[:, ::-1][:, : self.raster.labels.ndim].copy()},
-            uns={"harpy_core": provenance},
+            uns={
+                "harpy_core": provenance,
+                "spatialdata_attrs": {
+                    "region": region,
+                    "region_key": "region",
+                    "instance_key": "instance_id",
+                },
+            },
         )

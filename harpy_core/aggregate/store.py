@@ -99,16 +99,7 @@ def aggregate_to_store(
 
 def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: str) -> zarr.Group:
     """Write a table, all but its values."""
-    import pandas as pd
-
-    table = job.table(instances, {})
-    table.obs["region"] = pd.Categorical([region] * len(instances), categories=[region])
-    table.uns["spatialdata_attrs"] = {
-        "region": region,
-        "region_key": "region",
-        "instance_key": "instance_id",
-    }
-    return write_table(folder, table)
+    return write_table(folder, job.table(instances, {}, region))
 
 
 def write_table(folder: Path, table: AnnData) -> zarr.Group:

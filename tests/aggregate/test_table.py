@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -47,6 +48,29 @@ def test_a_written_table_names_the_labels_it_belongs_to(tmp_path: Path) -> None:
     assert attributes["region"] == "nuclei"
     assert set(table.obs[attributes["region_key"]]) == {"nuclei"}
     TableModel().validate(table)
+
+
+@pytest.mark.parametrize(
+    ("labels", "region", "name"),
+    [
+        (LABELS, None, "labels"),
+        ({"nuclei": LABELS}, None, "nuclei"),
+        ({"nuclei": LABELS}, "cells", "cells"),
+    ],
+)
+def test_a_table_in_memory_is_one_that_spatialdata_joins_to_its_labels(
+    labels: Any, region: str | None, name: str
+) -> None:
+    from spatialdata import SpatialData, match_element_to_table
+    from spatialdata.models import Labels2DModel, TableModel
+
+    table = hc.aggregate_stats(IMAGE, labels, "mean", region=region)
+    TableModel().validate(table)
+    element = Labels2DModel.parse(LABELS, dims=("y", "x"))
+    whole = SpatialData(labels={name: element}, tables={"table": table})
+    _, joined = match_element_to_table(whole, name, "table")
+    np.testing.assert_array_equal(joined.obs["instance_id"], np.unique(LABELS[LABELS > 0]))
+    assert table.obsm["spatial"].shape == (len(table), 2)
 
 
 def test_instances_of_other_labels_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
