@@ -72,7 +72,8 @@ test-torch: $(TORCH_VENV)/.ready
 test-gpu: $(CUDA_VENV)/.ready
 	$(CUDA_VENV)/bin/python -m pytest -m gpu
 	if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 \
-		$(CUDA_VENV)/bin/python -m pytest -m gpu tests/kernels/test_kernels.py; fi
+		$(CUDA_VENV)/bin/python -m pytest -m gpu tests/kernels/test_kernels.py \
+		tests/kernels/test_gpu_decoding.py; fi
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults tests/faults

@@ -73,7 +73,8 @@ def tissue_store(
         return pixels.size
 
     corners = list(product(*(range(0, n, c) for n, c in zip(shape[1:], CHUNKS[1:], strict=True))))
-    with track(int(np.prod(shape)), name) as bar, ThreadPoolExecutor(2) as pool:
+    cores = len(os.sched_getaffinity(0))
+    with track(int(np.prod(shape)), name) as bar, ThreadPoolExecutor(cores) as pool:
         for size in pool.map(make, corners):
             bar.advance(size)
     done.touch()
@@ -94,18 +95,21 @@ def median_seconds(work: Callable[[], Any], repeats: int) -> float:
 
 
 def in_turn(
-    works: dict[str, Callable[[], Any]], repeats: int, before: Callable[[], Any] = lambda: None
+    works: dict[str, Callable[[], Any]],
+    repeats: int,
+    before: Callable[[], Any] = lambda: None,
+    warm_ups: int = 1,
 ) -> dict[str, list[float]]:
     """Wall times of several tasks, one after the other in every round, so that they share noise.
 
-    `before` is called before each one, and its time is not counted.
+    `before` is called before each one; its time, and the rounds that warm up, are not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(repeats + 1):
+    for number in range(warm_ups + repeats):
         for name, work in works.items():
             before()
             taken = seconds(work)
-            if number:
+            if number >= warm_ups:
                 times[name].append(taken)
     return times
 
@@ -159,10 +163,11 @@ class Table:
         print(f"{what:<58} {value:>9.3f} {unit:<10} {target}", flush=True)
 
 
-def record(path: Path | None, tables: list[Table]) -> None:
-    """Write the tables with the machine they were measured on."""
+def record(path: Path | None, tables: list[Table], more: dict[str, Any] | None = None) -> None:
+    """Write the tables with the machine they were measured on, and what more is to say of it."""
     if path is not None:
-        content = {"machine": machine(), "tables": {t.title: t.rows for t in tables}}
+        told = {**machine(), **(more or {})}
+        content = {"machine": told, "tables": {t.title: t.rows for t in tables}}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         print(f"\nrecorded in {path}")

@@ -11,6 +11,7 @@ import numpy as np
 from harpy_core.aggregate.whole import Assembly, Pieces, Wholes
 from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
+from harpy_core.kernels.blosc import decodes
 from harpy_core.running.tasks import Task
 from harpy_core.statistics.declared import PARTIALS, Statistic, partials_of
 from harpy_core.statistics.partials import Partials
@@ -60,7 +61,9 @@ def measure_tile(
         gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
     partials: list[tuple[slice, Partials]] = []
     wholes: list[Wholes] = []
-    for channels, planes in task.read_planes():
+    # Whole instances are gathered by the processor.
+    encoded = decodes(kernels) and gathering is None
+    for channels, planes in task.read_planes(encoded):
         tile = Tile(planes, runs, geometry.totals[:, :1], kernels, ignore_nan)
         found = Partials.of(tile, merged_of(statistics))
         partials.append((channels, found))

@@ -76,8 +76,8 @@ class Wholes:
         slots = gathering.slots[: gathering.whole]
         begin = gathering.begin[: gathering.whole + 1]
         values = {s.name: np.empty((len(slots), len(tile.planes))) for s in statistics}
-        pieces = _Cutter(gathering, tile.planes)
-        for c, plane in enumerate(tile.planes):
+        pieces = _Cutter(gathering, tile.decoded)
+        for c, plane in enumerate(tile.decoded):
             pixels = gathering.pixels(plane)
             pieces.cut(c, pixels)
             here = Pixels.of(pixels[: begin[-1]], begin, tile.kernels, tile.ignore_nan)

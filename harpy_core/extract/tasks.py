@@ -23,6 +23,7 @@ from harpy_core.extract.store import (
 )
 from harpy_core.extract.windows import Strip
 from harpy_core.kernels import engine as kernels_of
+from harpy_core.kernels.blosc import Encoded, decodes
 from harpy_core.running.tasks import LazyTask, Task
 from harpy_core.tiles.runs import encode_runs
 from harpy_core.tiles.scratch import scratch
@@ -268,7 +269,7 @@ def _fill(
     ]
     last = {place: number for number, some in enumerate(shares) for place, _, _ in some}
     for number, (tile, some) in enumerate(zip(task.tiles, shares, strict=True)):
-        for channel, planes in _planes(tile, array, edges) if some else ():
+        for channel, planes in _planes(tile, array, edges, decodes(kernels)) if some else ():
             for place, span, part in some:
                 target = targets.buffer(place, span)
                 window = (part.window - span.first) * target.shape[1] + channel
@@ -305,7 +306,9 @@ def _pending(cut: Cut, spans: list[WindowSpan], group: Group) -> list[int]:
     return [place for place, name in enumerate(names) if name not in cut.done]
 
 
-def _planes(tile: Task, array: str, channels: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+def _planes(
+    tile: Task, array: str, channels: tuple[int, ...], encoded: bool
+) -> Iterator[tuple[int, np.ndarray | Encoded]]:
     """Yield pixels to copy and their first channel in the chunk; the mask is cut from ones."""
     if array == "mask":
         z, y, x = tile.plane_shape()
@@ -313,7 +316,7 @@ def _planes(tile: Task, array: str, channels: tuple[int, ...]) -> Iterator[tuple
         ones[...] = 1
         yield 0, ones[np.newaxis]
         return
-    for part, planes in replace(tile, channels=channels).read_planes():
+    for part, planes in replace(tile, channels=channels).read_planes(encoded):
         yield part.start - channels[0], planes
 
 

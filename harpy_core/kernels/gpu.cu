@@ -171,6 +171,7 @@ struct NarrowSum : NoCentre {
     typedef Mask<P> Inside;
     static constexpr int WORDS = 1;
     static constexpr int CHANNELS = 4;
+    static constexpr int STEPS = 2;
     u64 total = 0;
 
     __device__ void add(const Chunk<P>& chunk, const Mask<P>& mask, Nothing) {
@@ -191,6 +192,7 @@ struct NarrowExtremes : NoCentre {
     typedef Mask<P> Inside;
     static constexpr int WORDS = 3;
     static constexpr int CHANNELS = 2;
+    static constexpr int STEPS = 1;
     u64 total = 0;
     u32 least = ALL, most = 0;
 
@@ -228,6 +230,7 @@ struct NarrowFull : NoCentre {
     typedef Mask<P> Inside;
     static constexpr int WORDS = 9;
     static constexpr int CHANNELS = 2;
+    static constexpr int STEPS = 1;
     u64 total = 0, squares = 0;
     Wide cubes, fourths;
     u32 least = ALL, most = 0;
@@ -295,6 +298,7 @@ struct WideSum : NoCentre {
     typedef Span Inside;
     static constexpr int WORDS = 2;
     static constexpr int CHANNELS = 4;
+    static constexpr int STEPS = 2;
     Wide total;
 
     __device__ void add(const Chunk<P>& chunk, Span span, Nothing) {
@@ -321,6 +325,7 @@ struct WideExtremes : NoCentre {
     typedef Span Inside;
     static constexpr int WORDS = 4;
     static constexpr int CHANNELS = 2;
+    static constexpr int STEPS = 1;
     Wide total;
     u64 least = ~0ull, most = 0;
 
@@ -361,6 +366,7 @@ struct RealSum : NoCentre {
     typedef Span Inside;
     static constexpr int WORDS = 2;
     static constexpr int CHANNELS = 4;
+    static constexpr int STEPS = 2;
     double total = 0;
     u64 count = 0;
 
@@ -395,6 +401,7 @@ struct RealExtremes : NoCentre {
     typedef Span Inside;
     static constexpr int WORDS = 4;
     static constexpr int CHANNELS = 2;
+    static constexpr int STEPS = 1;
     RealSum<P, SKIP> sum;
     double least = double_of(0x7FF0000000000000ull), most = double_of(0xFFF0000000000000ull);
 
@@ -430,6 +437,7 @@ struct RealExtremes : NoCentre {
 struct PowerSums {
     static constexpr int WORDS = 4;
     static constexpr int CHANNELS = 2;
+    static constexpr int STEPS = 1;
     double power[4] = {0, 0, 0, 0};
 
     __device__ void add_distance(double d) {
@@ -492,12 +500,13 @@ struct RealPowers : PowerSums {
 // slot: whose each part is; pivot: (slots, channels), where the sums have a centre.
 // out: (parts, channels, words).
 template <class Sums>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(128)
     reduce(const typename Sums::Pixel* planes, i64 pitch, int channels, const i64* start,
            const int* length, const int* first, const int* slot, int parts, const u64* pivot,
            u64* out) {
     typedef Chunk<typename Sums::Pixel> Pixels;
     constexpr int CHANNELS = Sums::CHANNELS;
+    constexpr int STEPS = Sums::STEPS;
     const i64 part = warp_of();
     if (part >= parts) return;
     const int lane = lane_of();
@@ -527,31 +536,44 @@ __global__ void __launch_bounds__(256)
     const Pixels* plane[CHANNELS];
 #pragma unroll
     for (int k = 0; k < CHANNELS; ++k) {
-        // Beyond the last channel it is read again, and not written.
+        // Beyond the last channel nothing is read and nothing written.
         const i64 c = channel + least_of(k, here - 1);
         centre[k] = Sums::centre(pivot, (i64)slot[part] * channels + c);
         plane[k] = reinterpret_cast<const Pixels*>(planes + c * pitch);
     }
     int begun = 0;
-    for (int base = 0; base < chunks; base += WARP) {
-        // Lane by lane, the chunks from `base` on; a bit tells where another run begins.
-        const u32 ahead = my_begin - base;
-        const u32 heads = any_of(my_chunks && ahead < WARP ? 1u << ahead : 0u);
-        const int run = begun + __popc(heads & (ALL >> (WARP - 1 - lane))) - 1;
-        begun += __popc(heads);
-        const int piece = base + lane - __shfl_sync(ALL, my_begin, run);
-        const u32 chunk = __shfl_sync(ALL, my_chunk, run) + piece;
-        const u32 bounds = __shfl_sync(ALL, my_end << 8 | my_skip, run);
-        if (base + lane >= chunks) continue;
-        Pixels pixels[CHANNELS];
+    for (int base = 0; base < chunks; base += STEPS * WARP) {
+        // What all steps load is on its way before the first is added.
+        Pixels pixels[STEPS][CHANNELS];
+        Span span[STEPS];
 #pragma unroll
-        for (int k = 0; k < CHANNELS; ++k) pixels[k] = plane[k][chunk];
-        const int before = piece * Pixels::SIZE;
-        const Span span = {most_of((int)(bounds & 0xFF) - before, 0),
-                           least_of((int)(bounds >> 8) - before, (int)Pixels::SIZE)};
-        const typename Sums::Inside inside(span);
+        for (int step = 0; step < STEPS; ++step) {
+            // Lane by lane, the chunks from `left` on; a bit tells where another run begins.
+            const int left = base + step * WARP;
+            const u32 ahead = my_begin - left;
+            const u32 heads = any_of(my_chunks && ahead < WARP ? 1u << ahead : 0u);
+            const int run = begun + __popc(heads & (ALL >> (WARP - 1 - lane))) - 1;
+            begun += __popc(heads);
+            const int piece = left + lane - __shfl_sync(ALL, my_begin, run);
+            const u32 chunk = __shfl_sync(ALL, my_chunk, run) + piece;
+            const u32 bounds = __shfl_sync(ALL, my_end << 8 | my_skip, run);
+            const int before = piece * Pixels::SIZE;
+            span[step] = {most_of((int)(bounds & 0xFF) - before, 0),
+                          least_of((int)(bounds >> 8) - before, (int)Pixels::SIZE)};
+            if (left + lane >= chunks) {
+                span[step] = {0, 0};
+                continue;
+            }
 #pragma unroll
-        for (int k = 0; k < CHANNELS; ++k) sums[k].add(pixels[k], inside, centre[k]);
+            for (int k = 0; k < CHANNELS; ++k)
+                if (k < here) pixels[step][k] = plane[k][chunk];
+        }
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            const typename Sums::Inside inside(span[step]);
+#pragma unroll
+            for (int k = 0; k < CHANNELS; ++k) sums[k].add(pixels[step][k], inside, centre[k]);
+        }
     }
 #pragma unroll
     for (int k = 0; k < CHANNELS; ++k) {
@@ -567,7 +589,7 @@ __global__ void __launch_bounds__(256)
 //
 // begin: where each slot's parts begin, and the end.
 template <class Sums>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(128)
     merge_parts(const u64* partial, const int* begin, int slots, int channels, u64* out) {
     const i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= (i64)slots * channels) return;
@@ -580,7 +602,7 @@ __global__ void __launch_bounds__(256)
 
 // Stretches of pixels into windows: reference.gather, sixteen lanes a stretch.
 template <class Word>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(128)
     gather(const Word* planes, i64 pitch, int channels, const i64* source, const i64* target,
            const i64* length, i64 stretches, i64 channel_stride, Word* out) {
     const i64 stretch = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / COPIERS;
@@ -606,7 +628,7 @@ __device__ inline bool ends(const Label* row, int x, int width) {
 
 // Runs of each row of labels, a warp a row.
 template <class Label>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(128)
     count_runs(const Label* labels, int rows, int width, int* count) {
     const i64 row = warp_of();
     if (row >= rows) return;
@@ -620,7 +642,7 @@ __global__ void __launch_bounds__(256)
 // The runs themselves, in the order of the pixels: where each starts and stops in a plane of the
 // given strides, and its label. `offset` says where those of a row begin.
 template <class Label>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(128)
     find_runs(const Label* labels, int rows, int width, int height, i64 row_stride,
               i64 plane_stride, const i64* offset, i64* start, i64* stop, u64* value) {
     const i64 row = warp_of();
@@ -644,4 +666,161 @@ __global__ void __launch_bounds__(256)
         begun += __popc(firsts);
         ended += __popc(lasts);
     }
+}
+
+// Chunks as Blosc stores them: blocks of items whose bits may be shuffled, each block cut into
+// streams, each stream as it is or in the LZ4 block format.
+
+typedef unsigned char u8;
+
+// Where a stream lies in the encoded chunk, and where its bytes belong.
+struct Stream {
+    u32 source, size, target, length;
+};
+
+// The same bytes elsewhere, by a warp.
+__device__ inline void copy(const u8* from, u8* to, u32 size) {
+#pragma unroll 8
+    for (u32 i = lane_of(); i < size; i += WARP) to[i] = from[i];
+}
+
+// Bytes that were written before, `distance` back; what is copied may overlap itself.
+__device__ inline void repeat(u8* to, u32 distance, u32 size) {
+    const u8* from = to - distance;
+    if (distance >= size) {
+        copy(from, to, size);
+    } else {
+        for (u32 i = lane_of(); i < size; i += WARP) to[i] = from[i % distance];
+    }
+}
+
+// A stream in the LZ4 block format, read by all lanes of a warp together. Whatever it says, nothing
+// is read or written beyond it.
+struct Lz4 {
+    const u8* from;
+    const u8* end;
+    bool whole = true;
+
+    __device__ Lz4(const u8* source, u32 size) : from(source), end(source + size) {}
+    __device__ u32 byte() {
+        if (from < end) return *from++;
+        whole = false;
+        return 0;
+    }
+    // Four bits of the token, and as many bytes more as are full.
+    __device__ u32 length(u32 bits, u32 most) {
+        u32 length = bits;
+        if (bits == 15) {
+            u32 more;
+            do {
+                more = byte();
+                length += more;
+            } while (more == 255 && length <= most);
+        }
+        return length;
+    }
+    // Whether the stream holds `size` bytes, which are then at `to`.
+    __device__ bool decode(u8* to, u32 size) {
+        u32 done = 0;
+        for (;;) {
+            const u32 token = byte();
+            const u32 literals = length(token >> 4, size);
+            if (!whole || literals > size - done || literals > end - from) return false;
+            copy(from, to + done, literals);
+            from += literals;
+            done += literals;
+            if (from == end) return done == size;
+            u32 distance = byte();
+            distance |= byte() << 8;
+            const u32 match = length(token & 15, size) + 4;
+            if (!whole || distance == 0 || distance > done || match > size - done) return false;
+            __syncwarp();
+            repeat(to + done, distance, match);
+            __syncwarp();
+            done += match;
+        }
+    }
+};
+
+// Decodes the streams of a chunk, a warp each. `failed` becomes 1 where one is no such stream.
+__global__ void __launch_bounds__(128)
+    unpack(const u8* encoded, const Stream* streams, int count, u8* decoded, int* failed) {
+    const i64 number = warp_of();
+    if (number >= count) return;
+    const Stream stream = streams[number];
+    const u8* from = encoded + stream.source;
+    u8* to = decoded + stream.target;
+    if (stream.size == stream.length) {
+        copy(from, to, stream.length);
+    } else if (!Lz4(from, stream.size).decode(to, stream.length)) {
+        *failed = 1;
+    }
+}
+
+// The bits of eight bytes, seen from the other side: bit i of byte k is bit k of byte i.
+__device__ inline u64 transposed(u64 bits) {
+    u64 change = (bits ^ bits >> 7) & 0x00AA00AA00AA00AAull;
+    bits ^= change ^ change << 7;
+    change = (bits ^ bits >> 14) & 0x0000CCCC0000CCCCull;
+    bits ^= change ^ change << 14;
+    change = (bits ^ bits >> 28) & 0x00000000F0F0F0F0ull;
+    return bits ^ change ^ change << 28;
+}
+
+template <class Item>
+struct alignas(8 * sizeof(Item) < 16 ? 8 * sizeof(Item) : 16) Eight {
+    Item item[8];
+};
+
+// Undoes the shuffling of bits in every block: a plane for each bit of an item becomes the items,
+// 32 of them a thread. `size` and `block` are in items, and multiples of 32.
+template <class Item>
+__global__ void __launch_bounds__(128)
+    restore_bits(const u32* shuffled, i64 size, i64 block, Eight<Item>* out) {
+    constexpr int BYTES = sizeof(Item);
+    const i64 first = 32 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+    if (first >= size) return;
+    const i64 begin = first / block * block;
+    const i64 words = least_of(block, size - begin) / 32;
+    const u32* from = shuffled + begin / 32 * 8 * BYTES + (first - begin) / 32;
+    u32 plane[8 * BYTES];
+#pragma unroll
+    for (int i = 0; i < 8 * BYTES; ++i) plane[i] = from[i * words];
+#pragma unroll
+    for (int eight = 0; eight < 4; ++eight) {
+        u64 bytes[BYTES];
+#pragma unroll
+        for (int k = 0; k < BYTES; ++k) {
+            u64 bits = 0;
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+                bits |= (u64)(plane[8 * k + i] >> (8 * eight) & 0xFF) << (8 * i);
+            bytes[k] = transposed(bits);
+        }
+        Eight<Item> items;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            u64 item = 0;
+#pragma unroll
+            for (int k = 0; k < BYTES; ++k) item |= (bytes[k] >> (8 * i) & 0xFF) << (8 * k);
+            items.item[i] = (Item)item;
+        }
+        out[first / 8 + eight] = items;
+    }
+}
+
+// Undoes the shuffling of bytes in every block: a plane for each byte of an item becomes the items,
+// one a thread.
+template <class Item>
+__global__ void __launch_bounds__(128)
+    restore_bytes(const u8* shuffled, i64 size, i64 block, Item* out) {
+    const i64 place = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= size) return;
+    const i64 begin = place / block * block;
+    const i64 items = least_of(block, size - begin);
+    const u8* from = shuffled + begin * sizeof(Item) + (place - begin);
+    u64 item = 0;
+#pragma unroll
+    for (int k = 0; k < (int)sizeof(Item); ++k) item |= (u64)from[k * items] << (8 * k);
+    out[place] = (Item)item;
 }

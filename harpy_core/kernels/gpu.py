@@ -2,8 +2,9 @@
 
 The kernels themselves are in `gpu.cu`. Here is what surrounds them: which is compiled for which
 pixels, how a run table is laid out for them, what travels and what stays on the card. Each thread
-has a stream and buffers of its own, so that one thread decodes while the card copies and computes
-for another. Nothing of CuPy is imported before a card is used.
+has a stream and buffers of its own, so that one thread reads while the card copies and computes
+for another. Chunks that Blosc encoded with LZ4 travel as they are stored, and are decoded on the
+card; all others by the processor. Nothing of CuPy is imported before a card is used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ import numpy as np
 
 from harpy_core.errors import InputError
 from harpy_core.kernels import layout
+from harpy_core.kernels.blosc import BITS_TOGETHER, Encoded, Streams, streams_of
 from harpy_core.kernels.compiled import (
     LabelIndex,
     by_slot,
@@ -43,10 +46,13 @@ __all__ = [
     "trouble",
 ]
 
+DECODES = True
+"""Encoded chunks are taken in the place of planes."""
+
 SOURCE = Path(__file__).with_name("gpu.cu")
 OPTIONS = ("--std=c++17",)
 
-BLOCK = 256
+BLOCK = 128
 """Threads of a block, as `gpu.cu` declares it."""
 
 WARP = 32
@@ -61,6 +67,12 @@ CHANNELS = {"sum": 4, "extremes": 2, "full": 2, "powers": 2}
 
 _ALIGNED = 16
 """Bytes of a load: every plane begins on a border of as many, and ends on one."""
+
+PIECE = 2**23
+PIECES_ON_THE_WAY = 2
+"""What lies in memory that is not pinned travels in pieces of as many bytes by way of some that
+is: one is read while another is on its way. Pieces of 1 MiB halve the rate of sixteen threads,
+which then wait for each other in Python; larger ones help nobody."""
 
 _C_TYPES = {
     "u1": "unsigned char",
@@ -126,6 +138,13 @@ def room() -> int:
     return int(cupy.cuda.runtime.memGetInfo()[0])
 
 
+class Mark(Protocol):
+    """A point in the order of what a card is asked for."""
+
+    def synchronize(self) -> None:
+        """Return when everything before it is done."""
+
+
 class Card(Protocol):
     """A GPU as one thread uses it: everything is done in the order of the calls."""
 
@@ -143,6 +162,9 @@ class Card(Protocol):
 
     def launch(self, kernel: str, grid: tuple[int, int], *arguments: Any) -> None:
         """Run a kernel by its name in C++, with buffers and NumPy scalars."""
+
+    def mark(self) -> Mark:
+        """A point in the order of what is asked for."""
 
     def wait(self) -> None:
         """Return when everything that was asked for is done."""
@@ -187,6 +209,10 @@ class CupyCard:
     def launch(self, kernel: str, grid: tuple[int, int], *arguments: Any) -> None:
         with self._stream:
             _compiled(kernel)(grid, (BLOCK,), arguments)
+
+    def mark(self) -> Mark:
+        mark: Mark = self._stream.record(self._cupy.cuda.Event(disable_timing=True))
+        return mark
 
     def wait(self) -> None:
         self._stream.synchronize()
@@ -241,8 +267,9 @@ class Parts:
         runs = np.diff(run)
         pixels = np.bincount(slot, length, slots)
         each = np.clip(PIXELS_PER_PART * runs // np.maximum(pixels, 1), 1, RUNS_PER_PART)
-        each = each.astype(np.int64)
-        number = -(-runs // each)
+        number = -(-runs // each.astype(np.int64))
+        # As many in one part as in another: the longest ends last.
+        each = -(-runs // np.maximum(number, 1))
         begin = np.concatenate([[0], np.cumsum(number)])
         whose = np.repeat(np.arange(slots), number)
         first = run[whose] + (np.arange(begin[-1]) - begin[whose]) * each[whose]
@@ -275,7 +302,24 @@ class Planes:
 
     buffer: Any
     pitch: int
-    key: tuple[Any, ...] | None
+    key: tuple[Any, ...] | Encoded | None
+
+
+class Piece:
+    """Pinned memory by way of which pieces of other memory travel, one after the other."""
+
+    def __init__(self, card: Card) -> None:
+        self._card, self._host = card, card.pinned(PIECE)
+        self._sent: Mark | None = None
+
+    def send(self, piece: np.ndarray, buffer: Any, offset: int) -> None:
+        """Copy it to the card, once the one before it is there."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        host = self._host[: len(piece)]
+        host[...] = piece
+        self._card.put(host, buffer, offset)
+        self._sent = self._card.mark()
 
 
 class Session:
@@ -286,6 +330,7 @@ class Session:
         self._buffers: dict[str, Any] = {}
         self._runs: Runs | None = None
         self._planes: Planes | None = None
+        self._pieces: list[Piece] = []
 
     def room(self, purpose: str, size: int) -> Any:
         """A buffer of at least some bytes; what an earlier one of the purpose held is lost."""
@@ -300,7 +345,11 @@ class Session:
     def put(self, purpose: str, host: np.ndarray) -> Any:
         """An array on the card."""
         buffer = self.room(purpose, host.nbytes)
-        self.card.put(host, buffer)
+        if filling(host) is not None:
+            # A buffer of this thread: it is pinned.
+            self.card.put(host, buffer)
+        else:
+            self._send(host.reshape(-1).view(np.uint8), buffer)
         return buffer
 
     def runs(self, start: np.ndarray, length: np.ndarray, slot: np.ndarray, slots: int) -> Runs:
@@ -315,8 +364,17 @@ class Session:
             held = self._runs = Runs(table, parts, buffers)
         return held
 
-    def planes(self, planes: np.ndarray) -> Planes:
-        """The planes on the card, each on a border of a load; not sent twice from one filling."""
+    def planes(self, planes: np.ndarray | Encoded) -> Planes:
+        """The planes on the card, each on a border of a load; not sent twice from one filling.
+
+        Encoded ones are decoded there, or by the processor where that is not to be done or fails:
+        it tells of what is wrong with a chunk.
+        """
+        if isinstance(planes, Encoded):
+            held = self._planes
+            if held is not None and held.key is planes:
+                return held
+            return self._decoded(planes) or self.planes(planes.pixels)
         filled = filling(planes)
         key = None if filled is None else (filled, planes.ctypes.data, planes.shape, planes.dtype)
         held = self._planes
@@ -328,6 +386,53 @@ class Session:
                 self.card.put(plane, buffer, c * pitch)
             held = self._planes = Planes(buffer, pitch // planes.itemsize, key)
         return held
+
+    def _decoded(self, chunk: Encoded) -> Planes | None:
+        """The planes of a chunk that is decoded on the card; None where it is not."""
+        streams = streams_of(chunk.content, chunk.size)
+        if streams is None or chunk.shape[1] * chunk.dtype.itemsize % _ALIGNED:
+            return None
+        self._planes = None
+        spoiled = scratch("spoiled", 1, np.dtype(np.int32))
+        spoiled[0] = 0
+        flag, table = self.put("spoiled", spoiled), self.put("streams", streams.table)
+        encoded = self.put("encoded", chunk.content)
+        planes = self.room("planes", chunk.size)
+        unpacked = self.room("unpacked", chunk.size) if streams.shuffle else planes
+        number = len(streams.table)
+        grid = (_blocks(number * WARP), 1)
+        self.card.launch("unpack", grid, encoded, table, np.int32(number), unpacked, flag)
+        self._restore(streams, chunk.size, unpacked, planes)
+        self.card.get(flag, spoiled)
+        self.card.wait()
+        if spoiled[0]:
+            return None
+        self._planes = Planes(planes, chunk.shape[1], chunk)
+        return self._planes
+
+    def _send(self, content: np.ndarray, buffer: Any) -> None:
+        """Copy memory that is not pinned to the card."""
+        if not self._pieces:
+            self._pieces = [Piece(self.card) for _ in range(PIECES_ON_THE_WAY)]
+        starts = range(0, len(content), PIECE)
+        for piece, first in zip(cycle(self._pieces), starts, strict=False):
+            piece.send(content[first : first + PIECE], buffer, first)
+
+    def _restore(self, streams: Streams, size: int, unpacked: Any, planes: Any) -> None:
+        """Undo the shuffling of every block."""
+        if not streams.shuffle:
+            return
+        items = size // streams.item
+        threads = items // BITS_TOGETHER if streams.shuffle == "bits" else items
+        word = _C_TYPES[f"u{streams.item}"]
+        self.card.launch(
+            f"restore_{streams.shuffle}<{word}>",
+            (_blocks(threads), 1),
+            unpacked,
+            np.int64(items),
+            np.int64(streams.block // streams.item),
+            planes,
+        )
 
     def words(self, buffer: Any, shape: tuple[int, ...]) -> np.ndarray:
         """Words from the card, once everything is done."""
@@ -373,7 +478,7 @@ def encode(
     shape = (np.int32(rows), np.int32(width))
     pixels = session.put("labels", np.ascontiguousarray(labels))
     room = session.room("count", 4 * rows)
-    count = np.empty(rows, np.int32)
+    count = scratch("count", rows, np.dtype(np.int32))
     card.launch(f"count_runs<{kind}>", grid, pixels, *shape, room)
     card.get(room, count)
     card.wait()
@@ -392,12 +497,11 @@ def encode(
         session.put("offset", offset),
         *found,
     )
-    start, stop = np.empty((2, runs), np.int64)
-    value = np.empty(runs, np.uint64)
+    start, stop, value = scratch("found", 3 * runs, np.dtype(np.int64)).reshape(3, runs)
     for buffer, host in zip(found, (start, stop, value), strict=True):
         card.get(buffer, host)
     card.wait()
-    return _numbered(start, stop - start, value)
+    return _numbered(start.copy(), stop - start, value.view(np.uint64))
 
 
 def _numbered(
@@ -412,7 +516,7 @@ def _numbered(
 
 
 def reduce(
-    planes: np.ndarray,
+    planes: np.ndarray | Encoded,
     start: np.ndarray,
     length: np.ndarray,
     slot: np.ndarray,
@@ -428,7 +532,7 @@ def reduce(
 
 
 def powers(
-    planes: np.ndarray,
+    planes: np.ndarray | Encoded,
     start: np.ndarray,
     length: np.ndarray,
     slot: np.ndarray,
@@ -475,7 +579,10 @@ class Work:
 
 
 def _summed(
-    work: Work, planes: np.ndarray, table: tuple[np.ndarray, np.ndarray, np.ndarray], slots: int
+    work: Work,
+    planes: np.ndarray | Encoded,
+    table: tuple[np.ndarray, np.ndarray, np.ndarray],
+    slots: int,
 ) -> np.ndarray:
     """Sum planes by slot: (slots, c, words) uint64."""
     shape = (slots, len(planes), work.words)
@@ -526,7 +633,7 @@ def launch_sums(
 
 
 def gather(
-    planes: np.ndarray,
+    planes: np.ndarray | Encoded,
     source: np.ndarray,
     target: np.ndarray,
     length: np.ndarray,
@@ -595,6 +702,8 @@ def every_kernel() -> Iterator[str]:
     for size in (1, 2, 4, 8):
         word = word_type(np.dtype(f"u{size}"))
         yield from (f"{kernel}<{word}>" for kernel in ("gather", "count_runs", "find_runs"))
+        yield from (f"restore_bits<{word}>", f"restore_bytes<{word}>")
+    yield "unpack"
     for dtype in map(np.dtype, _C_TYPES):
         for ignore_nan in (False, True)[: 1 + (dtype.kind == "f")]:
             sums = [sums_type(dtype, loop, ignore_nan) for loop in LOOPS[family_of(dtype)]]

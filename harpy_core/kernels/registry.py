@@ -1,9 +1,9 @@
 """Registry of engines: the one list that names, choices, wildcards and colours come from.
 
 An engine is a module with functions of `harpy_core.kernels.reference`, as many as it does better;
-one for GPUs also has ``trouble``, ``visible`` and ``room``. To add one, write the module and
-register it below. NumPy is not imported before an engine is loaded: the workflow asks while it is
-parsed.
+one for GPUs also has ``trouble``, ``visible`` and ``room``, and one that takes chunks still encoded
+says ``DECODES``. To add one, write the module and register it below. NumPy is not imported before
+an engine is loaded: the workflow asks while it is parsed.
 """
 
 from __future__ import annotations

@@ -128,8 +128,13 @@ class TileShape:
 
     @property
     def device_planes(self) -> int:
-        """Bytes on a GPU of a tile's planes, each on a border of 16 bytes."""
-        return self.image_buffer + 16 * self.group
+        """Bytes on a GPU of a tile's planes, each on a border of 16 bytes, as they are decoded.
+
+        Decoding takes the chunk, its streams (16 bytes each, one for a kibibyte at most) and what
+        the streams hold.
+        """
+        decoding = 2 * self.image_buffer + self.image_buffer // 64 + 2048
+        return self.image_buffer + 16 * self.group + decoding
 
     @property
     def reading(self) -> int:

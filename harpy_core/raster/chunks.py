@@ -109,14 +109,17 @@ def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
         raise ValueError("something stands behind its end")
 
 
-def _checked(decode: Decoder) -> Decoder:
-    """Verify the CRC-32C that trails a chunk, then decode what stands before it."""
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """Verifies the CRC-32C that trails a chunk, then decodes what stands before it."""
 
-    def decode_checked(encoded: Any, out: np.ndarray) -> None:
-        decode(verified(encoded), out)
+    decode: Decoder
 
-    return decode_checked
+    def __call__(self, encoded: Any, out: np.ndarray) -> None:
+        self.decode(verified(encoded), out)
 
+
+_CHECKED_BLOSC = _Checked(_decode_blosc)
 
 _DECODERS_V3: dict[type, Decoder] = {
     BloscCodec: _decode_blosc,
@@ -161,7 +164,9 @@ def _sharding_of(
     if not plain or [type(codec) for codec in rest] != [Crc32cCodec] or array.shards is None:
         return None
     counts = tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True))
-    return _Sharding(counts, sharding.index_location.value == "start"), sharding.codecs
+    # As with byte orders, zarr names it by an enumeration or, from 3.4 on, a text.
+    location = getattr(sharding.index_location, "value", sharding.index_location)
+    return _Sharding(counts, location == "start"), sharding.codecs
 
 
 def _order_of(codec: BytesCodec) -> Literal["<", ">"]:
@@ -220,7 +225,7 @@ def _decoder_of(chain: Sequence[Any]) -> Decoder | None:
     if len(rest) > 1:
         return None
     decode = _DECODERS_V3.get(type(rest[0])) if rest else _decode_raw
-    return _checked(decode) if decode and check else decode
+    return _Checked(decode) if decode and check else decode
 
 
 def _changes_nothing(codec: object) -> bool:
@@ -350,20 +355,40 @@ class ChunkFiles:
                 there = self._read_through_zarr(index, out)
         return there or self._strict is False
 
-    def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
+    def stored(self, index: tuple[int, ...]) -> np.ndarray | None:
+        """Return the chunk at `index` as it is stored, uint8, where that is one in Blosc's format.
+
+        None for other formats and byte orders, and for a chunk that is not there or cannot be read:
+        `read` knows what to do.
+        """
+        files = self._files
+        native = self._stored == self._stored.newbyteorder("=")
+        if files is None or not native or files.decode not in (_decode_blosc, _CHECKED_BLOSC):
+            return None
+        try:
+            encoded = self._encoded(index, files)
+            if encoded is not None and files.decode == _CHECKED_BLOSC:
+                encoded = verified(encoded)
+        except (OSError, ValueError):
+            return None
+        return None if encoded is None else np.frombuffer(encoded, np.uint8)
+
+    def _encoded(self, index: tuple[int, ...], files: _Files) -> Any:
+        """Map what a file holds of a chunk into memory; None where there is none."""
         try:
             file = os.open(self._folder / files.key(index), os.O_RDONLY)
         except FileNotFoundError:
-            self._fill(index, out, files.array)
-            return False
+            return None
         try:
             size = os.fstat(file).st_size
             if size == 0:
                 raise ValueError("its file is empty")
-            encoded = files.content(index, mmap.mmap(file, size, access=mmap.ACCESS_READ))
+            return files.content(index, mmap.mmap(file, size, access=mmap.ACCESS_READ))
         finally:
             os.close(file)
-        return self._decode(encoded, index, out, files)
+
+    def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
+        return self._decode(self._encoded(index, files), index, out, files)
 
     def _read_member(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
         """Read no more of an archive's member than an encoded chunk can take."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from harpy_core.raster.chunks import covering
 from harpy_core.raster.formats import owner_of
+from harpy_core.raster.formats.format import StoredChunks
 from harpy_core.raster.views import AxesView, ChannelView, stored_in
 from harpy_core.tiles.grid import Edges, Region, regular_edges
 from harpy_core.tiles.scratch import scratch
@@ -62,6 +63,9 @@ class Reader(Protocol):
         -------
         The chunks that are missing, if the reader looks for them.
         """
+
+    def stored(self, region: Region) -> np.ndarray | None:
+        """What `read` would decode, where it is one chunk in Blosc's format: uint8, as stored."""
 
     def detach(self, region: Region) -> Reader:
         """Return a reader of this region that is cheap to send to another process."""
@@ -124,6 +128,9 @@ class ArrayReader:
         out[...] = self._array[self._local(region)]
         return ()
 
+    def stored(self, region: Region) -> None:
+        """Nothing is encoded here."""
+
     def detach(self, region: Region) -> ArrayReader:
         """Return a reader of the part of the array that the region covers."""
         part = np.ascontiguousarray(self._array[self._local(region)])
@@ -174,6 +181,13 @@ class ChunkReader:
             out[tuple(outside)] = chunk[tuple(inside)]
         return gaps
 
+    def stored(self, region: Region) -> np.ndarray | None:
+        """The chunk's content, where the region is one that `read` decodes in place."""
+        decoded_in_place = self._is_chunk(region) and self._stored == self.dtype
+        if not decoded_in_place or not isinstance(self._files, StoredChunks):
+            return None
+        return self._files.stored(self._place(covering(region, self._chunks)[0]))
+
     def detach(self, region: Region) -> ChunkReader:
         """Return the reader itself: it holds no pixels."""
         return self
@@ -185,19 +199,24 @@ class ChunkReader:
         )
 
     def _decode(self, index: tuple[int, ...], out: np.ndarray) -> list[Gap]:
-        own = (*index[:-3], *index[-2:]) if self._lifted else index
-        place = [0] * len(self._stored_chunks)
-        for axis, i in zip(self._kept, own, strict=True):
-            place[axis] = i
-        if self._files.read(tuple(place), out.reshape(self._stored_chunks)):
+        place = self._place(index)
+        if self._files.read(place, out.reshape(self._stored_chunks)):
             return []
         grid = zip(index, self._chunks, self.shape, strict=True)
         return [
             Gap(
                 tuple((i * n, min((i + 1) * n, size)) for i, n, size in grid),
-                f"{self._files.name}: chunk {tuple(place)}",
+                f"{self._files.name}: chunk {place}",
             )
         ]
+
+    def _place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """Index of a chunk among the stored ones, from that along the canonical axes."""
+        own = (*index[:-3], *index[-2:]) if self._lifted else index
+        place = [0] * len(self._stored_chunks)
+        for axis, i in zip(self._kept, own, strict=True):
+            place[axis] = i
+        return tuple(place)
 
 
 class ViewReader:
@@ -225,6 +244,9 @@ class ViewReader:
         for place, channel in enumerate(self._indices[slice(*region[0])]):
             out[place] = buffer[channel - behind[0][0]]
         return gaps
+
+    def stored(self, region: Region) -> None:
+        """A chunk holds other channels too."""
 
     def detach(self, region: Region) -> ViewReader:
         """Return the reader itself: it holds no pixels."""

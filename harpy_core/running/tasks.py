@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from harpy_core.errors import InputError
+from harpy_core.kernels.blosc import Encoded
 from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import ArrayReader, Gap, Reader, delivered
 from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
@@ -77,17 +79,36 @@ class Task:
         z, y, x = self.image.layout((group, *self.region))[1:]
         return z, y, x
 
-    def read_planes(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield each group of channels, and its pixels, (c, plane), in a reused buffer."""
+    def read_planes(self, encoded: bool = False) -> Iterator[tuple[slice, np.ndarray | Encoded]]:
+        """Yield each group of channels, and its pixels, (c, plane), in a reused buffer.
+
+        Parameters
+        ----------
+        encoded
+            Leave chunks encoded that an engine may decode itself.
+        """
         if self.image is None:
             raise ValueError("a task on labels alone has no planes")
         for first, last in pairwise(self.channels):
             region = ((first, last), *self.region)
-            shape = self.image.layout(region)
-            buffer = scratch("image", math.prod(shape), self.image.dtype).reshape(shape)
-            for gap in self.image.read(region, buffer):
-                self._refuse(gap)
-            yield slice(first, last), buffer[: last - first].reshape(last - first, -1)
+            stored = self.image.stored(region) if encoded else None
+            read = partial(self._read, self.image, region)
+            if stored is None:
+                yield slice(first, last), read()
+            else:
+                layout = self.image.layout(region)
+                shape = (last - first, math.prod(layout[1:]))
+                size = math.prod(layout) * self.image.dtype.itemsize
+                yield slice(first, last), Encoded(stored, shape, self.image.dtype, size, read)
+
+    def _read(self, image: Reader, region: Region) -> np.ndarray:
+        """Pixels of some channels, (c, plane), in a buffer that the thread reuses."""
+        channels = region[0][1] - region[0][0]
+        shape = image.layout(region)
+        buffer = scratch("image", math.prod(shape), image.dtype).reshape(shape)
+        for gap in image.read(region, buffer):
+            self._refuse(gap)
+        return buffer[:channels].reshape(channels, -1)
 
     def _refuse(self, gap: Gap) -> None:
         """Refuse a missing chunk where an instance has pixels: its values would be made up."""
@@ -217,6 +238,9 @@ class BlockReader:
     def read(self, region: Region, out: np.ndarray) -> Sequence[Gap]:
         """Copy a region; nothing is missing."""
         return self._blocks[region[0][0]].read(region, out)
+
+    def stored(self, region: Region) -> None:
+        """Nothing is encoded here."""
 
     def detach(self, region: Region) -> BlockReader:
         """Return the reader itself: its blocks are where they are used."""

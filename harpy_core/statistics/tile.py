@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
+from harpy_core.kernels.blosc import Encoded
 from harpy_core.kernels.layout import Family, family_of
 from harpy_core.tiles.runs import RunTable
 
@@ -18,7 +19,7 @@ class Tile:
     Attributes
     ----------
     planes : (c, plane)
-        Pixels, C-contiguous.
+        Pixels, C-contiguous; still encoded for an engine that decodes them.
     runs
         Runs of the instances in a plane.
     pixels : (slots, 1)
@@ -29,11 +30,16 @@ class Tile:
         Leave NaN pixels out.
     """
 
-    planes: np.ndarray
+    planes: np.ndarray | Encoded
     runs: RunTable
     pixels: np.ndarray
     kernels: ModuleType
     ignore_nan: bool
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """The planes, decoded by the processor where they are not."""
+        return self.planes.pixels if isinstance(self.planes, Encoded) else self.planes
 
     @property
     def family(self) -> Family:

@@ -25,7 +25,7 @@ namespace emulation {
 constexpr int LANES = 32;
 constexpr size_t STACK = 128 * 1024;
 
-enum class Met { nowhere, shuffle, ballot, reduction, end };
+enum class Met { nowhere, shuffle, ballot, reduction, barrier, end };
 
 struct Lane {
     ucontext_t context;
@@ -183,3 +183,5 @@ inline unsigned __dp2a_lo(unsigned a, unsigned b, unsigned sum) {
 }
 
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+inline void __syncwarp() { emulation::leave(emulation::Met::barrier); }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +85,14 @@ class ChunkSource(Protocol):
         -------
         Whether the chunk is there; if it may be missing and is, `out` holds the fill value.
         """
+
+
+@runtime_checkable
+class StoredChunks(Protocol):
+    """Chunks that can also be had as they are stored, for an engine that decodes them itself."""
+
+    def stored(self, index: tuple[int, ...]) -> np.ndarray | None:
+        """A chunk in Blosc's format, uint8; None where it is in another, or `read` is to tell."""
 
 
 class Peek:
