@@ -294,7 +294,7 @@ def _planned_runs(
             for engine in ENGINES
             if engine in sweep.engines
         ]
-        # The peer's memory is its own affair.
+        # The peer's memory is not planned.
         plan = max(plans, key=lambda plan: plan.bytes_per_task)
         whole = dataclasses.replace(
             plan, stage=f"{runs} x {stage}", bytes_read=runs * plan.bytes_read

@@ -23,13 +23,13 @@ CELLS_PER_PIXEL = 1 / 1900
 """Density assumed before instances are counted: dense tissue at half a micron per pixel."""
 
 TASK_BYTES = 6_000_000
-"""What a task takes however small it is (measured): its description and its result on their way,
-the state of a decoder, the buffer that files are written through."""
+"""Memory of a task however small it is (measured): its description and its result in transit, the
+state of a decoder, the buffer through which files are written."""
 
 SUM_WORDS, POWER_WORDS, GATHER_WORDS, RUN_WORDS = 4, 8, 4, 14
-"""What an engine of whole arrays holds at most, as `harpy_core.kernels.reference` has it: words for
-a pixel of a tile while pixels, or their powers, are summed; for a pixel of a batch of crops; and
-for a run while runs are found."""
+"""Words that an engine of whole arrays, `harpy_core.kernels.reference`, holds at most: per pixel of
+a tile while pixels, or their powers, are summed; per pixel of a batch of crops; and per run while
+runs are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +98,21 @@ def stage_plan(
     stage
         ``instances``, ``aggregate`` or ``extract``.
     info
-        The image and labels.
+        Image and labels.
     stats
         Statistics to aggregate.
     crops
-        How crops are cut and kept; the defaults without.
+        Settings of crops; None takes the defaults.
     ratio
-        Bytes on disk of a byte of crops, as `harpy_core.extract.extraction.stored_ratio` finds it.
+        Bytes on disk per byte of crops, as `harpy_core.extract.extraction.stored_ratio` finds it.
     committed
         Bytes of crops that an interrupted run has on disk already.
     instances
-        How many there are; a guess from the area without.
+        Number of instances; None guesses it from the area.
     threads
-        Tasks that run at the same time.
+        Number of tasks that run at the same time.
     engine
-        What does the arithmetic.
+        Engine that does the arithmetic.
     """
     shape = TileShape.of(info)
     number = instances if instances is not None else math.ceil(shape.plane * CELLS_PER_PIXEL)
@@ -186,7 +186,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, settings: dict[
 
 
 def _finding(shape: TileShape) -> int:
-    """Bytes that an engine of whole arrays takes to find runs: where labels change, and columns."""
+    """Bytes that an engine of whole arrays takes to find runs: changes of labels, and columns."""
     return 2 * shape.tile + shape.tile // PIXELS_PER_RUN * RUN_WORDS * WORD
 
 
@@ -208,8 +208,8 @@ def _gathered(shape: TileShape) -> int:
 
 
 def _pieces(shape: TileShape, number: int, channels: int) -> tuple[int, int]:
-    """Bytes of the pixels of instances that lie in several tiles: of one tile's, and that wait."""
-    # About as many as lie within an instance's reach of a border; large ones are counted.
+    """Bytes of the pixels of instances in several tiles: of one tile's, and of those waiting."""
+    # About those within an instance's reach of a border; large ones are counted.
     reach = math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
     tall, wide = (
         math.ceil(n / k) for n, k in zip(shape.area, (shape.rows, shape.columns), strict=True)
@@ -220,7 +220,7 @@ def _pieces(shape: TileShape, number: int, channels: int) -> tuple[int, int]:
 
 
 def _device_sums(shape: TileShape, words: int, in_tile: int) -> int:
-    """Bytes on a GPU of the words of a tile's instances, of the parts they are summed in."""
+    """Bytes on a GPU of the words of a tile's instances, and of the parts of their sums."""
     parts = shape.runs // 32 + shape.tile // 8192 + in_tile
     pivots = in_tile
     return (parts + in_tile + pivots) * min(shape.group, shape.channels) * words * WORD
@@ -241,7 +241,7 @@ def _extract(shape: TileShape, number: int, known: int | None, settings: dict[st
         tasks=strips * groups,
         bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
         bytes_written=written,
-        # Shuffled crops are all kept twice until the store is complete.
+        # All shuffled crops are kept twice until the store is complete.
         bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - settings["committed"], 0),
         bytes_per_task=(
             TASK_BYTES
@@ -262,24 +262,24 @@ def _extract(shape: TileShape, number: int, known: int | None, settings: dict[st
 
 
 def _copies(shape: TileShape, crops: CropSettings, number: int, tiles: int) -> int:
-    """Bytes of what says which pixels go where, for all tiles of a strip."""
+    """Bytes of the copies to be made, for all tiles of a strip."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
-    # A cell is no higher than cells are apart, and a row of it is seldom more than a run.
+    # A cell is no higher than the distance of cells, and a row of it is rarely more than a run.
     height = math.ceil(math.sqrt(shape.plane / max(number, 1)))
     runs = min(2 * shape.tile // PIXELS_PER_RUN, 2 * in_tile * height)
     rows = _window_rows(shape, crops, number)
-    # Four columns of each tile, and a dozen while one is at work.
+    # Four columns for each tile, and a dozen for the one in progress.
     return (4 * tiles + 12) * (runs + rows) * WORD
 
 
 def _window_rows(shape: TileShape, crops: CropSettings, number: int) -> int:
-    """Rows of a tile's windows: one that keeps its background is copied row by row."""
+    """Number of rows of a tile's windows: those that keep their background are copied by row."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
     return 0 if crops.remove_background else in_tile * shape.depth * crops.diameter
 
 
 def _open_crops(shape: TileShape, crops: CropSettings, number: int) -> int:
-    """Crops of which a task holds pixels: in open batches and fragments, and while they go out."""
+    """Number of crops that a task holds: in open batches and fragments, and being written."""
     in_tile = math.ceil(number * shape.tile / shape.plane)
     part = part_size(crops.batch_size, crops.batch)
     unit = crops.batch if crops.shuffle is None else part
@@ -297,20 +297,18 @@ def plan_aggregate(
     threads: int = 1,
     engine: str = AUTO,
 ) -> Plan:
-    """What `aggregate_stats` would read, write and hold in memory.
+    """Plan what `aggregate_stats` would read, write and hold in memory.
 
     Parameters
     ----------
-    image, labels
-        As there.
-    stats
-        As there.
+    image, labels, stats
+        See `aggregate_stats`.
     instances
-        How many there are; a guess from the area without.
+        Number of instances; None guesses it from the area.
     threads
-        Tasks that run at the same time.
+        Number of tasks that run at the same time.
     engine
-        As there.
+        See `aggregate_stats`.
     """
     from harpy_core.raster import Raster
 
@@ -329,22 +327,22 @@ def plan_extract(
     engine: str = AUTO,
     **crops: Any,
 ) -> Plan:
-    """What `extract_instances` would read, write and hold in memory.
+    """Plan what `extract_instances` would read, write and hold in memory.
 
     Parameters
     ----------
     image, labels
-        As there.
+        See `extract_instances`.
     instances
-        How many there are, or what `find_instances` found: then the compressed size is estimated
-        from a sample of their crops. Without, the number is a guess from the area.
+        Number of instances, or the result of `find_instances`: then the compressed size is
+        estimated from a sample of their crops. None guesses the number from the area.
     threads
-        Tasks that run at the same time.
+        Number of tasks that run at the same time.
     engine
-        As there.
+        See `extract_instances`.
     crops
         ``diameter``, ``batch_size``, ``remove_background``, ``extract_mask``, ``dtype``,
-        ``scale``, ``codec``, ``shard_size`` and ``shuffle``, as there.
+        ``scale``, ``codec``, ``shard_size`` and ``shuffle`` of `extract_instances`.
     """
     from harpy_core.raster import Raster
 

@@ -1,4 +1,4 @@
-"""The tiles that a stage works on, and what one of them takes: arithmetic on shapes alone."""
+"""The tiles that a stage works on, and their memory: arithmetic on shapes alone."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from harpy_core.tiles.grid import coarsened, regular_edges
 
 RUN_BYTES = 16
 PIXELS_PER_RUN = 20
-"""Dense tissue has a run for every 26 pixels, and a run table 16 bytes for each."""
+"""Pixels per run, assumed; dense tissue has a run for every 26, of 16 bytes in a run table."""
 
 WORD = 8
 
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
-    """An image and its labels in canonical axes, and what one tile of them takes.
+    """An image and its labels in canonical axes, and the memory of one tile of them.
 
     Attributes
     ----------
     channels
-        How many are in use.
+        Number of channels in use.
     channels_read
-        How many are decoded for them, at most: a chunk is decoded whole.
+        Number of channels decoded for them, at most: a chunk is decoded whole.
     group
-        Channels in a chunk.
+        Number of channels in a chunk.
     plane, tile
-        Pixels of the whole and of the largest tile, along z, y and x.
+        Number of pixels of the whole and of the largest tile, along z, y and x.
     tiles, rows, columns
-        How many tiles there are, and along y and x.
+        Number of tiles, in all and along y and x.
     pixel, held, label
-        Bytes of a pixel on the disk and in memory, and of a label.
+        Bytes of a pixel on disk and in memory, and of a label.
     dtype
-        Of the pixels.
+        Type of the pixels.
     image_buffer
         Bytes of a tile's pixels in the channels that are decoded together.
     chunk_buffer
         Bytes of a chunk that is decoded before a part of it is copied.
     image_file, label_file
-        Bytes of a chunk on the disk that did not become smaller: a file that is mapped counts as
-        memory of its process while it is decoded.
+        Bytes of an incompressible chunk on disk: a mapped file counts as memory of its process
+        while it is decoded.
     depth, area
-        Pixels of the whole along z, and along (y, x).
+        Number of pixels of the whole along z, and along (y, x).
     """
 
     channels: int
@@ -76,7 +76,7 @@ class TileShape:
         tile = math.prod(widest)
         pixel, label = itemsize(info.image_dtype), itemsize(info.labels_dtype)
         held = max(pixel, 4) if "float" in info.image_dtype else pixel
-        # A chunk that is a tile is decoded in place, with what lies beyond the image's edge.
+        # A chunk that is a tile is decoded in place, including what is beyond the image's edge.
         alone = widest == [min(c, n) for c, n in zip(chunks[1:], shape[1:], strict=True)]
         group = chunks[0] if alone else min(chunks[0], shape[0])
         plane = math.prod(chunks[1:]) if alone else tile
@@ -88,7 +88,7 @@ class TileShape:
         copied = min(group, in_use) if in_use < shape[0] else 0
         return cls(
             channels=in_use,
-            # Each may lie in a chunk of its own, which is read whole.
+            # Each may be in a chunk of its own, which is read whole.
             channels_read=min(in_use * chunks[0], shape[0]),
             group=chunks[0],
             plane=math.prod(shape[1:]),
@@ -113,17 +113,17 @@ class TileShape:
 
     @property
     def channel_edges(self) -> tuple[int, ...]:
-        """Where the chunks of channels begin, and the end of the last."""
+        """Edges of the chunks of channels."""
         return regular_edges((self.channels,), (self.group,))[0]
 
     @property
     def runs(self) -> int:
-        """Most runs of a tile."""
+        """Number of runs of a tile, at most."""
         return 2 * self.tile // PIXELS_PER_RUN
 
     @property
     def device_labels(self) -> int:
-        """Bytes on a GPU of a tile's labels, and of the runs as they are found: three words."""
+        """Bytes on a GPU of a tile's labels, and of its runs as they are found, of three words."""
         return self.tile * self.label + self.runs * 3 * WORD
 
     @property
@@ -138,7 +138,7 @@ class TileShape:
 
     @property
     def reading(self) -> int:
-        """Bytes of the labels and planes of a tile, and of what they are decoded from."""
+        """Bytes of the labels and planes of a tile, and of the chunks they are decoded from."""
         files = max(self.image_file, self.label_file)
         return self.image_buffer + self.chunk_buffer + files + self.label_buffer
 
