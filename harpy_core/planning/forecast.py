@@ -15,20 +15,21 @@ from typing import Any
 
 from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import Extract
-from harpy_core.config.models import DATASETS, Aggregate, Case, Config, Tile
+from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Config
 from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.plan import Plan, stage_plan
-from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.running.given import given_cores
+from harpy_core.planning.tile_plan import at_work, tile_plan, tiled
+from harpy_core.raster.info import RasterInfo
+from harpy_core.running.given import given_cores, given_memory
 from harpy_core.running.workers import KILLED_AT, Workers, engine_here
 from harpy_core.storage.manifest import read_manifest
 
-LABELS_RATIO = 20
-"""Bytes of labels per byte on disk, at least; dense and sparse tissue have 37 to 250."""
+TILE_THREADS = 8
+"""Cores that the rule tile takes at most."""
 
 _HEADS = ("case", "stage", "tasks", "reads", "writes", "on disk", "a worker holds", "free disk")
 
@@ -140,7 +141,11 @@ def case_raster(name: str, case: ImageCase, results: Path) -> tuple[RasterInfo, 
     if described.is_file():
         known = int(read_manifest(counted)["instances"]) if counted.is_file() else None
         return RasterInfo.from_json(described), known
-    return _tiled(*_source_raster(case), case)
+    info, instances = _source_raster(case)
+    if case.tile is None:
+        return info, instances
+    repeats = case.tile.y * case.tile.x / math.prod(info.image_shape[-2:])
+    return tiled(info, case.tile), None if instances is None else math.ceil(instances * repeats)
 
 
 def _source_raster(case: ImageCase) -> tuple[RasterInfo, int | None]:
@@ -168,23 +173,6 @@ def _foretold(name: str, channels: list[str] | None) -> tuple[RasterInfo, int]:
     return info, known.instances
 
 
-def _tiled(info: RasterInfo, instances: int | None, case: Case) -> tuple[RasterInfo, int | None]:
-    if case.tile is None:
-        return info, instances
-    target = case.tile
-    depth = info.image_shape[1:-2]
-    repeats = target.y * target.x / math.prod(info.image_shape[-2:])
-    tiled = dataclasses.replace(
-        info,
-        channels=[str(channel) for channel in range(target.c)],
-        image_shape=(target.c, *depth, target.y, target.x),
-        image_chunks=(target.chunks[0], *info.image_chunks[1:-2], *target.chunks[1:]),
-        labels_shape=(*depth, target.y, target.x),
-        labels_chunks=(*info.labels_chunks[:-2], *target.chunks[1:]),
-    )
-    return tiled, None if instances is None else math.ceil(instances * repeats)
-
-
 def _planned_stages(
     name: str, case: ImageCase, config: Config, results: Path
 ) -> Iterator[PlannedStage]:
@@ -192,6 +180,9 @@ def _planned_stages(
     free = free_disk(results)
     engine = engine_here(config.cluster, case.engine)
     workers = Workers.of(config.cluster, given_cores(), engine)
+    if case.tile is not None:
+        tiling = Workers(1, at_work(min(given_cores(), TILE_THREADS)), given_memory())
+        yield PlannedStage(name, tile_plan(_source_raster(case)[0], case.tile), tiling, free)
     for plan in _plans(name, case, info, instances, results):
         yield PlannedStage(name, plan, workers, free)
     if case.benchmark is not None:
@@ -201,8 +192,6 @@ def _planned_stages(
 def _plans(
     name: str, case: ImageCase, info: RasterInfo, instances: int | None, results: Path
 ) -> Iterator[Plan]:
-    if case.tile is not None:
-        yield _tile_plan(_source_raster(case)[0], info, case.tile)
     yield stage_plan("instances", info, instances=instances, engine=case.engine)
     if case.aggregate is not None:
         stats = case.aggregate.stats
@@ -255,27 +244,6 @@ def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
     return stored_ratio(raster, Instances.read(found), section)
 
 
-def _tile_plan(source: RasterInfo, info: RasterInfo, tile: Tile) -> Plan:
-    """Plan the tiled store: each distinct chunk once if they are linked, and the labels."""
-    shape, chunks = info.image_shape, info.image_chunks
-    counts = [-(-n // c) for n, c in zip(shape, chunks, strict=True)]
-    chunk = math.prod(chunks) * itemsize(info.image_dtype)
-    written = math.prod(counts) * chunk
-    if tile.method == "link":
-        # The rule of `harpy_core.tiling.linking`, which is slow to import.
-        periods = [n // math.gcd(n, c) for n, c in zip(source.image_shape, chunks, strict=True)]
-        distinct = math.prod(map(min, counts, periods))
-        on_grid = all(
-            n <= own or own % c == 0
-            for n, own, c in zip(shape, source.image_shape, chunks, strict=True)
-        )
-        as_it_is = tile.codec is None and tile.shard is None and chunks == source.image_chunks
-        written = 0 if as_it_is and on_grid else distinct * chunk
-    labels = math.prod(info.labels_shape) * itemsize(info.labels_dtype)
-    stored = written + labels // LABELS_RATIO
-    return Plan("tile", math.prod(counts), written, written + labels, stored, 2 * chunk, 0, None)
-
-
 def _planned_runs(
     name: str, case: Case, info: RasterInfo, instances: int | None, free: int
 ) -> Iterator[PlannedStage]:
@@ -312,7 +280,9 @@ def _misfits(stage: PlannedStage, config: Config) -> Iterator[str]:
                 f"holds {amount(needed)}: raise it, or lower threads_per_worker"
             )
         return
+    # Tiling is a process of its own, wherever the workers of the other stages are.
+    cluster = Cluster() if stage.plan.stage == "tile" else config.cluster
     try:
-        refuse_unfit(stage.plan, stage.workers, config.cluster, given_cores(), Path("results"))
+        refuse_unfit(stage.plan, stage.workers, cluster, given_cores(), Path("results"))
     except InputError as error:
         yield str(error)

@@ -13,12 +13,10 @@ import numpy as np
 
 from harpy_core.raster.reading import Reader, reader_of
 from harpy_core.running.schedule import in_order
+from harpy_core.tiling.limits import IN_MEMORY
 
 Index = tuple[int, ...]
 Region = tuple[slice, ...]
-
-IN_MEMORY = 2**30
-"""Bytes below which the chunks of a source are decoded once, and kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,16 +34,12 @@ from harpy_core.storage.folders import room_for
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.scratch import scratch
+from harpy_core.tiling.limits import AT_WORK, HELD
 from harpy_core.tiling.linking import Index, Method, Way, repeat_file
 from harpy_core.tiling.parts import Part, check_linkable, image_part, labels_part
 from harpy_core.tiling.repeating import Decoded, Region
 
 logger = logging.getLogger(__name__)
-
-HELD = 2**28
-"""Bytes of a larger source that a thread holds, for files made of the same chunks."""
-AT_WORK = 2
-"""Files in progress per core: one is encoded while another is on its way to the disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from harpy_core.config.crops import CropSettings
 from harpy_core.config.models import PEER
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.kernels.registry import has_gpus
-from harpy_core.running.workers import Workers
+from harpy_core.running.workers import PROCESS_BYTES, Workers
 from harpy_core.workflow.questions import Questions
 
 SNAKEMAKE_MB = 310
@@ -53,6 +53,16 @@ class Needs:
             return self._job_mb(stage, wildcards, input.raster, workers, engine)
 
         return mem_mb
+
+    def tile_memory_mb(self, wildcards: Any, input: Any, threads: int) -> int:
+        """Memory of the rule tile in MB (a resource function)."""
+        from harpy_core.planning.tile_plan import at_work, tile_plan
+        from harpy_core.raster.info import RasterInfo
+
+        tile = self._asked.case(wildcards).tile
+        assert tile is not None
+        plan = tile_plan(RasterInfo.from_json(input.raster), tile)
+        return SNAKEMAKE_MB + (PROCESS_BYTES + plan.memory(at_work(threads))) // 10**6
 
     def measured_gpus(self, wildcards: Any) -> int:
         """GPUs of a measured run: one for each worker."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from harpy_core.config.models import Tile
 from harpy_core.datasets import REGISTRY
 from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.errors import InputError
-from harpy_core.planning import forecast
+from harpy_core.planning import tile_plan as tile_plans
+from harpy_core.planning.tile_plan import at_work, tile_plan
 from harpy_core.raster import Raster, describe, open_raster
 from harpy_core.storage import spatialdata_store
 from harpy_core.storage.locks import sole_writer
@@ -220,12 +222,40 @@ def test_the_plan_tells_what_an_image_takes(
     tile_raster(raster, path, (12, 64, 96), tuple(chunks), **settings)
     section = Tile(c=12, y=64, x=96, chunks=chunks, **settings)
     tiled = describe(path)
-    plan = forecast._tile_plan(describe(tmp_path / "source.zarr"), tiled, section)
+    plan = tile_plan(describe(tmp_path / "source.zarr"), section)
     files = [f for f in (path / "images/image/s0/c").rglob("*") if f.is_file()]
     taken = {f.stat().st_ino: f.stat().st_size for f in files if f.stat().st_ino not in own}
     labels = np.prod(tiled.labels_shape) * 4
     checksums = 4 * len(taken) if "codec" in settings else 0
     assert plan.bytes_written - labels == sum(taken.values()) - checksums
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(
+    ("chunks", "shard"), [([2, 512, 512], None), ([2, 512, 512], [2, 2048, 2048])]
+)
+def test_tiling_holds_what_its_plan_says(
+    chunks: Any, shard: Any, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raster = store(tmp_path / "source.zarr", (2, 900, 1000), (2, 300, 500))
+    for module in (repeating, tile_plans):
+        monkeypatch.setattr(module, "IN_MEMORY", 2**30 if in_memory else 0)
+    section = Tile(c=2, y=2048, x=2048, chunks=chunks, shard=shard, codec="lz4")
+    plan = tile_plan(describe(tmp_path / "source.zarr"), section)
+    tracemalloc.start()
+    tile_raster(
+        raster,
+        tmp_path / "tiled.zarr",
+        (2, 2048, 2048),
+        tuple(chunks),
+        "copy",
+        codec="lz4",
+        shard=shard and tuple(shard),
+        threads=1,
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= plan.memory(at_work(1)) <= 5 * peak
 
 
 def test_link_refuses_where_no_chunk_can_be_shared(tmp_path: Path) -> None:

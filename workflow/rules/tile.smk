@@ -40,7 +40,7 @@ rule tile:
         "../../envs/workflow.yaml"
     threads: 8
     resources:
-        mem_mb=8000,
+        mem_mb=NEEDED.tile_memory_mb,
     params:
         tile=ASKED.tile,
         code=provenance.source_digest("harpy_core.tiling.tile"),
