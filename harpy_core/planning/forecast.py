@@ -7,26 +7,23 @@ It finds or predicts the raster of each case and lists the plan of every stage. 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import Extract
-from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Config
+from harpy_core.config.models import Aggregate, Case, Cluster, Config
 from harpy_core.config.sizes import amount, parse_bytes
-from harpy_core.datasets import REGISTRY
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.plan import Plan, stage_plan
-from harpy_core.planning.tile_plan import at_work, tile_plan, tiled
+from harpy_core.planning.rasters import case_raster, source_raster
+from harpy_core.planning.tile_plan import at_work, tile_plan
 from harpy_core.raster.info import RasterInfo
 from harpy_core.running.given import given_cores, given_memory
 from harpy_core.running.workers import KILLED_AT, Workers, engine_here
-from harpy_core.storage.manifest import read_manifest
 
 TILE_THREADS = 8
 """Cores that the rule tile takes at most."""
@@ -77,34 +74,6 @@ def table(config: Config, results: Path = Path("results")) -> str:
     return "\n".join([*text, *notes])
 
 
-def describe_source(source: dict[str, Any]) -> RasterInfo:
-    """Describe a source; a registered dataset by the elements that it is known to have.
-
-    Parameters
-    ----------
-    source
-        `config.models.Source` as builtins, with the path in `uri`, and in `dataset` the registered
-        name or None.
-    """
-    from harpy_core.datasets import REGISTRY
-    from harpy_core.raster import describe
-
-    image, labels = source["image"], source["labels"]
-    if source["dataset"] is not None:
-        known = REGISTRY[source["dataset"]]
-        image, labels = image or known.image, labels or known.labels
-    return describe(
-        source["uri"],
-        image=image,
-        labels=labels,
-        channels=source["channels"],
-        level=source["level"],
-        storage_options=source["storage_options"],
-        cache=source["cache"],
-        missing_chunks=source["missing_chunks"],
-    )
-
-
 def sentence(plan: Plan, workers: Workers, folder: Path) -> str:
     """Write what a stage is about to do, in one line.
 
@@ -130,49 +99,6 @@ def sentence(plan: Plan, workers: Workers, folder: Path) -> str:
     )
 
 
-def case_raster(name: str, case: ImageCase, results: Path) -> tuple[RasterInfo, int | None]:
-    """Return the raster that a case will work on, and the number of its instances if known.
-
-    It is the one that the workflow has described, if any; else that of the source, as it is on disk
-    or, for a registered name, as it is known to be, repeated to the target size.
-    """
-    described = results / name / ("tiled.json" if case.tile else "source.json")
-    counted = results / name / "instances.manifest.json"
-    if described.is_file():
-        known = int(read_manifest(counted)["instances"]) if counted.is_file() else None
-        return RasterInfo.from_json(described), known
-    info, instances = _source_raster(case)
-    if case.tile is None:
-        return info, instances
-    repeats = case.tile.y * case.tile.x / math.prod(info.image_shape[-2:])
-    return tiled(info, case.tile), None if instances is None else math.ceil(instances * repeats)
-
-
-def _source_raster(case: ImageCase) -> tuple[RasterInfo, int | None]:
-    if case.source.uri in DATASETS:
-        return _foretold(case.source.uri, case.source.channels)
-    return describe_source({**case.source.model_dump(), "dataset": None}), None
-
-
-def _foretold(name: str, channels: list[str] | None) -> tuple[RasterInfo, int]:
-    known = REGISTRY[name]
-    count = len(channels) if channels else known.shape[0]
-    info = RasterInfo(
-        uri=name,
-        image=None,
-        labels=None,
-        channels=[str(channel) for channel in range(count)],
-        image_shape=(count, *known.shape[1:]),
-        image_chunks=known.chunks,
-        image_dtype=known.dtype,
-        labels_shape=known.shape[1:],
-        labels_chunks=known.chunks[1:],
-        labels_dtype=known.labels_dtype,
-        fingerprint="",
-    )
-    return info, known.instances
-
-
 def _planned_stages(
     name: str, case: ImageCase, config: Config, results: Path
 ) -> Iterator[PlannedStage]:
@@ -182,7 +108,7 @@ def _planned_stages(
     workers = Workers.of(config.cluster, given_cores(), engine)
     if case.tile is not None:
         tiling = Workers(1, at_work(min(given_cores(), TILE_THREADS)), given_memory())
-        yield PlannedStage(name, tile_plan(_source_raster(case)[0], case.tile), tiling, free)
+        yield PlannedStage(name, tile_plan(source_raster(case)[0], case.tile), tiling, free)
     for plan in _plans(name, case, info, instances, results):
         yield PlannedStage(name, plan, workers, free)
     if case.benchmark is not None:

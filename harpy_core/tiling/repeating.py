@@ -16,7 +16,8 @@ from harpy_core.running.schedule import in_order
 from harpy_core.tiling.limits import IN_MEMORY
 
 Index = tuple[int, ...]
-Region = tuple[slice, ...]
+Box = tuple[slice, ...]
+"""Pixels along each axis, to index an array with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,11 @@ class Decoded:
     arrays: Mapping[Index, np.ndarray]
     whole: bool
 
-    def __getitem__(self, chunk: Region) -> np.ndarray:
+    def __getitem__(self, chunk: Box) -> np.ndarray:
         """Return the pixels of a whole chunk."""
         return self.arrays[self._place(chunk)]
 
-    def _place(self, chunk: Region) -> Index:
+    def _place(self, chunk: Box) -> Index:
         return tuple(axis.start // c for axis, c in zip(chunk, self.chunks, strict=True))
 
 
@@ -63,12 +64,12 @@ def decoded_where_small(array: Any, threads: int) -> Any:
         return array
     reader = reader_of(array, array.ndim, None)
 
-    def read(region: Region) -> tuple[np.ndarray, bool]:
+    def read(region: Box) -> tuple[np.ndarray, bool]:
         return _read(reader, region)
 
     places = product(*(range(-(-n // c)) for n, c in zip(shape, chunks, strict=True)))
     found = dict(
-        zip(places, in_order(read, chunk_regions(shape, chunks), threads=threads), strict=True)
+        zip(places, in_order(read, chunk_boxes(shape, chunks), threads=threads), strict=True)
     )
     arrays = {place: values for place, (values, _) in found.items()}
     whole = all(there for _, there in found.values())
@@ -80,7 +81,7 @@ def native(array: Any) -> np.dtype:
     return np.dtype(array.dtype).newbyteorder("=")
 
 
-def chunk_regions(shape: Index, chunks: Index) -> Iterator[Region]:
+def chunk_boxes(shape: Index, chunks: Index) -> Iterator[Box]:
     """Yield the chunks of an array, cut at its end."""
     for corner in product(*(range(0, n, c) for n, c in zip(shape, chunks, strict=True))):
         yield tuple(slice(a, min(a + c, n)) for a, c, n in zip(corner, chunks, shape, strict=True))
@@ -105,7 +106,7 @@ class Repeated:
     shape: Index
     step: int = 0
 
-    def held(self, region: Region) -> Held:
+    def held(self, region: Box) -> Held:
         """Read the source's pixels of a region, once, however often they are repeated there."""
         source = self.source
         if isinstance(source, Decoded):
@@ -150,7 +151,7 @@ class Held:
     step: Index
     whole: bool
 
-    def fill(self, out: np.ndarray, region: Region) -> None:
+    def fill(self, out: np.ndarray, region: Box) -> None:
         """Assemble a region of the whole.
 
         Parameters
@@ -158,7 +159,7 @@ class Held:
         out
             Array of the region's shape, C-contiguous or a part of such an array.
         region
-            Region inside the one that is held.
+            Box inside the one that is held.
         """
         shape, source = self.repeated.shape, self.repeated.source.shape
         across = -(-shape[-1] // source[-1])
@@ -183,7 +184,7 @@ class Held:
         return self.arrays[tuple(number)][tuple(relative)]
 
 
-def _read(reader: Reader, region: Region) -> tuple[np.ndarray, bool]:
+def _read(reader: Reader, region: Box) -> tuple[np.ndarray, bool]:
     """Read a region; return it, and whether all its chunks were there."""
     asked = tuple((axis.start, axis.stop) for axis in region)
     out = np.empty(reader.layout(asked), reader.dtype)

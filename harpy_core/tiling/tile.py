@@ -34,10 +34,10 @@ from harpy_core.storage.folders import room_for
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.scratch import scratch
+from harpy_core.tiling.arrays import TiledArray, check_linkable, tiled_image, tiled_labels
 from harpy_core.tiling.limits import AT_WORK, HELD
 from harpy_core.tiling.linking import Index, Method, Way, repeat_file
-from harpy_core.tiling.parts import Part, check_linkable, image_part, labels_part
-from harpy_core.tiling.repeating import Decoded, Region
+from harpy_core.tiling.repeating import Box, Decoded
 
 logger = logging.getLogger(__name__)
 
@@ -134,17 +134,17 @@ def tile_raster(
     threads = AT_WORK * (threads or threads_of(None))
     target = Path(path)
     with sole_writer(target):
-        image = image_part(raster, shape, chunks, codec, shard, threads)
+        image = tiled_image(raster, shape, chunks, codec, shard, threads)
         if method == "link":
             check_linkable(image)
-        labels = labels_part(raster.labels, shape, chunks, codec, shard, threads)
+        labels = tiled_labels(raster.labels, shape, chunks, codec, shard, threads)
         names = repeated_names(raster.channels, shape[0])
         found = fingerprint(raster.image, raster.labels)
         asked = [shape, chunks, method, codec, shard]
         key = digest_of([found, names, asked, source_digest(__name__)])[:16]
         work = WorkFolder(target, key)
         work.begin(partial(_write_metadata, image, labels, names), resume=found is not None)
-        total = sum(math.prod(part.pixels.shape) for part in (image, labels))
+        total = sum(math.prod(array.pixels.shape) for array in (image, labels))
         with track(total, "tile", enabled=progress) as bar:
             ways = _make((image, labels), work, method, threads, bar)
         work.finish(("images", "labels"))
@@ -211,7 +211,7 @@ def _check_sizes(
 # Making it --------------------------------------------------------------------------------------
 
 
-def _write_metadata(image: Part, labels: Part, names: list[str], folder: Path) -> None:
+def _write_metadata(image: TiledArray, labels: TiledArray, names: list[str], folder: Path) -> None:
     """Write a store without pixels."""
     root = spatialdata_store.create(folder)
     spatialdata_store.create_image(
@@ -224,16 +224,16 @@ def _write_metadata(image: Part, labels: Part, names: list[str], folder: Path) -
 
 
 def _make(
-    parts: Sequence[Part], work: WorkFolder, method: Method, threads: int, bar: Bar
+    arrays: Sequence[TiledArray], work: WorkFolder, method: Method, threads: int, bar: Bar
 ) -> Counter[str]:
     """Encode the files that are unlike any other, then make the others from them."""
     ways = Counter[str]()
     blocks: list[list[_Block]] = []
     repeats: list[_Repeat] = []
-    for part in parts:
-        encoded, others = _missing(part, work.store)
-        blocks.append([_Block(part, work, files) for files in _together(part, encoded)])
-        repeats += [_Repeat(part, work, method, index, origin) for index, origin in others.items()]
+    for array in arrays:
+        encoded, others = _missing(array, work.store)
+        blocks.append([_Block(array, work, files) for files in _together(array, encoded)])
+        repeats += [_Repeat(array, work, method, index, origin) for index, origin in others.items()]
     # Images keep the disk busy, and labels the cores: side by side they take less time.
     for files, pixels in in_order(_Block.write, _side_by_side(blocks), threads=threads):
         ways["encoded"] += files
@@ -243,45 +243,45 @@ def _make(
     for way, pixels in in_order(_Repeat.make, repeats, threads=threads):
         ways[way] += 1
         bar.advance(pixels)
-    ways["kept"] = sum(1 for part in parts for _ in part.files) - ways.total()
+    ways["kept"] = sum(1 for array in arrays for _ in array.files) - ways.total()
     return ways
 
 
-def _missing(part: Part, store: Path) -> tuple[list[Index], dict[Index, Path]]:
+def _missing(array: TiledArray, store: Path) -> tuple[list[Index], dict[Index, Path]]:
     """Return the files to be encoded, and the file that each of the others is made from."""
-    missing = [index for index in part.files if not part.path(store, index).exists()]
-    if part.origin is not None:
-        return [], {index: part.origin_file(index) for index in missing}
-    origins = {index: part.alike(index) for index in missing}
+    missing = [index for index in array.files if not array.path(store, index).exists()]
+    if array.origin is not None:
+        return [], {index: array.origin_file(index) for index in missing}
+    origins = {index: array.alike(index) for index in missing}
     return (
         [index for index, origin in origins.items() if origin == index],
-        {i: part.path(store, origin) for i, origin in origins.items() if origin != i},
+        {i: array.path(store, origin) for i, origin in origins.items() if origin != i},
     )
 
 
 def _side_by_side(blocks: Sequence[Sequence[_Block]]) -> list[_Block]:
-    """Interleave the blocks of several parts, so that all parts end together."""
+    """Interleave the blocks of several arrays, so that all arrays end together."""
     ranked = [
-        ((number + 0.5) / len(of_part), block)
-        for of_part in blocks
-        for number, block in enumerate(of_part)
+        ((number + 0.5) / len(of_array), block)
+        for of_array in blocks
+        for number, block in enumerate(of_array)
     ]
     return [block for _, block in sorted(ranked, key=lambda entry: entry[0])]
 
 
-def _together(part: Part, files: Iterable[Index]) -> list[list[Index]]:
+def _together(array: TiledArray, files: Iterable[Index]) -> list[list[Index]]:
     """Group files that are written together, because they need the same chunks of the source.
 
     Otherwise a large source chunk would be decoded for each of the many files it goes into.
     """
-    source = part.pixels.source
-    counts = [1] * len(part.unit)
+    source = array.pixels.source
+    counts = [1] * len(array.unit)
     if not isinstance(source, Decoded):
-        counts = [-(-c // u) for c, u in zip(source.chunks, part.unit, strict=True)]
-        sizes = (c * u for c, u in zip(counts, part.unit, strict=True))
+        counts = [-(-c // u) for c, u in zip(source.chunks, array.unit, strict=True)]
+        sizes = (c * u for c, u in zip(counts, array.unit, strict=True))
         read = math.prod(min(n, size) for n, size in zip(source.shape, sizes, strict=True))
-        if read * part.dtype.itemsize > HELD:
-            counts = [1] * len(part.unit)
+        if read * array.dtype.itemsize > HELD:
+            counts = [1] * len(array.unit)
     blocks: dict[Index, list[Index]] = {}
     for index in files:
         block = tuple(i // n for i, n in zip(index, counts, strict=True))
@@ -295,33 +295,33 @@ class _Block:
 
     Attributes
     ----------
-    part
-        Part that they belong to.
+    array
+        Array that they belong to.
     work
         Working folder.
     files
         Numbers of the files.
     """
 
-    part: Part
+    array: TiledArray
     work: WorkFolder
     files: list[Index]
 
     def write(self) -> tuple[int, int]:
         """Write the files; return their number, and that of their pixels."""
-        part = self.part
-        regions = [part.region(index) for index in self.files]
-        held = part.pixels.held(_around(regions))
+        array = self.array
+        regions = [array.region(index) for index in self.files]
+        held = array.pixels.held(_around(regions))
         for index, region in zip(self.files, regions, strict=True):
-            values = scratch("tile", math.prod(part.unit), part.dtype).reshape(part.unit)
+            values = scratch("tile", math.prod(array.unit), array.dtype).reshape(array.unit)
             inside = values[tuple(slice(axis.stop - axis.start) for axis in region)]
             if inside.shape != values.shape:
                 values[...] = 0
             held.fill(inside, region)
             content = self._encoded(values, held.whole)
             if content:
-                self._commit(part.path(self.work.store, index), content)
-        return len(self.files), sum(map(part.pixel_count, self.files))
+                self._commit(array.path(self.work.store, index), content)
+        return len(self.files), sum(map(array.pixel_count, self.files))
 
     def _encoded(self, values: np.ndarray, whole: bool) -> list[bytes]:
         """Encode a file; nothing if it is all background, which Zarr does not store.
@@ -329,17 +329,17 @@ class _Block:
         In an image that is `whole` it is stored all the same: a missing chunk would be taken for
         lost where an instance has pixels.
         """
-        part = self.part
-        always = whole and part.kind == "images"
+        array = self.array
+        always = whole and array.kind == "images"
         chunks = [
-            codecs.encode(part.codec, np.ascontiguousarray(chunk), part.content)
+            codecs.encode(array.codec, np.ascontiguousarray(chunk), array.content)
             if always or _holds_something(chunk)
             else None
-            for chunk in _split(values, part.chunks)
+            for chunk in _split(values, array.chunks)
         ]
         if not any(chunks):
             return []
-        return list(shards.packed(chunks) if part.unit != part.chunks else chunks[0] or ())
+        return list(shards.packed(chunks) if array.unit != array.chunks else chunks[0] or ())
 
     def _commit(self, path: Path, content: list[bytes]) -> None:
         """Give the file its name once it is whole and on disk."""
@@ -352,8 +352,8 @@ class _Repeat:
 
     Attributes
     ----------
-    part
-        Part that it belongs to.
+    array
+        Array that it belongs to.
     work
         Working folder.
     method
@@ -364,7 +364,7 @@ class _Repeat:
         Path of the other file.
     """
 
-    part: Part
+    array: TiledArray
     work: WorkFolder
     method: Method
     index: Index
@@ -372,14 +372,14 @@ class _Repeat:
 
     def make(self) -> tuple[Way, int]:
         """Make it; return the way it was made, and the number of its pixels."""
-        new = self.part.path(self.work.store, self.index)
+        new = self.array.path(self.work.store, self.index)
         with room_for(new, KEPT, reads=True):
             new.parent.mkdir(parents=True, exist_ok=True)
             way = repeat_file(self.origin, new, self.method, self.work.temporary())
-        return way, self.part.pixel_count(self.index)
+        return way, self.array.pixel_count(self.index)
 
 
-def _around(regions: Sequence[Region]) -> Region:
+def _around(regions: Sequence[Box]) -> Box:
     """Return the smallest region that contains all."""
     return tuple(
         slice(min(axis.start for axis in axes), max(axis.stop for axis in axes))

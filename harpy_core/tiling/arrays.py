@@ -18,7 +18,7 @@ from harpy_core.raster.raster import Raster
 from harpy_core.running.schedule import in_order
 from harpy_core.storage import codecs
 from harpy_core.tiling.linking import Index, chunk_file, first_alike, link_encoding
-from harpy_core.tiling.repeating import Region, Repeated, chunk_regions, decoded_where_small, native
+from harpy_core.tiling.repeating import Box, Repeated, chunk_boxes, decoded_where_small, native
 
 LARGEST_CHUNK = 2**31 - 1
 """Bytes that a codec takes at most."""
@@ -28,7 +28,7 @@ _CONTENT: dict[str, codecs.Content] = {"images": "image", "labels": "labels"}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TiledArray:
     """An image or labels to repeat, and the storage of the larger array.
 
     Attributes
@@ -82,8 +82,8 @@ class Part:
             return index
         return first_alike(index, self.unit, self.pixels.source.shape)
 
-    def region(self, index: Index) -> Region:
-        """Region of a file's pixels, clipped to the array."""
+    def region(self, index: Index) -> Box:
+        """Box of a file's pixels, clipped to the array."""
         return tuple(
             slice(i * u, min((i + 1) * u, n))
             for i, u, n in zip(index, self.unit, self.pixels.shape, strict=True)
@@ -104,15 +104,15 @@ class Part:
         return math.prod(axis.stop - axis.start for axis in self.region(index))
 
 
-def image_part(
+def tiled_image(
     raster: Raster,
     shape: Sequence[int],
     chunks: Sequence[int] | None,
     codec: Codec | None,
     shard: Sequence[int] | None,
     threads: int,
-) -> Part:
-    """Make the image's part from the arguments of `tile_raster`."""
+) -> TiledArray:
+    """Make the image's array from the arguments of `tile_raster`."""
     source = raster.image
     whole = (shape[0], *source.shape[1:-2], *shape[1:])
     size = _chunks(chunks, source, whole)
@@ -122,18 +122,18 @@ def image_part(
     codec = codec or "lz4"
     dtype = native(source)
     pixels = Repeated(decoded_where_small(source, threads), whole)
-    return _encoded_part(pixels, "images", dtype, size, _files(size, chunks, shard, whole), codec)
+    return _encoded_array(pixels, "images", dtype, size, _files(size, chunks, shard, whole), codec)
 
 
-def labels_part(
+def tiled_labels(
     source: Any,
     shape: Sequence[int],
     chunks: Sequence[int] | None,
     codec: Codec | None,
     shard: Sequence[int] | None,
     threads: int,
-) -> Part:
-    """Make the labels' part from the arguments of `tile_raster`; their type fits all repeats."""
+) -> TiledArray:
+    """Make the labels' array from the arguments of `tile_raster`; their type fits all repeats."""
     whole = (*source.shape[:-2], *shape[1:])
     wanted = None if chunks is None else chunks[1:]
     size = _chunks(wanted, source, whole)
@@ -147,12 +147,12 @@ def labels_part(
     dtype = _label_type(native(source), step, repeats)
     unit = _files(size, wanted, None if shard is None else shard[1:], whole)
     repeated = Repeated(pixels, whole, step)
-    return _encoded_part(repeated, "labels", dtype, size, unit, codec or "zstd")
+    return _encoded_array(repeated, "labels", dtype, size, unit, codec or "zstd")
 
 
-def _of_source(source: zarr.Array, whole: Index, kind: str, encoding: dict[str, Any]) -> Part:
-    """Make a part whose files are the source's."""
-    return Part(
+def _of_source(source: zarr.Array, whole: Index, kind: str, encoding: dict[str, Any]) -> TiledArray:
+    """Make an array whose files are the source's."""
+    return TiledArray(
         pixels=Repeated(source, whole),
         kind=kind,
         dtype=native(source),
@@ -164,9 +164,9 @@ def _of_source(source: zarr.Array, whole: Index, kind: str, encoding: dict[str, 
     )
 
 
-def _encoded_part(
+def _encoded_array(
     pixels: Repeated, kind: str, dtype: np.dtype, chunks: Index, unit: Index, codec: Codec
-) -> Part:
+) -> TiledArray:
     if math.prod(chunks) * dtype.itemsize > LARGEST_CHUNK:
         raise InputError(
             f"tile: chunks {chunks}: {math.prod(chunks) * dtype.itemsize:,} bytes, and codecs take "
@@ -176,7 +176,7 @@ def _encoded_part(
         "compressors": codecs.compressors(codec, dtype, _CONTENT[kind]),
         "shards": None if unit == chunks else unit,
     }
-    return Part(pixels, kind, dtype, chunks, unit, codec, None, encoding)
+    return TiledArray(pixels, kind, dtype, chunks, unit, codec, None, encoding)
 
 
 def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:
@@ -202,7 +202,7 @@ def _files(
     )
 
 
-def check_linkable(part: Part) -> None:
+def check_linkable(array: TiledArray) -> None:
     """Refuse linking that would encode every file.
 
     Raises
@@ -210,10 +210,10 @@ def check_linkable(part: Part) -> None:
     InputError
         No chunk is equal to another, or to a file of the source.
     """
-    if part.origin is None and all(part.alike(index) == index for index in part.files):
-        source = part.pixels.source
+    if array.origin is None and all(array.alike(index) == index for index in array.files):
+        source = array.pixels.source
         raise InputError(
-            f"tile: method link with chunks {part.chunks}: no chunk is equal to another or to a "
+            f"tile: method link with chunks {array.chunks}: no chunk is equal to another or to a "
             f"file of the source (shape {tuple(source.shape)}); use method: copy"
         )
 
@@ -221,12 +221,12 @@ def check_linkable(part: Part) -> None:
 def _largest(pixels: Any, chunks: Index, threads: int) -> int:
     """Find the largest label, chunk by chunk."""
 
-    def extremes(region: Region) -> tuple[int, int]:
+    def extremes(region: Box) -> tuple[int, int]:
         values = pixels[region]
         return int(values.min()), int(values.max())
 
     largest = 0
-    for low, high in in_order(extremes, chunk_regions(pixels.shape, chunks), threads=threads):
+    for low, high in in_order(extremes, chunk_boxes(pixels.shape, chunks), threads=threads):
         if low < 0:
             raise InputError(f"tile: labels hold {low}: make them 0 (background) or positive")
         largest = max(largest, high)
