@@ -7,6 +7,7 @@ beside it to be joined.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ import zarr
 from harpy_core.errors import InputError
 from harpy_core.extract.layout import CropLayout
 from harpy_core.storage import codecs, shards
+from harpy_core.storage.checksums import crc32c
 from harpy_core.storage.commits import KEPT, WorkFolder
 from harpy_core.storage.folders import room_for
 from harpy_core.storage.manifest import digest_of
@@ -30,11 +32,31 @@ FragmentsOf = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class EncodedFile:
-    """A file ready to be written: the name of its record, its path, and its content in parts."""
+    """A file ready to be written.
+
+    Attributes
+    ----------
+    name
+        Name of its record.
+    path
+        Path in the work folder.
+    parts
+        Its content.
+    checksum
+        CRC-32C of the checksums of its chunks.
+    """
 
     name: str
     path: Path
     parts: list[bytes]
+    checksum: int
+
+    @classmethod
+    def of(
+        cls, name: str, path: Path, parts: list[bytes], chunks: Sequence[codecs.Encoded]
+    ) -> EncodedFile:
+        """Make one of encoded chunks, each followed by its checksum."""
+        return cls(name, path, parts, crc32c(b"".join(trailer for _, trailer in chunks)))
 
 
 class CropStore:
@@ -104,7 +126,7 @@ class CropStore:
             missing = [None] * (layout.batch // layout.chunk - len(chunks))
             parts = list(shards.packed([*chunks, *missing]))
         path = self.work.store / array / "c" / str(batch) / str(chunk) / "0" / "0" / "0"
-        return EncodedFile(batch_name(array, batch, chunk), path, parts)
+        return EncodedFile.of(batch_name(array, batch, chunk), path, parts, chunks)
 
     def fragments(
         self, array: str, source: FragmentsOf, chunk: int, crops: np.ndarray, bounds: np.ndarray
@@ -124,7 +146,8 @@ class CropStore:
         """
         pieces = self._encoded(array, crops, list(pairwise(bounds.tolist())))
         name = fragments_name(array, source, chunk)
-        return EncodedFile(name, self.work.path / _SPILLS / name, list(shards.packed(pieces)))
+        path = self.work.path / _SPILLS / name
+        return EncodedFile.of(name, path, list(shards.packed(pieces)), pieces)
 
     def _encoded(
         self, array: str, crops: np.ndarray, spans: list[tuple[int, int]]
@@ -159,7 +182,7 @@ class CropStore:
 
     def commit(self, file: EncodedFile) -> None:
         """Write a file and then its record, each whole and flushed to disk, or not at all."""
-        self.work.commit(file.name, file.path, file.parts)
+        self.work.commit(file.name, file.path, file.parts, file.checksum)
 
     def digest(self) -> str:
         """Digest of the content of all chunks."""

@@ -103,7 +103,9 @@ class WorkFolder:
             if named:
                 sync_folder(path.parent)
 
-    def commit(self, name: str, path: Path, parts: Sequence[Any]) -> None:
+    def commit(
+        self, name: str, path: Path, parts: Sequence[Any], checksum: int | None = None
+    ) -> None:
         """Write a file, whole and on disk, and then its record.
 
         Parameters
@@ -112,11 +114,15 @@ class WorkFolder:
             Name of the record.
         path, parts
             As in `place`.
+        checksum
+            CRC-32C that stands for the content; None takes that of the parts. Content that is
+            followed by its own CRC-32C needs one: over both it is the same for all content.
         """
         self.place(path, parts, named=True)
-        checksum = 0
-        for part in parts:
-            checksum = crc32c(part, checksum)
+        if checksum is None:
+            checksum = 0
+            for part in parts:
+                checksum = crc32c(part, checksum)
         place = path.relative_to(self.path).as_posix()
         self._record(name, {"crc32c": checksum, "bytes": sum(map(len, parts)), "file": place})
 
