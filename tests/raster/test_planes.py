@@ -112,9 +112,13 @@ def spoil(folder: Path, how: str) -> None:
         )  # type: ignore[union-attr]
 
 
+def written(folder: Path, **more: Any) -> dict[str, Any]:
+    """A config with one source, as it is read from YAML."""
+    return {"cases": {"slide": {"source": {"uri": str(folder), **more}}}}
+
+
 def source(folder: Path, **more: Any) -> Config:
-    given = {"uri": str(folder), **more}
-    return Config.model_validate({"cases": {"slide": {"source": given}}})
+    return Config.model_validate(written(folder, **more))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_a_file_that_is_unlike_is_named_before_a_run_and_on_opening(
     folder, labels = folder_of(tmp_path)
     spoil(folder, how)
     for refusing in (
-        lambda: preflight.check(source(folder, labels=labels), "config.yaml"),
+        lambda: preflight.checked(written(folder, labels=labels), "config.yaml"),
         lambda: open_raster(folder, labels=labels),
     ):
         with pytest.raises(hc.InputError, match=told) as error:
@@ -163,7 +167,7 @@ def test_a_mistake_in_the_config_is_seen_before_a_run(
 ) -> None:
     folder, _ = folder_of(tmp_path)
     with pytest.raises(hc.InputError, match=told):
-        preflight.check(source(folder, **more), "config.yaml")
+        preflight.checked(written(folder, **more), "config.yaml")
 
 
 def test_labels_among_the_channels_are_refused(tmp_path: Path) -> None:
@@ -179,7 +183,7 @@ def test_what_is_found_in_a_folder_is_told(tmp_path: Path) -> None:
     assert not problems
     assert "3 TIFFs, one a channel" in text
     assert "channels    3: CD3, CD20, DAPI" in text
-    preflight.check(source(folder, labels=labels), "config.yaml")
+    preflight.checked(written(folder, labels=labels), "config.yaml")
     assert len(preflight.watched_files(source(folder, labels=labels).cases["slide"].source)) == 4
 
 
@@ -187,6 +191,6 @@ def test_what_is_found_in_a_folder_is_told(tmp_path: Path) -> None:
 def test_the_check_and_the_reader_agree_on_what_a_tiff_is(ending: str, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / f"i{ending}", pixels(), photometric="minisblack")
     tifffile.imwrite(tmp_path / f"l{ending}", cells())
-    given = source(tmp_path / f"i{ending}", labels=f"l{ending}")
-    preflight.check(given, "config.yaml")
+    given = written(tmp_path / f"i{ending}", labels=f"l{ending}")
+    preflight.checked(given, "config.yaml")
     assert_is_whole(open_raster(tmp_path / f"i{ending}", labels=f"l{ending}"), ["0", "1", "2"])

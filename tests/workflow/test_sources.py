@@ -157,7 +157,7 @@ def test_a_mistake_in_a_source_is_refused_before_anything_runs(
     source: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(InputError, match=re.escape(told)) as error:
-        preflight.check(load(of_one(source), "f.yaml"), "f.yaml")
+        preflight.checked(of_one(source), "f.yaml")
     assert str(error.value).startswith("f.yaml: cases.slide.source.")
     assert "hidden" not in str(error.value)
 
@@ -218,13 +218,13 @@ def test_fields_of_view_are_measured_one_by_one_and_joined(tmp_path: Path) -> No
         ),
         ({"fields": {"a": {"uri": "nowhere.zarr"}}}, "cases.slide.fields.a.uri = nowhere.zarr: "),
         ({"fields": {"a": {"ury": "ihc"}}}, "cases.slide.fields.a.ury: there is no such key"),
-        ({"fields": {"a/b": {"uri": "ihc"}}}, "a field's name is made of letters, digits, - and _"),
+        ({"fields": {"a/b": {"uri": "ihc"}}}, "a field's name is made of ASCII letters, digits, - and _"),
     ],
 )
 def test_a_mistake_in_the_fields_is_told_in_one_line(
     case: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=re.escape(told)) as error:
-        preflight.check(load({"cases": {"slide": {**case, "aggregate": {}}}}, "f.yaml"), "f.yaml")
+        preflight.checked({"cases": {"slide": {**case, "aggregate": {}}}}, "f.yaml")
     assert str(error.value).startswith("f.yaml: cases.slide")
     assert "\n" not in str(error.value)
