@@ -1,8 +1,8 @@
-"""How fast the engine cupy is: its kernels, its transfers, and whole jobs.
+"""Speed of the engine cupy: its kernels, its transfers, and whole jobs.
 
     python benchmarks/gpu.py [--large] [--record FILE]
 
-Needs an NVIDIA GPU and harpy-core[cuda13] (or [cuda12]). The kernels alone are timed by the card's
+It needs an NVIDIA GPU and harpy-core[cuda13] (or cuda12). The kernels alone are timed by the card's
 own clock and set against the bandwidth that a copy on the card reaches, and against a loop of
 bincount; a call with its transfers, tasks on several threads, and whole jobs, against the engine
 numba on the same threads and against decoding alone. Makes its data (dense tissue, 20 x 8192 x 8192
@@ -69,17 +69,17 @@ SECTOR = 32
 """Bytes that a card loads at least."""
 
 CACHES = 4
-"""Kernels are timed on copies of the planes in turn that are as large as so many of a card's
-caches, or they would find in the cache what the last one loaded."""
+"""Size, in a card's caches, of the copies of the planes on which kernels are timed in turn; or they
+would find in the cache what the last one loaded."""
 
 WORKERS = 4
-"""Workers that share the card, once."""
+"""Workers that share the card, in one table."""
 
 SENDING = "copy to the card from pinned memory"
 ENCODED = "chunk files of the image"
 
 FEW = 2
-"""Threads of a small machine, which the larger one is compared with."""
+"""Threads of a small machine, with which the larger one is compared."""
 
 
 class Clock:
@@ -93,7 +93,7 @@ class Clock:
         self.stream = self.session.card._stream  # type: ignore[attr-defined]
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        """Median of what one call takes on the card, after a warm-up."""
+        """Median time of one call on the card, after a warm-up."""
         first, last = (self.cupy.cuda.Event() for _ in range(2))
         times = []
         with self.stream:
@@ -107,7 +107,7 @@ class Clock:
         return statistics.median(times)
 
     def seconds_of_each(self, works: Sequence[Callable[[], Any]]) -> float:
-        """What one of several launches takes that follow each other without a gap."""
+        """Time of one of several launches that follow each other without a gap."""
         with self.stream:
             for work in works:
                 work()
@@ -119,19 +119,19 @@ class Clock:
         return self.seconds(lambda: graph.launch(self.stream)) / len(works)
 
     def copy_bandwidth(self) -> float:
-        """Bytes a second that a copy on the card reads and writes."""
+        """Bytes per second that a copy on the card reads and writes."""
         cupy = self.cupy
         source, target = (cupy.empty(COPIED, np.uint8) for _ in range(2))
         return 2 * COPIED / self.seconds(lambda: cupy.copyto(target, source))
 
     def sending_bandwidth(self) -> float:
-        """Bytes a second that reach the card from pinned memory."""
+        """Bytes per second that reach the card from pinned memory."""
         card = self.session.card
         host, buffer = card.pinned(COPIED), card.empty(COPIED)
         return COPIED / self.seconds(lambda: card.put(host, buffer))
 
     def copies(self, planes: np.ndarray) -> list[gpu.Planes]:
-        """The planes on the card as often as its caches do not hold."""
+        """Put as many copies of the planes on the card as its caches do not hold."""
         properties = self.cupy.cuda.runtime.getDeviceProperties(0)
         there = self.session.planes(planes)
         number = max(math.ceil(CACHES * properties["l2CacheSize"] / planes.nbytes), 2)
@@ -145,7 +145,7 @@ class Clock:
 
 
 def card() -> dict[str, Any]:
-    """What a recorded figure has to say of the card it was taken on."""
+    """Description of the card, to be recorded with its figures."""
     import cupy
 
     runtime = cupy.cuda.runtime
@@ -173,7 +173,7 @@ def one_tile(store: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loaded_bytes(runs: RunTable, planes: np.ndarray) -> int:
-    """What has to be loaded of the planes: the sectors in which runs lie."""
+    """Bytes that must be loaded of the planes: the sectors that contain runs."""
     each = SECTOR // planes.itemsize
     change = np.zeros(planes.shape[1] // each + 2, np.int64)
     np.add.at(change, runs.start // each, 1)
@@ -182,7 +182,7 @@ def loaded_bytes(runs: RunTable, planes: np.ndarray) -> int:
 
 
 def kernels_alone(store: Path, repeats: int) -> Table:
-    """Launches on what is on the card already."""
+    """Measure launches on data that is on the card already."""
     clock = Clock(repeats)
     name = clock.cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     table = Table(f"kernels on {name}, one tile of {CHUNKS[1:]}, no transfers")
@@ -223,7 +223,7 @@ def kernels_alone(store: Path, repeats: int) -> Table:
 
 
 def bincount_loop(clock: Clock, dense: np.ndarray, planes: np.ndarray, slots: int) -> float:
-    """Seconds of one bincount a channel over labels that are numbered already."""
+    """Seconds of one bincount per channel over labels that are numbered already."""
     cupy = clock.cupy
     with clock.stream:
         numbers, pixels = cupy.asarray(dense.ravel()), cupy.asarray(planes)
@@ -236,7 +236,7 @@ def bincount_loop(clock: Clock, dense: np.ndarray, planes: np.ndarray, slots: in
 
 
 def calls(store: Path, repeats: int, with_gpu: bool) -> Table:
-    """Whole calls on one thread: what a task asks of an engine, transfers included."""
+    """Measure whole calls on one thread: those of a task to an engine, including transfers."""
     table = Table(f"calls on one thread, one tile of {CHUNKS}")
     labels, image = one_tile(store)
     planes = image[: CHUNKS[0]]
@@ -267,18 +267,18 @@ def calls(store: Path, repeats: int, with_gpu: bool) -> Table:
 
 
 def engines_of(with_gpu: bool) -> dict[str, ModuleType]:
-    """The engines to compare."""
+    """Return the engines to compare."""
     return {"numba": compiled, **({"cupy": gpu} if with_gpu else {})}
 
 
 def sum_of_chunk(task: Task, runs: RunTable, kernels: ModuleType) -> Any:
-    """What a task does with a chunk for the mean."""
+    """Do a task's work on a chunk for the mean."""
     _, planes = next(task.read_planes(decodes(kernels)))
     return kernels.reduce(planes, runs.start, runs.length, runs.slot, runs.slots, "sum", False)
 
 
 def tasks_alone(raster: Raster, threads: Sequence[int], repeats: int, with_gpu: bool) -> Table:
-    """The tasks of an aggregation on threads of this process, and nothing merged."""
+    """Measure the tasks of an aggregation on threads of this process, without merging."""
     table = Table(f"tasks of {tuple(raster.image.shape)}, no scheduler")
     for number in threads:
         for name in engines_of(with_gpu):
@@ -292,14 +292,14 @@ def tasks_alone(raster: Raster, threads: Sequence[int], repeats: int, with_gpu: 
 
 
 def thread_numbers(cores: int) -> list[int]:
-    """Every fourth power of two, and all cores."""
+    """Return the powers of four, and all cores."""
     return sorted({cores, *(4**i for i in range(cores.bit_length()) if 4**i < cores)})
 
 
 def seconds_of_tasks(
     raster: Raster, work: Callable[[Task], Any], threads: int, repeats: int
 ) -> float:
-    """Median of what all tasks take, once every thread has had one."""
+    """Median time of all tasks, once every thread has had one."""
     tasks = image_tasks(raster, threads)
     all_there = threading.Barrier(threads)
 
@@ -319,26 +319,26 @@ def encoded_bytes(array: zarr.Array) -> int:
 
 
 def title_of(shape: tuple[int, ...], workers: int, threads: int) -> str:
-    """What the table of whole jobs is headed with."""
+    """Title of the table of whole jobs."""
     return f"dense tissue {shape}, {workers} x {threads} threads"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which jobs are run, and on what.
+    """Jobs to run, and their conditions.
 
     Attributes
     ----------
     raster
-        The image and labels.
+        Image and labels.
     workers, threads
-        Of the local cluster, and threads of each.
+        Workers of the local cluster, and threads of each.
     engines
-        To compare.
+        Engines to compare.
     jobs
         Some of `JOBS`.
     repeats, warm_ups
-        Rounds that are counted, and before them.
+        Rounds that are counted, and those before them.
     """
 
     raster: Raster
@@ -351,12 +351,12 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        """What the table is headed with."""
+        """Title of the table."""
         return title_of(tuple(self.raster.image.shape), self.workers, self.threads)
 
 
 def jobs(sweep: Sweep) -> Table:
-    """Whole jobs on a local cluster, with either engine, against decoding alone."""
+    """Measure whole jobs on a local cluster, with either engine, against decoding alone."""
     table = Table(sweep.title)
     image, labels = sweep.raster.image, sweep.raster.labels
     instances = find_instances(labels) if "crops" in sweep.jobs else None
@@ -400,7 +400,7 @@ def jobs(sweep: Sweep) -> Table:
 
 
 def measured(dense: Path, raster: Raster, options: argparse.Namespace) -> Iterator[Table]:
-    """Table by table."""
+    """Measure, and yield table by table."""
     with_gpu, repeats, cores = not options.processor, options.repeats, options.threads
     if with_gpu:
         yield kernels_alone(dense, 10 * repeats)
@@ -411,7 +411,7 @@ def measured(dense: Path, raster: Raster, options: argparse.Namespace) -> Iterat
         with tempfile.TemporaryDirectory(dir=options.data) as scratch:
             tile_raster(raster, Path(scratch) / "large.zarr", LARGE, CHUNKS, "link")
             large = hc.open_raster(Path(scratch) / "large.zarr")
-            # Its crops would take more room than many a disk has.
+            # Its crops would take more room than many disks have.
             yield jobs(sweep(large, 1, cores, jobs=tuple(STATS)))
     if cores >= 4 * WORKERS:
         yield jobs(sweep(raster, WORKERS, cores // WORKERS, jobs=tuple(STATS)))

@@ -1,9 +1,9 @@
-"""The picture of what benchmarks/gpu.py recorded: whole jobs on the processor and on the GPU.
+"""Picture of the record of benchmarks/gpu.py: whole jobs on the CPU and on the GPU.
 
     python benchmarks/gpu_picture.py results/recorded/gpu.json docs/gpu.png
 
-A panel an image, a group of bars a job. In each bar stands its floor: for the processor what
-decoding alone takes on as many cores, for the GPU what it takes the chunk files to reach the card.
+There is a panel per image, and a group of bars per job. Each bar shows its floor: for the CPU the
+time of decoding alone on as many cores, for the GPU that of sending the chunk files to the card.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from matplotlib.axes import Axes
 from harpy_core.figures import style
 
 Values = dict[str, float]
-"""What was measured of something, by its name."""
+"""Measured values by name."""
 
 GREY = "#b5b5b5"
 NARROWEST = 6.4
-"""Inches that the heading takes."""
+"""Width of the heading, in inches."""
 HEIGHT = 0.8
-"""Of a group of bars, of which one begins at every whole number."""
+"""Height of a group of bars, of which one begins at every whole number."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a job ran on.
+    """Conditions of a job.
 
     Attributes
     ----------
     name, colour
-        In the picture.
+        Name and colour in the picture.
     engine, threads
-        In the record.
+        Engine and threads in the record.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Kind:
 
 
 def tables_of(content: dict[str, Any]) -> dict[str, Values]:
-    """The values of every table, by its title."""
+    """Return the values of every table, by its title."""
     tables = content["tables"].items()
     return {title: {row["what"]: row["value"] for row in rows} for title, rows in tables}
 
@@ -85,12 +85,12 @@ def draw(recorded: Path, picture: Path) -> None:
 
 
 def draw_image(axes: Axes, rows: dict[Kind, Values], sending: float) -> None:
-    """The bars of one image, with what `rows` hold of each kind.
+    """Draw the bars of one image, from the `rows` of each kind.
 
     Parameters
     ----------
     sending
-        Gigabytes that reach the card in a second.
+        Gigabytes per second that reach the card.
     """
     found = [job for job in JOBS if all(f"{job}, {k.engine}" in v for k, v in rows.items())]
     height = HEIGHT / len(rows)

@@ -1,4 +1,4 @@
-"""How Sphinx makes the pages; what the code knows is written to pages before it reads them."""
+"""Configuration of Sphinx; pages are first written from the code."""
 
 from __future__ import annotations
 

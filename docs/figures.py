@@ -1,4 +1,4 @@
-"""Pictures of how it works, drawn from the embedded sample with plain NumPy and matplotlib."""
+"""Pictures that explain the methods, drawn from the embedded sample with plain NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harpy_core.datasets import ihc
 from harpy_core.figures import style
 
 BORDER = 256
-"""Where the sample's chunks end."""
+"""Pixel at which the sample's chunks end."""
 
 
 def draw(folder: Path) -> None:
@@ -31,7 +31,7 @@ def draw(folder: Path) -> None:
 
 
 def _show_labels(axes: Axes, patch: np.ndarray, *, faint: bool = False) -> None:
-    """Labels as flat colours, neighbours in different ones."""
+    """Draw labels as flat colours, different ones for neighbours."""
     dense = relabel_sequential(patch.astype(np.int64))[0]
     shown = np.where(dense > 0, (dense - 1) % len(style.SERIES) + 1, 0)
     colours = ListedColormap(["#ffffff", *style.SERIES])
@@ -108,7 +108,7 @@ def _fragments(stain: np.ndarray, labels: np.ndarray, path: Path) -> None:
 
 
 def _split(labels: np.ndarray, reach: int) -> int:
-    """The nucleus of which the border leaves most on its smaller side, all of it near."""
+    """Find the nucleus, near the border, that it cuts most evenly."""
     best, most = 0, 0
     for cell in np.intersect1d(labels[:, BORDER - 1], labels[:, BORDER]).tolist():
         rows, columns = np.nonzero(labels == cell)

@@ -21,7 +21,7 @@ GROUPS = {
     "Planning": ("plan_aggregate", "plan_extract"),
     "Errors": ("InputError",),
 }
-"""The public names, as the reference has them."""
+"""Public names, in the order of the reference."""
 
 RETURNED = {
     "Images": ("raster.Raster", "instances.finding.Instances"),
@@ -29,7 +29,7 @@ RETURNED = {
     "Training": ("training.batches.Batch",),
     "Planning": ("planning.plan.Plan",),
 }
-"""What they return, where that is a class of ours."""
+"""Classes of ours that they return."""
 
 BORROWED = {
     "readme": "README.md",
@@ -40,10 +40,10 @@ BORROWED = {
     "contributing": "CONTRIBUTING.md",
     "changelog": "CHANGELOG.md",
 }
-"""Files of the repository that are pages, or parts of some."""
+"""Files of the repository that are pages, or parts of pages."""
 
 ELSEWHERE = {"STATISTICS", "__version__"}
-"""Public names that have a table, or need no words."""
+"""Public names that have a table, or need no description."""
 
 
 def write(folder: Path) -> None:
@@ -70,7 +70,7 @@ def _names() -> Iterator[str]:
 
 
 def _entry(name: str) -> str:
-    """A public name's docstring; its kind is in its spelling, as PyTorch need not be there."""
+    """Write a public name's docstring; its spelling shows its kind, as PyTorch may be missing."""
     last = name.rpartition(".")[2]
     directive = "autofunction" if last.islower() else "autoclass"
     if last.endswith("Error"):
@@ -87,7 +87,7 @@ def _statistics() -> Iterator[str]:
 
 
 def _borrowed(file: str) -> str:
-    """A file of the repository as a page; what it links to there is not among the pages."""
+    """Write a file of the repository as a page; its links to files are not among the pages."""
 
     def without_link(found: re.Match[str]) -> str:
         if found["target"].startswith(("http", "#")):

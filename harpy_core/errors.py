@@ -22,13 +22,13 @@ DAMAGE = (
     NotImplementedError,
     OSError,
     RuntimeError,
-    SyntaxError,  # of XML, too
+    SyntaxError,  # of XML too
     TypeError,
     ValueError,
     struct.error,
     zipfile.BadZipFile,
 )
-"""What libraries raise of files that are damaged, or made to harm."""
+"""Errors that libraries raise for files that are damaged, or made to harm."""
 
 
 class InputError(ValueError):
@@ -60,12 +60,12 @@ def ending_in_its_lines() -> Iterator[None]:
 
 @contextmanager
 def understood(what: str) -> Iterator[None]:
-    """Tell in one line that a source cannot be understood, whatever its library says of it.
+    """Report in one line that a source cannot be understood, whatever its library raises.
 
     Parameters
     ----------
     what
-        The source's path or address; empty where the caller names it.
+        Path or address of the source; empty if the caller names it.
     """
     try:
         yield

@@ -61,7 +61,7 @@ def measure_tile(
         gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
     partials: list[tuple[slice, Partials]] = []
     wholes: list[Wholes] = []
-    # Whole instances are gathered by the processor.
+    # Whole instances are gathered by the CPU.
     encoded = decodes(kernels) and gathering is None
     for channels, planes in task.read_planes(encoded):
         tile = Tile(planes, runs, geometry.totals[:, :1], kernels, ignore_nan)

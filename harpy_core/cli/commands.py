@@ -84,9 +84,7 @@ def on_workers(command: F) -> F:
 
 def to_a_store(command: F) -> F:
     """Add the place of the result, and whether it may replace another."""
-    command = click.option("--overwrite", is_flag=True, help="Replace what stands at OUTPUT.")(
-        command
-    )
+    command = click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")(command)
     return click.option(
         "-o",
         "--output",

@@ -89,7 +89,7 @@ def default_config() -> str:
     """Return the default config, every key with its description above it."""
     intro = (
         "# The default config: the embedded real sample, tiled to 12 x 4096 x 4096 pixels.\n"
-        "# config/README.md tells of every key; config/own-data.yaml is a start for own data.\n"
+        "# config/README.md describes every key; config/own-data.yaml is a start for yours.\n"
     )
     return _GENERATED + intro + "\n".join(_commented(Config, DEFAULT_CONFIG, 0)) + "\n"
 

@@ -15,7 +15,7 @@ from harpy_core.config.section import QUOTE_IT, Section, remedy_of, rule_of, sec
 from harpy_core.errors import InputError, redacted
 
 MOST_TOLD = 10
-"""Mistakes that are shown; others are counted."""
+"""Number of mistakes that are shown; others are counted."""
 
 Path = tuple[str | int, ...]
 
@@ -29,9 +29,9 @@ class Mistake:
     path
         Keys and indices of lists that lead to it.
     told
-        What follows the path in its line.
+        Text that follows the path in its line.
     absent
-        Whether it is that something was not given.
+        Whether the mistake is that something was not given.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Mistake:
 
 
 def wrong(path: Iterable[str | int], value: Any, remedy: str) -> Mistake:
-    """Make the mistake of a value that cannot be, with what to do about it."""
+    """Make the mistake of an impossible value, with its remedy."""
     return Mistake(tuple(path), f" = {shown(value)}: {remedy}", value is None)
 
 
@@ -83,10 +83,10 @@ def read(mapping: Mapping[str, Any]) -> tuple[Config | None, list[Mistake]]:
     Returns
     -------
     Config or None
-        Without the keys that are wrong, and the sections that need them; None where that leaves
-        nothing.
+        Config without the keys that are wrong, and the sections that need them; None if that
+        leaves nothing.
     list of Mistake
-        All that are found without looking at any file, in the order of the keys' definition.
+        Mistakes that are found without looking at any file, in the order of the keys' definition.
     """
     found: list[Mistake] = []
     rest: dict[Any, Any] = deepcopy(dict(mapping))
@@ -95,7 +95,7 @@ def read(mapping: Mapping[str, Any]) -> tuple[Config | None, list[Mistake]]:
             return Config.model_validate(rest), found
         except ValidationError as error:
             errors = error.errors()
-            # What is missing once a wrong key is left out is no mistake of the user's.
+            # What is missing only because a wrong key was left out is not the user's mistake.
             found = found or _mistakes(errors, rest)
         if not rest:
             return None, found
@@ -130,7 +130,7 @@ def _mistakes(errors: list[ErrorDetails], mapping: Mapping[str, Any]) -> list[Mi
         by_key.setdefault(mistake.path, mistake)
     # A mistyped key is often why another one is missing.
     unknown = {_written(e, mapping)[:-1] for e in errors if e["type"] == "extra_forbidden"}
-    # Of several kinds of value that a key takes, each says why it is not given.
+    # Where a key takes several kinds of value, each kind reports why it does not match.
     whole = {path[:length] for path in by_key for length in range(len(path))}
     return [
         mistake
@@ -173,7 +173,7 @@ def _misnamed(path: Path) -> Mistake:
 
 
 def _leave_out(mapping: dict[Any, Any], paths: list[Path]) -> None:
-    """Take the key of each path out of a mapping, or the nearest one above that is there."""
+    """Remove the key of each path from a mapping, or the nearest existing one above it."""
     taken = []
     for path in paths:
         while path:
@@ -198,7 +198,7 @@ def _written(error: ErrorDetails, mapping: Any) -> Path:
         path.append(part)
         value = _value_at(value, (part,))
     if error["loc"][-1:] == ("[key]",):
-        # As it is: pydantic makes text of it.
+        # The key as it is: pydantic turns it into text.
         path[-1] = error["input"]
     return tuple(path)
 

@@ -44,7 +44,7 @@ Unlike = AfterValidator(_unlike)
 
 
 QUOTE_IT = "YAML does not read it as text: quote it"
-"""What to do about a number, a date, yes or no where text is wanted."""
+"""Remedy of a number, a date, yes or no where text is wanted."""
 
 
 class Section(BaseModel):

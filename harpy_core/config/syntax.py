@@ -1,7 +1,7 @@
-"""What cannot be read of a config's text, told with file and line.
+"""Syntax errors in a config's text, reported with file and line.
 
-Snakemake reads the files itself, names no line, and takes the last of two keys of one name in
-silence. Imported while the workflow is parsed, so nothing heavy is imported here.
+Snakemake reads the files itself, names no line, and silently takes the last of two equal keys. This
+is imported while the workflow is parsed, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import yaml
 from harpy_core.errors import InputError
 
 _TEMPLATE = "__use_yte__"
-"""The key by which Snakemake takes a config for a template, in which keys are repeated."""
+"""Key by which Snakemake takes a config for a template, in which keys may be repeated."""
 
 
 def check_syntax(files: Iterable[str | Path]) -> None:
     """Refuse files that are neither YAML nor JSON, or have a key twice in one mapping.
 
-    A file that is not there is left to Snakemake.
+    A missing file is left to Snakemake.
 
     Raises
     ------
     InputError
-        The first mistake, in one line: file, line, and what is wrong there.
+        There is a mistake; one line gives the file, the line and what is wrong there.
     """
     for file in map(Path, files):
         if file.is_file():
@@ -61,7 +61,7 @@ def _check_yaml(text: str, file: Path) -> None:
 
 
 def _check_keys(node: yaml.Node, file: Path) -> None:
-    """Refuse a key that a mapping has twice."""
+    """Refuse a key that appears twice in a mapping."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _check_keys(item, file)

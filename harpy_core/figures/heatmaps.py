@@ -1,7 +1,7 @@
 """Heat map of mean intensities, cells and channels ordered by similarity.
 
 A table on disk is read a slab of instances at a time, three times: for the means, for the standard
-deviations, and for the scores. What is held does not grow with the number of instances.
+deviations, and for the scores. Its memory does not grow with the number of instances.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST = 1000
 _LIMIT = 3.0
 _SLAB = 2**22
-"""Values of a slab: 32 MiB, of which some ten are held while it is worked on."""
+"""Values of a slab of 32 MiB, of which some ten are held while it is processed."""
 
 
 def heatmap(
@@ -56,7 +56,7 @@ def heatmap(
     if not scale.count:
         raise InputError(f"table with {len(values)} instances: none has a value in every channel")
     chosen = _sample(scale.count, seed)
-    # Of whole columns, as `linkage` has it: squares of distances are summed slab by slab.
+    # Distances of whole columns, as for `linkage`: their squares are summed slab by slab.
     apart = np.zeros(values.shape[1] * (values.shape[1] - 1) // 2)
     found, before = [], 0
     for slab in _slabs(values):
@@ -81,7 +81,7 @@ def heatmap(
 
 
 def _opened(table: AnnData | str | os.PathLike[str]) -> tuple[Any, list[str], str]:
-    """Values (instances, channels) that are sliced as they are needed, channels, statistic."""
+    """Return values (instances, channels) to be sliced on demand, channels, statistic."""
     if isinstance(table, (str, os.PathLike)):
         import zarr
         from anndata.io import read_elem
@@ -97,7 +97,7 @@ def _opened(table: AnnData | str | os.PathLike[str]) -> tuple[Any, list[str], st
 
 
 def _slabs(values: Any) -> Iterator[np.ndarray]:
-    """The instances that have a value in every channel, some at a time, float64."""
+    """Yield instances with a value in every channel, several at a time, float64."""
     step = max(_SLAB // max(values.shape[1], 1), 1)
     for first in range(0, values.shape[0], step):
         slab = np.asarray(values[first : first + step], np.float64)
@@ -106,14 +106,14 @@ def _slabs(values: Any) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """What z-scores are taken from.
+    """Mean and spread from which z-scores are taken.
 
     Attributes
     ----------
     count
         Number of instances with a value in every channel.
     mean, spread : (channels,) float64
-        Mean and standard deviation of each channel; the latter is 0 of a constant one.
+        Mean and standard deviation of each channel; the latter is 0 for a constant one.
     """
 
     count: int

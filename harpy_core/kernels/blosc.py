@@ -1,8 +1,8 @@
 """Chunks in the format of Blosc 1, for an engine that decodes them itself.
 
 A chunk is a header, the place of each block, and the blocks. A block is one stream, or as many as
-an item has bytes; a stream is preceded by its size, and stored as it is where that is its length.
-This is what Blosc's README_CHUNK_FORMAT.rst describes. Nothing is decoded here.
+an item has bytes; a stream is preceded by its size, and is uncompressed if that is its length. This
+follows Blosc's README_CHUNK_FORMAT.rst. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ _HEADER = struct.Struct("<4B3i")
 _VERSION = 2
 _BYTES_SHUFFLED, _COPIED, _BITS_SHUFFLED, _WHOLE_BLOCKS = 0x1, 0x2, 0x4, 0x10
 _CODEC = 5
-"""Above which bit of the flags the codec is named."""
+"""Bit of the flags from which on the codec is named."""
 _LZ4 = 1
 _MOST_STREAMS, _SHORTEST_STREAM = 16, 128
-"""Blocks are one stream where they would be cut into more, or into shorter ones."""
+"""Limits of streams: a block is one stream if it would be cut into more, or into shorter ones."""
 _ITEM_SIZES = (1, 2, 4, 8)
 BITS_TOGETHER = 32
-"""Items whose bits are put back together: blocks of another length are left to Blosc."""
+"""Items whose bits are reassembled together: blocks of other lengths are left to Blosc."""
 
 _COPIED_BLOCK = 2**17
-"""What is not compressed is cut into streams of as many bytes, to be copied side by side."""
+"""Bytes of the streams into which uncompressed content is cut, to be copied side by side."""
 
 COLUMNS = 4
 
 
 def decodes(kernels: ModuleType) -> bool:
-    """Whether an engine's functions take encoded chunks in the place of planes."""
+    """Whether an engine's functions take encoded chunks in place of planes."""
     return bool(getattr(kernels, "DECODES", False))
 
 
 def most_stored(size: int) -> int:
-    """The most bytes of a chunk of some decoded bytes: Blosc adds no more than its header."""
+    """Bytes of a chunk of `size` decoded bytes, at most: Blosc adds no more than its header."""
     return size + _HEADER.size
 
 
 def most_streams(size: int) -> int:
-    """The most streams of a chunk of some decoded bytes; one with more is left to Blosc."""
+    """Streams of a chunk of `size` decoded bytes, at most; one with more is left to Blosc."""
     return 64 + size // 1024
 
 
 class Encoded:
-    """Pixels of some channels that are still encoded, in the place of an array (c, plane).
+    """Pixels of some channels that are still encoded, in place of an array (c, plane).
 
     Parameters
     ----------
     content
-        The chunk, uint8.
+        Encoded chunk, uint8.
     shape
-        (c, plane) of the pixels asked for; the chunk may hold more channels after them.
+        Shape (c, plane) of the pixels asked for; the chunk may hold more channels after them.
     dtype
         Type of the pixels.
     size
         Bytes of the whole chunk once it is decoded.
     decode
-        Returns the pixels, decoded by the processor; raises what is wrong with the chunk.
+        Function that returns the pixels, decoded by the CPU, or raises what is wrong with them.
     """
 
     def __init__(
@@ -84,21 +84,21 @@ class Encoded:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(c, plane), decoded by the processor, once."""
+        """Pixels (c, plane), decoded by the CPU, once."""
         return self._decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """What a chunk consists of.
+    """Streams of a chunk.
 
     Attributes
     ----------
     table : (streams, 4) uint32
-        Of each stream: where it begins in the chunk, its bytes there; where its content belongs
-        among the decoded bytes, and how many it has. All of it lies inside the chunk.
+        Offset and bytes of each stream in the chunk, then offset and bytes of its content among
+        the decoded bytes. All of it is inside the chunk.
     shuffle
-        What was shuffled in every block: ``bits``, ``bytes`` or nothing.
+        Unit that was shuffled in every block: ``bits``, ``bytes`` or nothing.
     item
         Bytes of an item.
     block
@@ -112,14 +112,14 @@ class Streams:
 
 
 def streams_of(content: np.ndarray, size: int) -> Streams | None:
-    """The streams of a chunk whose codec is LZ4; None for any other, and for one that is spoiled.
+    """Find the streams of a chunk whose codec is LZ4; None for any other, or a damaged one.
 
     Parameters
     ----------
     content
-        The chunk, uint8: nothing that it says is trusted.
+        Encoded chunk, uint8: nothing in it is trusted.
     size
-        Bytes it has to hold.
+        Bytes that it must decode to.
     """
     if len(content) < _HEADER.size:
         return None
@@ -145,7 +145,7 @@ def _shuffle_of(flags: int, item: int) -> Literal["bits", "bytes", ""]:
 
 
 def _fits(shuffle: str, item: int, block: int, size: int) -> bool:
-    """Whether every block, the last one too, is shuffled in a way that a kernel undoes."""
+    """Whether a kernel can undo the shuffling of every block, including the last."""
     if not shuffle:
         return True
     unit = item * (BITS_TOGETHER if shuffle == "bits" else 1)
@@ -160,7 +160,7 @@ def _copied(size: int) -> Streams:
 
 
 def _table(content: np.ndarray, size: int, block: int, item: int) -> np.ndarray | None:
-    """The table of the streams of all blocks; None where one does not lie inside the chunk."""
+    """Make the table of the streams of all blocks; None if one is not inside the chunk."""
     blocks, rest = -(-size // block), size % block
     split = item if item <= _MOST_STREAMS and block // item >= _SHORTEST_STREAM else 1
     end = _HEADER.size + 4 * blocks
@@ -171,7 +171,7 @@ def _table(content: np.ndarray, size: int, block: int, item: int) -> np.ndarray 
     whole = size // block
     parts = [_rows(content, begin[:whole], target[:whole], block // split, split)]
     if rest:
-        # A last block that is shorter is one stream.
+        # A shorter last block is one stream.
         parts.append(_rows(content, begin[whole:], target[whole:], rest, 1))
     found = [part for part in parts if part is not None]
     return np.concatenate(found).astype(np.uint32) if len(found) == len(parts) else None
@@ -180,7 +180,7 @@ def _table(content: np.ndarray, size: int, block: int, item: int) -> np.ndarray 
 def _rows(
     content: np.ndarray, begin: np.ndarray, target: np.ndarray, length: int, split: int
 ) -> np.ndarray | None:
-    """The streams of blocks that are cut into `split`, each of `length` bytes."""
+    """Find the streams of blocks that are cut into `split`, each of `length` bytes."""
     rows = np.empty((len(begin), split, COLUMNS), np.int64)
     for number in range(split):
         if np.any((begin < 0) | (begin > len(content) - 4)):

@@ -1,10 +1,10 @@
 """The kernels on an NVIDIA GPU through CuPy: the functions of `reference`, host arrays in and out.
 
-The kernels themselves are in `gpu.cu`. Here is what surrounds them: which is compiled for which
-pixels, how a run table is laid out for them, what travels and what stays on the card. Each thread
-has a stream and buffers of its own, so that one thread reads while the card copies and computes
-for another. Chunks that Blosc encoded with LZ4 travel as they are stored, and are decoded on the
-card; all others by the processor. Nothing of CuPy is imported before a card is used.
+The kernels themselves are in `gpu.cu`. This module compiles them for types of pixels, lays out run
+tables for them, and decides what is transferred and what stays on the card. Each thread has its own
+stream and buffers, so that one thread reads while the card copies and computes for another. Chunks
+that Blosc encoded with LZ4 are transferred as they are stored, and decoded on the card; all others
+by the CPU. CuPy is not imported before a card is used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 DECODES = True
-"""Encoded chunks are taken in the place of planes."""
+"""Whether encoded chunks are taken in place of planes."""
 
 SOURCE = Path(__file__).with_name("gpu.cu")
 OPTIONS = ("--std=c++17",)
@@ -58,21 +58,21 @@ BLOCK = 128
 WARP = 32
 RUNS_PER_PART = 32
 PIXELS_PER_PART = 8192
-"""A part has as many runs as a warp has lanes, fewer where they are long: labels as large as the
-tile are shared out too."""
+"""Pixels of a part, which has as many runs as a warp has lanes, or fewer if they are long: labels
+as large as the tile are divided too."""
 
 LANES_PER_STRETCH = 16
 CHANNELS = {"sum": 4, "extremes": 2, "full": 2, "powers": 2}
 """Channels that a warp sums at a time, by what it sums; as in `gpu.cu`."""
 
 _ALIGNED = 16
-"""Bytes of a load: every plane begins on a border of as many, and ends on one."""
+"""Bytes of a load: every plane begins and ends on a multiple of it."""
 
 PIECE = 2**23
 PIECES_ON_THE_WAY = 2
-"""What lies in memory that is not pinned travels in pieces of as many bytes by way of some that
-is: one is read while another is on its way. Pieces of 1 MiB halve the rate of sixteen threads,
-which then wait for each other in Python; larger ones help nobody."""
+"""Bytes and number of the pieces by which memory that is not pinned is transferred through memory
+that is: one is read while another is in transit. Pieces of 1 MiB halve the rate of sixteen threads,
+which then wait for each other in Python; larger ones do not help."""
 
 _C_TYPES = {
     "u1": "unsigned char",
@@ -132,17 +132,17 @@ def visible() -> list[str]:
 
 
 def room() -> int:
-    """Bytes that are free on this process's GPU."""
+    """Free bytes on this process's GPU."""
     import cupy
 
     return int(cupy.cuda.runtime.memGetInfo()[0])
 
 
 class Mark(Protocol):
-    """A point in the order of what a card is asked for."""
+    """A point in the order of a card's calls."""
 
     def synchronize(self) -> None:
-        """Return when everything before it is done."""
+        """Return when everything before the mark is done."""
 
 
 class Card(Protocol):
@@ -164,10 +164,10 @@ class Card(Protocol):
         """Run a kernel by its name in C++, with buffers and NumPy scalars."""
 
     def mark(self) -> Mark:
-        """A point in the order of what is asked for."""
+        """Mark the present point in the order of calls."""
 
     def wait(self) -> None:
-        """Return when everything that was asked for is done."""
+        """Return when all calls are done."""
 
 
 class CupyCard:
@@ -239,7 +239,7 @@ def _compiled(kernel: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A run table as the kernels want it: sorted by instance, and cut into parts.
+    """A run table in the kernels' layout: sorted by instance, and cut into parts.
 
     Attributes
     ----------
@@ -268,7 +268,7 @@ class Parts:
         pixels = np.bincount(slot, length, slots)
         each = np.clip(PIXELS_PER_PART * runs // np.maximum(pixels, 1), 1, RUNS_PER_PART)
         number = -(-runs // each.astype(np.int64))
-        # As many in one part as in another: the longest ends last.
+        # Parts have equal numbers of runs, because the longest part ends last.
         each = -(-runs // np.maximum(number, 1))
         begin = np.concatenate([[0], np.cumsum(number)])
         whose = np.repeat(np.arange(slots), number)
@@ -306,14 +306,14 @@ class Planes:
 
 
 class Piece:
-    """Pinned memory by way of which pieces of other memory travel, one after the other."""
+    """Pinned memory through which pieces of other memory are transferred, one after the other."""
 
     def __init__(self, card: Card) -> None:
         self._card, self._host = card, card.pinned(PIECE)
         self._sent: Mark | None = None
 
     def send(self, piece: np.ndarray, buffer: Any, offset: int) -> None:
-        """Copy it to the card, once the one before it is there."""
+        """Copy a piece to the card, once the one before it has arrived."""
         if self._sent is not None:
             self._sent.synchronize()
         host = self._host[: len(piece)]
@@ -323,7 +323,7 @@ class Piece:
 
 
 class Session:
-    """What one thread keeps on the card: buffers that grow, and what lies in them."""
+    """Memory of one thread on the card: buffers that grow, and their contents."""
 
     def __init__(self, card: Card) -> None:
         self.card = card
@@ -333,27 +333,27 @@ class Session:
         self._pieces: list[Piece] = []
 
     def room(self, purpose: str, size: int) -> Any:
-        """A buffer of at least some bytes; what an earlier one of the purpose held is lost."""
+        """Return a buffer of at least `size` bytes; the content of its predecessor is lost."""
         buffer = self._buffers.get(purpose)
         if buffer is None or buffer.size < size:
-            # Given back before the larger one is taken: they need not both fit.
+            # Freed before the larger one is allocated: both may not fit.
             self._buffers.pop(purpose, None)
             del buffer
             buffer = self._buffers[purpose] = self.card.empty(max(size, _ALIGNED))
         return buffer
 
     def put(self, purpose: str, host: np.ndarray) -> Any:
-        """An array on the card."""
+        """Copy an array to the card."""
         buffer = self.room(purpose, host.nbytes)
         if filling(host) is not None:
-            # A buffer of this thread: it is pinned.
+            # A buffer of this thread is pinned.
             self.card.put(host, buffer)
         else:
             self._send(host.reshape(-1).view(np.uint8), buffer)
         return buffer
 
     def runs(self, start: np.ndarray, length: np.ndarray, slot: np.ndarray, slots: int) -> Runs:
-        """The run table on the card; the same arrays, used for the next channels, stay there."""
+        """Return the run table on the card; the same arrays, for the next channels, stay there."""
         table = (start, length, slot)
         held = self._runs
         if held is None or not held.is_of(table, slots):
@@ -365,10 +365,10 @@ class Session:
         return held
 
     def planes(self, planes: np.ndarray | Encoded) -> Planes:
-        """The planes on the card, each on a border of a load; not sent twice from one filling.
+        """Return the planes on the card, each aligned to a load; a filling is not sent twice.
 
-        Encoded ones are decoded there, or by the processor where that is not to be done or fails:
-        it tells of what is wrong with a chunk.
+        Encoded ones are decoded there, or by the CPU if that is impossible or fails: the CPU
+        reports what is wrong with a chunk.
         """
         if isinstance(planes, Encoded):
             held = self._planes
@@ -388,7 +388,7 @@ class Session:
         return held
 
     def _decoded(self, chunk: Encoded) -> Planes | None:
-        """The planes of a chunk that is decoded on the card; None where it is not."""
+        """Decode the planes of a chunk on the card; None if it cannot."""
         streams = streams_of(chunk.content, chunk.size)
         if streams is None or chunk.shape[1] * chunk.dtype.itemsize % _ALIGNED:
             return None
@@ -435,7 +435,7 @@ class Session:
         )
 
     def words(self, buffer: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """Words from the card, once everything is done."""
+        """Return words from the card, once everything is done."""
         host = scratch("words", int(np.prod(shape)), np.dtype(np.uint64))
         self.card.get(buffer, host)
         self.card.wait()
@@ -447,7 +447,7 @@ _new_card = CupyCard
 
 
 def session_of_thread() -> Session:
-    """This thread's session, begun at its first use of the card."""
+    """Return this thread's session, begun at its first use of the card."""
     if not hasattr(_local, "session"):
         card = _new_card()
         allocate_with(card.pinned)
@@ -698,7 +698,7 @@ def _code(dtype: np.dtype) -> str:
 
 
 def every_kernel() -> Iterator[str]:
-    """Every kernel there is, by its name in C++."""
+    """Yield the C++ name of every kernel."""
     for size in (1, 2, 4, 8):
         word = word_type(np.dtype(f"u{size}"))
         yield from (f"{kernel}<{word}>" for kernel in ("gather", "count_runs", "find_runs"))

@@ -30,7 +30,7 @@ FUNCTIONS = (
     "order_statistics",
     "gather",
 )
-"""What the jobs ask of an engine."""
+"""Functions that the jobs ask of an engine."""
 
 _logger = logging.getLogger("harpy_core")
 _told: set[str] = set()
@@ -92,7 +92,7 @@ class Engine:
 
 
 class _Completed(ModuleType):
-    """A module of kernels, and another for what it lacks."""
+    """A module of kernels, completed by another for what it lacks."""
 
     def __init__(self, module: ModuleType, rest: ModuleType) -> None:
         super().__init__(module.__name__)

@@ -106,12 +106,12 @@ def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
     if not stream.eof:
         raise ValueError("it is cut off")
     if stream.unused_data:
-        raise ValueError("something stands behind its end")
+        raise ValueError("there are bytes after its end")
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """Verifies the CRC-32C that trails a chunk, then decodes what stands before it."""
+    """Decoder that verifies the CRC-32C after a chunk, then decodes the chunk."""
 
     decode: Decoder
 
@@ -374,7 +374,7 @@ class ChunkFiles:
         return None if encoded is None else np.frombuffer(encoded, np.uint8)
 
     def _encoded(self, index: tuple[int, ...], files: _Files) -> Any:
-        """Map what a file holds of a chunk into memory; None where there is none."""
+        """Map the encoded chunk in its file into memory; None if there is none."""
         try:
             file = os.open(self._folder / files.key(index), os.O_RDONLY)
         except FileNotFoundError:

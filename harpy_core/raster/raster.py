@@ -202,7 +202,7 @@ def channel_names(
         )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"{where}: {twice[0]!r} stands more than once; rename one of them")
+        raise InputError(f"{where}: {twice[0]!r} appears twice; rename one of them")
     return names
 
 

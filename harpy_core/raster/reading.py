@@ -65,7 +65,7 @@ class Reader(Protocol):
         """
 
     def stored(self, region: Region) -> np.ndarray | None:
-        """What `read` would decode, where it is one chunk in Blosc's format: uint8, as stored."""
+        """Return the stored content of a region that is one chunk in Blosc's format, uint8."""
 
     def detach(self, region: Region) -> Reader:
         """Return a reader of this region that is cheap to send to another process."""
@@ -129,7 +129,7 @@ class ArrayReader:
         return ()
 
     def stored(self, region: Region) -> None:
-        """Nothing is encoded here."""
+        """Return None: nothing is encoded here."""
 
     def detach(self, region: Region) -> ArrayReader:
         """Return a reader of the part of the array that the region covers."""
@@ -182,7 +182,7 @@ class ChunkReader:
         return gaps
 
     def stored(self, region: Region) -> np.ndarray | None:
-        """The chunk's content, where the region is one that `read` decodes in place."""
+        """Return the chunk's content, if the region is one that `read` decodes in place."""
         decoded_in_place = self._is_chunk(region) and self._stored == self.dtype
         if not decoded_in_place or not isinstance(self._files, StoredChunks):
             return None
@@ -246,7 +246,7 @@ class ViewReader:
         return gaps
 
     def stored(self, region: Region) -> None:
-        """A chunk holds other channels too."""
+        """Return None: a chunk holds other channels too."""
 
     def detach(self, region: Region) -> ViewReader:
         """Return the reader itself: it holds no pixels."""

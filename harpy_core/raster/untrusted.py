@@ -1,4 +1,4 @@
-"""Stores whose metadata may be of any size, and arrays that may claim to be: what is refused."""
+"""Refusal of stores whose metadata, and of arrays whose claims, are of absurd size."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from harpy_core.errors import InputError
 from harpy_core.raster.formats.names import METADATA, refuse_long
 
 MOST_CHUNKS = 10**8
-"""Chunks of an array; a terapixel has a hundred thousand, of the smallest size ten million."""
+"""Chunks of an array, at most; a terapixel has a hundred thousand, ten million if tiny."""
 
 MOST_CHANNELS = 10**5
 
 _PADDING_BYTES = 2**30
-"""Bytes of a chunk that may lie outside of its array."""
+"""Bytes of a chunk that may be outside its array, at most."""
 
 
 class Folder(LocalStore):
-    """A store in a folder, which reads no metadata of absurd length."""
+    """Store in a folder that reads no metadata of absurd length."""
 
     async def get(
         self,
@@ -33,7 +33,7 @@ class Folder(LocalStore):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """As `zarr.abc.store.Store.get`."""
+        """Get a value as `zarr.abc.store.Store.get` does."""
         if key.rpartition("/")[2] in METADATA:
             path = os.path.join(self.root, key)
             if os.path.isfile(path):
@@ -42,7 +42,7 @@ class Folder(LocalStore):
 
 
 class Archive(ZipStore):
-    """A zipped store that tells the sizes of its members without unpacking them."""
+    """Zipped store that knows the sizes of its members without unpacking them."""
 
     async def getsize(self, key: str) -> int:
         """Bytes that a member takes in the archive."""
@@ -63,15 +63,15 @@ def refuse_absurd(array: Any, kind: str) -> None:
     Parameters
     ----------
     array
-        With a shape and, where it is stored in chunks of one size, chunks.
+        Array with a shape and, if it is stored in chunks of one size, chunks.
     kind
         ``image`` or ``labels``.
 
     Raises
     ------
     InputError
-        Chunks of no pixels, too many of them, or of a size far beyond the array's; too many
-        channels.
+        Chunks have no pixels, are too many, or are far larger than the array; or there are too
+        many channels.
     """
     shape = tuple(array.shape)
     if kind == "image" and len(shape) in (3, 4) and shape[0] > MOST_CHANNELS:

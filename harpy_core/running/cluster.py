@@ -76,7 +76,7 @@ class GpuEach(WorkerPlugin):
 
 
 class LeaveInterrupts(WorkerPlugin):
-    """Workers that Ctrl-C, which the terminal sends to all, leaves to the process that has them.
+    """Plugin of workers that leave Ctrl-C, which the terminal sends to all, to their owner.
 
     It ends them; on their own each would print where in asyncio it was.
     """

@@ -102,7 +102,7 @@ class Task:
                 yield slice(first, last), Encoded(stored, shape, self.image.dtype, size, read)
 
     def _read(self, image: Reader, region: Region) -> np.ndarray:
-        """Pixels of some channels, (c, plane), in a buffer that the thread reuses."""
+        """Read the pixels of some channels, (c, plane), into a buffer that the thread reuses."""
         channels = region[0][1] - region[0][0]
         shape = image.layout(region)
         buffer = scratch("image", math.prod(shape), image.dtype).reshape(shape)
@@ -240,7 +240,7 @@ class BlockReader:
         return self._blocks[region[0][0]].read(region, out)
 
     def stored(self, region: Region) -> None:
-        """Nothing is encoded here."""
+        """Return None: nothing is encoded here."""
 
     def detach(self, region: Region) -> BlockReader:
         """Return the reader itself: its blocks are where they are used."""

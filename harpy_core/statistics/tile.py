@@ -38,7 +38,7 @@ class Tile:
 
     @property
     def decoded(self) -> np.ndarray:
-        """The planes, decoded by the processor where they are not."""
+        """Return the planes, decoded by the CPU if they are still encoded."""
         return self.planes.pixels if isinstance(self.planes, Encoded) else self.planes
 
     @property

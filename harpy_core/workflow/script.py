@@ -30,7 +30,7 @@ OWN_THREADS_BYTES = 2**29
 """Bytes that a stage reads and writes in about a second, less than its workers take to start."""
 
 _STOPPED = 128 + signal.SIGINT
-"""Exit status of a process that ended by Ctrl-C."""
+"""Exit status of a process that was ended by Ctrl-C."""
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -70,7 +70,7 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
         sys.exit(f"{name}: {type(error).__name__}: {told}: its traceback is in {log}")
     except KeyboardInterrupt:
         logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
-        # Everybody who presses Ctrl-C knows where; Python would show each call down to there.
+        # Those who press Ctrl-C know where; Python would show each call down to there.
         print(f"{name}: stopped", file=sys.stderr)
         sys.exit(_STOPPED)
     except BaseException:

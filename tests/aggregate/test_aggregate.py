@@ -312,7 +312,7 @@ LABELS = np.eye(6, dtype="i4")
         (IMAGE.astype(complex), LABELS, {}, "complex128"),
         (IMAGE.astype(np.longdouble), LABELS, {}, "at most 64 bits"),
         (IMAGE, LABELS, {"channels": ["a"]}, "1 names for an image of 2 channels"),
-        (IMAGE, LABELS, {"channels": ["a", "a"]}, "'a' stands more than once"),
+        (IMAGE, LABELS, {"channels": ["a", "a"]}, "'a' appears twice"),
         (IMAGE, LABELS, {"stats": ["mean", "mode"]}, "'mode' is not a statistic"),
         (IMAGE, LABELS, {"stats": ["kurtosi"]}, "did you mean kurtosis"),
         (IMAGE, LABELS, {"stats": []}, "choose at least one"),

@@ -1,4 +1,4 @@
-# What the rules share: the checked config, and the questions they ask of it.
+# Shared by the rules: the checked config, and their questions to it.
 #
 # Nothing heavy is imported here: the workflow is parsed for every dry run and every cluster job.
 
@@ -19,22 +19,22 @@ with ending_in_its_lines():
     CONFIG = preflight.checked(config, CONFIG_FILE)
 ASKED = Questions(CONFIG)
 NEEDED = Needs(ASKED)
-# Once, and not by every job.
+# Once, not in every job.
 if workflow.is_main_process:
     for warning in ASKED.warnings():
         print(f"{CONFIG_FILE}: {warning}", file=sys.stderr)
 
 
 def sweep_rows(wildcards):
-    """The measured runs of a case, where there are cores enough for them."""
+    """Return the measured runs of a case, if there are enough cores for them."""
     check_enough_cores(wildcards.case)
     return ASKED.sweep_rows(wildcards)
 
 
 def check_enough_cores(case):
-    """Refuse a sweep that asks for more than --cores, which Snakemake would cap in silence."""
+    """Refuse a sweep that asks for more than --cores, which Snakemake would cap silently."""
     cores = workflow.resource_settings.cores
-    # A report executes nothing, and a dry run without --cores knows of one.
+    # A report executes nothing, and a dry run without --cores assumes one.
     executes = workflow.executor_plugin is not None and workflow.local_exec
     undecided = cores is None or (workflow.dryrun and cores == 1)
     if workflow.is_main_process and executes and not undecided:
@@ -43,14 +43,14 @@ def check_enough_cores(case):
 
 
 def measuring_threads(wildcards):
-    """All cores of this machine, so that nothing runs beside a measurement; a node's share else."""
+    """Return all cores of this machine, so that nothing runs beside a measurement, or a node's share."""
     if workflow.is_main_process and workflow.local_exec:
         return workflow.resource_settings.cores or 1
     return int(wildcards.workers) * ASKED.case(wildcards).benchmark.threads_per_worker
 
 
 def own_start():
-    """The arguments that start this Snakemake once more: its Snakefile and its config."""
+    """Return the arguments that start this Snakemake again: its Snakefile and its config."""
     files = [str(file) for file in workflow.overwrite_configfiles or ()]
     given = workflow.config_settings.config_args or ()
     start = ["--snakefile", workflow.main_snakefile]

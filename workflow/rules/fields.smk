@@ -1,4 +1,4 @@
-# Purpose: join what was measured in each field of view of a case.
+# Purpose: join the results of the fields of view of a case.
 # Inputs:  the tables of the fields and their manifests; the manifests of their crops
 # Outputs: results/<case>/table.zarr with a column for the field, and its manifest;
 #          results/<case>/crops.manifest.json, which names the fields' stores
@@ -29,7 +29,7 @@ rule join_tables:
 
 
 rule join_crops:
-    """What declares the crops of all of a case's fields of view whole; they stay where they are."""
+    """The manifest of the crops of a case's fields of view; they stay where they are."""
     input:
         manifests=ASKED.of_fields("crops.manifest.json"),
     output:

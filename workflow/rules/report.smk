@@ -19,7 +19,7 @@ rule plan:
 
 
 rule check:
-    """What is found in every case's source, without running anything else (only printed)."""
+    """The contents of every case's source, without running anything else (only printed)."""
     log:
         "logs/check.log",
     localrule: True

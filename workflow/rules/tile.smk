@@ -1,10 +1,10 @@
-# Purpose: describe a case's image and labels; repeat them to the target size where one is given.
+# Purpose: describe a case's image and labels; repeat them to the target size if one is given.
 # Inputs:  the user's files, or data/<dataset>.manifest.json
 # Outputs: results/<case>/source.json; results/<case>/tiled.zarr, its manifest and tiled.json
 
 
 rule source:
-    """What there is to know of a case's image and labels without reading them."""
+    """The description of a case's image and labels, without reading them."""
     input:
         files=ASKED.source_files,
     output:

@@ -89,10 +89,10 @@ class ChunkSource(Protocol):
 
 @runtime_checkable
 class StoredChunks(Protocol):
-    """Chunks that can also be had as they are stored, for an engine that decodes them itself."""
+    """Chunks that can also be read as they are stored, for an engine that decodes them itself."""
 
     def stored(self, index: tuple[int, ...]) -> np.ndarray | None:
-        """A chunk in Blosc's format, uint8; None where it is in another, or `read` is to tell."""
+        """Return a chunk in Blosc's format, uint8; None for others, or where `read` must report."""
 
 
 class Peek:

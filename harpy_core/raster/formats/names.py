@@ -11,7 +11,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 """Names of the files of a Zarr store that hold no pixels."""
 
 LONGEST_METADATA = 2**25
-"""Bytes of a file of metadata; those of large stores have some hundred thousand."""
+"""Bytes of a file of metadata, at most; those of large stores have some hundred thousand."""
 
 
 def refuse_long(name: str, size: int) -> None:
