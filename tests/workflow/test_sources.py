@@ -218,7 +218,10 @@ def test_fields_of_view_are_measured_one_by_one_and_joined(tmp_path: Path) -> No
         ),
         ({"fields": {"a": {"uri": "nowhere.zarr"}}}, "cases.slide.fields.a.uri = nowhere.zarr: "),
         ({"fields": {"a": {"ury": "ihc"}}}, "cases.slide.fields.a.ury: there is no such key"),
-        ({"fields": {"a/b": {"uri": "ihc"}}}, "a field's name is made of ASCII letters, digits, - and _"),
+        (
+            {"fields": {"a/b": {"uri": "ihc"}}},
+            "a field's name is made of ASCII letters, digits, - and _",
+        ),
     ],
 )
 def test_a_mistake_in_the_fields_is_told_in_one_line(
