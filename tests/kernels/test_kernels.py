@@ -14,6 +14,7 @@ from emulated import emulation
 from harpy_core import InputError
 from harpy_core.kernels import compiled, engine, gpu, layout, reference
 from harpy_core.kernels.layout import LONGEST_RUN, bias_of, place_of
+from harpy_core.kernels.registry import ENGINES
 
 Table = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -23,7 +24,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """The kernels of each engine, those of cupy on a GPU or on an emulated card."""
     if request.param == "emulated":
         with emulation(request.getfixturevalue("emulator")):
-            yield gpu
+            yield ENGINES["cupy"].load()
     else:
         if request.param == "cupy":
             request.getfixturevalue("gpu")

@@ -406,7 +406,8 @@ def test_what_is_described_can_be_opened_from_anywhere(
     uri, labels = ("i.zarr", "cells") if kind == "zarr" else ("image.ome.tif", "labels.tif")
     info = describe(uri, labels=labels, channels=["CD3"])
     assert Path(info.uri).is_absolute()
-    assert (info.image_shape, info.labels_shape) == ((1, 40, 50), (40, 50))
+    # Of the file; what is used of it, `channels` says.
+    assert (info.image_shape, info.labels_shape) == ((3, 40, 50), (40, 50))
     assert (info.image_dtype, info.labels_dtype) == ("uint16", "uint32")
     assert info.channels == ["CD3"]
     info.to_json(tmp_path / "info.json")
