@@ -11,16 +11,20 @@
 # make test-faults  every system call of every commit failing in turn, and 50 kills of each stage
 # make test-memory  what workers take in every combination of stage, chunks, pixels and engine
 # make fuzz    damaged and hostile inputs made by chance, for MINUTES=5: no crash, no hang, below 1 GB
+# make peer    Harpy, which the benchmark compares with, and others, in environments of their own:
+#              .venv-peer and .venv-others
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run tissue-figure test lint types pytest test-torch test-gpu test-faults test-memory \
-	test-slurm fuzz test-package docs format lock clean
+.PHONY: help setup run peer tissue-figure test lint types pytest test-torch test-gpu test-faults \
+	test-memory test-slurm fuzz test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
 DOCS_VENV := .venv-docs
+PEER_VENV := .venv-peer
+OTHERS_VENV := .venv-others
 CUDA ?= 13
 CUDA_VENV := .venv-cuda$(CUDA)
 BIN := $(VENV)/bin
@@ -31,6 +35,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # Those of 3.11 to 3.13 that are on this machine.
 PYTHONS ?= $(shell for v in 3.11 3.12 3.13; do \
 	$(UV) python find --no-project $$v >/dev/null 2>&1 && echo $$v; done)
+# Harpy's newest release needs 3.12.
+PEER_PYTHON ?= $(shell for v in 3.12 3.13 3.11; do \
+	$(UV) python find --no-project $$v 2>/dev/null && break; done)
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
 # Certificates that the machine trusts, where a proxy stands before the package index.
@@ -84,6 +91,9 @@ test-memory: setup
 fuzz: setup
 	$(BIN)/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),5)
 
+peer: $(PEER_VENV)/.ready $(OTHERS_VENV)/.ready
+	$(PEER_VENV)/bin/python -c "import harpy; print('peer_python: $(PEER_VENV)/bin/python')"
+
 test-slurm: setup
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
@@ -120,7 +130,7 @@ lock: | $(UV)
 		-o docs/requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(PEER_VENV) $(OTHERS_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
 
 $(VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(UV) pip sync --python $(BIN)/python requirements.lock
@@ -136,6 +146,16 @@ $(TORCH_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 $(DOCS_VENV)/.ready: docs/requirements.lock $(BIN)/python | $(UV)
 	$(BIN)/python -m venv --without-pip $(DOCS_VENV)
 	$(UV) pip sync --python $(DOCS_VENV)/bin/python docs/requirements.lock
+	touch $@
+
+$(PEER_VENV)/.ready: envs/peer.txt | $(UV)
+	$(PEER_PYTHON) -m venv --clear --without-pip $(PEER_VENV)
+	$(UV) pip install --python $(PEER_VENV)/bin/python -r envs/peer.txt
+	touch $@
+
+$(OTHERS_VENV)/.ready: envs/others.txt | $(UV)
+	$(PEER_PYTHON) -m venv --clear --without-pip $(OTHERS_VENV)
+	$(UV) pip install --python $(OTHERS_VENV)/bin/python -r envs/others.txt
 	touch $@
 
 $(CUDA_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)

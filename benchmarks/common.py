@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 import harpy_core
-from harpy_core.benchmark.sweep import cpu_model
+from harpy_core.benchmark.rows import cpu_model
 from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.raster.chunks import ChunkFiles
 from harpy_core.running.progress import track

@@ -11,7 +11,7 @@ import time
 import dask.array as da
 import numpy as np
 from dask.distributed import Client, LocalCluster
-from harpy.utils._aggregate import RasterAggregator
+from harpy.utils import RasterAggregator
 
 
 def main(store: str, stats: str, report: str, values: str) -> None:
@@ -26,7 +26,9 @@ def main(store: str, stats: str, report: str, values: str) -> None:
         Client(cluster),
     ):
         started = time.perf_counter()
-        aggregator = RasterAggregator(image_dask_array=image, mask_dask_array=labels)
+        aggregator = RasterAggregator(
+            image_dask_array=image, mask_dask_array=labels, run_on_gpu=False
+        )
         frames = aggregator.aggregate_stats(stats_funcs=tuple(names))
         seconds = time.perf_counter() - started
     found = {}

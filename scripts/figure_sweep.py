@@ -12,7 +12,6 @@ def main(snakemake):
             snakemake.input.sweep,
             snakemake.wildcards.stage,
             snakemake.output.figure,
-            published_case=snakemake.params.published,
         )
 
 

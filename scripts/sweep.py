@@ -1,14 +1,25 @@
-"""Rule sweep: the measured runs of a case as one table."""
+"""Rule sweep: every measured run of a case, as one table."""
 
 from harpy_core.workflow.script import running
 
 
 def main(snakemake):
-    """Gather the rows."""
+    """Measure what was not measured before, and gather the rows."""
     with running(snakemake):
-        from harpy_core.benchmark.sweep import collect
+        from harpy_core.benchmark.sweep import Sweep, run
 
-        collect(snakemake.input.rows, snakemake.output.table)
+        sweep = Sweep(
+            case=snakemake.wildcards.case,
+            raster_json=snakemake.input.raster,
+            **snakemake.params.sweep,
+        )
+        run(
+            sweep,
+            snakemake.params.kept,
+            snakemake.output.table,
+            snakemake.output.samples,
+            logs=snakemake.params.runs,
+        )
 
 
 if __name__ == "__main__":

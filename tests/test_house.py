@@ -14,6 +14,7 @@ ROOT = Path(harpy_core.__file__).parent
 ROOMS = (
     "errors",
     "provenance",
+    "phases",
     "tiles",
     "kernels",
     "statistics",

@@ -1,6 +1,6 @@
 """The measured process of the sweep: one stage on a fresh local cluster, and its own wall time.
 
-Started by `harpy_core.benchmark.sweep.measure`, which samples it from outside.
+Started by `harpy_core.benchmark.measuring.measure`, which samples it from outside.
 """
 
 from __future__ import annotations
@@ -13,23 +13,30 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import harpy_core
 from harpy_core.benchmark.peer import end_with_parent
-from harpy_core.benchmark.sweep import INPUT_ERROR_STATUS, RunSpec, StageReport
+from harpy_core.benchmark.specs import INPUT_ERROR_STATUS, RunSpec, StageReport
 from harpy_core.config.crops import CropSettings
 from harpy_core.errors import InputError
+from harpy_core.phases import PHASES, taken
 from harpy_core.planning.plan import stage_plan
 from harpy_core.raster import Raster, RasterInfo, open_described
 from harpy_core.running import cluster
 from harpy_core.storage.manifest import write_json
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from anndata import AnnData
+    from distributed import Client, Worker
+
+    from harpy_core.extract.crops import Crops
+
+_PACKAGES = ("dask", "distributed", "numba", "numcodecs", "numpy", "zarr")
 
 
 def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
@@ -44,9 +51,13 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
         prepare = partial(warm_up, spec, info.image_dtype, info.labels_dtype)
         prepare()
         client.run(prepare)
+        before = _phases(client)
         started = time.monotonic()
-        count = run(raster, client)
+        result = run(raster, client)
         ended = time.monotonic()
+        after = _phases(client)
+        spilled = sum(client.run(_spilled).values())
+    count, values = CHECKS[spec.stage](result)
     plan = stage_plan(
         spec.stage,
         info,
@@ -62,7 +73,49 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
         tasks=plan.tasks,
         software=f"harpy_core {harpy_core.__version__}",
         python=platform.python_version(),
+        instances=count,
+        packages={name: version(name) for name in _PACKAGES},
+        phases={
+            name: (after[name][0] - before[name][0], after[name][1] - before[name][1])
+            for name in after
+        },
+        spilled=spilled,
+        values=values,
     )
+
+
+def _phases(client: Client) -> dict[str, tuple[float, float]]:
+    """Seconds in each phase so far, of the threads of all workers."""
+    found = client.run(taken).values()
+    return {
+        name: (sum(one[name][0] for one in found), sum(one[name][1] for one in found))
+        for name in PHASES
+    }
+
+
+def _spilled(dask_worker: Worker) -> int:
+    """Bytes that a worker has put on disk."""
+    metrics = getattr(dask_worker.data, "cumulative_metrics", {})
+    return int(metrics.get(("disk-write", "bytes"), 0))
+
+
+def check_table(table: AnnData) -> tuple[int, float]:
+    """Instances of a table, and the sum of what it holds first."""
+    return int(table.n_obs), float(np.nansum(table.X))
+
+
+def check_crops(crops: Crops) -> tuple[int, float]:
+    """Number of crops, and the sum of the pixels of a hundred of them, evenly spread by label."""
+    labels = np.sort(crops.instance_id)
+    chosen = labels[np.linspace(0, len(labels) - 1, min(100, len(labels))).astype(int)]
+    return len(crops), float(sum(np.asarray(crops[int(n)], np.float64).sum() for n in chosen))
+
+
+CHECKS: dict[str, Callable[[Any], tuple[int, float]]] = {
+    "aggregate": check_table,
+    "extract": check_crops,
+}
+"""What is compared between engines, outside of the measured time."""
 
 
 def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
@@ -76,21 +129,18 @@ def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
     pixels = np.zeros((1, 8, 8), image_dtype)
     raster = Raster.of(pixels, labels, ["0"])
     with tempfile.TemporaryDirectory() as scratch:
-        tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1}, instances=None)
-        run = {"aggregate": _aggregator, "extract": _extractor}[spec.stage](
-            tiny, Path(scratch), None
-        )
-        run(raster, None)
+        tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1})
+        JOBS[spec.stage](tiny, Path(scratch), None)(raster, None)
 
 
 def _aggregator(
     spec: RunSpec, scratch: Path, strict: bool | None
-) -> Callable[[Raster, Client | None], int]:
-    """The stage aggregate, its modules imported; called, it returns the number of instances."""
+) -> Callable[[Raster, Client | None], AnnData]:
+    """The stage aggregate, its modules imported; called, it returns the table."""
     from harpy_core.aggregate.aggregation import aggregate_stats
 
-    def run(raster: Raster, client: Client | None) -> int:
-        table = aggregate_stats(
+    def run(raster: Raster, client: Client | None) -> AnnData:
+        return aggregate_stats(
             raster.image,
             raster.labels,
             stats=spec.stats,
@@ -99,22 +149,18 @@ def _aggregator(
             client=client,
             strict=strict,
         )
-        return int(table.n_obs)
 
     return run
 
 
 def _extractor(
     spec: RunSpec, scratch: Path, strict: bool | None
-) -> Callable[[Raster, Client | None], int]:
-    """The stage extract, its modules imported; called, it returns the number of instances."""
+) -> Callable[[Raster, Client | None], Crops]:
+    """The stage extract, its modules imported; called, it returns the crops."""
     from harpy_core.extract.extraction import extract_instances
-    from harpy_core.instances.finding import Instances
 
-    instances = None if spec.instances is None else Instances.read(spec.instances)
-
-    def run(raster: Raster, client: Client | None) -> int:
-        crops = extract_instances(
+    def run(raster: Raster, client: Client | None) -> Crops:
+        return extract_instances(
             raster.image,
             raster.labels,
             scratch / "crops.zarr",
@@ -124,14 +170,15 @@ def _extractor(
             client=client,
             strict=strict,
             resume=False,
-            instances=instances,
         )
-        return len(crops)
 
     return run
 
 
-JOBS = {"aggregate": _aggregator, "extract": _extractor}
+JOBS: dict[str, Callable[..., Callable[[Raster, Client | None], Any]]] = {
+    "aggregate": _aggregator,
+    "extract": _extractor,
+}
 
 
 def main(spec_path: str, report_path: str) -> int:

@@ -1,378 +1,260 @@
-"""One measured run of a stage in a fresh process, and the table of all runs.
+"""All measured runs of a case, in a random order, and their table.
 
-Owns the start of the measured process, its row of figures and `sweep.csv`. Which runs there are is
-the workflow's business; the sampling is `harpy_core.benchmark.profiling`'s.
+Owns which runs there are, their order, the state they start in, and `sweep.csv`. One run is
+`harpy_core.benchmark.measuring`'s.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import json
+import logging
 import os
-import platform
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-import harpy_core
-from harpy_core.benchmark.profiling import ProcessTreeSampler, ProcessTreeSummary
-from harpy_core.config.models import MEASURED, PEER
+from harpy_core.benchmark import rows
+from harpy_core.benchmark.measuring import measure, pools
+from harpy_core.benchmark.rows import Row
+from harpy_core.benchmark.specs import RunSpec, StrPath
+from harpy_core.config.models import PEER
 from harpy_core.errors import InputError
-from harpy_core.running.workers import ONE_THREAD
-from harpy_core.storage.manifest import write_json
+from harpy_core.provenance import source_digest
+from harpy_core.raster.info import RasterInfo
+from harpy_core.storage.manifest import digest_of, write_json
 
-STAGES = ("aggregate", "extract")
+if TYPE_CHECKING:
+    from harpy_core.benchmark.page_cache import InputFiles
 
-_GB = 1e9
-INPUT_ERROR_STATUS = 2
+_logger = logging.getLogger("harpy_core")
 
-StrPath = str | os.PathLike[str]
+# The same bytes for the same samples.
+_GZIP: Any = {"method": "gzip", "compresslevel": 6, "mtime": 1}
+
+_TOLERANCE = 1e-3
+"""Relative difference of two engines' results; the peer sums in float32."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunSpec:
-    """One cell of the sweep: everything the measured process has to know.
+class Sweep:
+    """The runs of a case: every stage x engine x number of workers x state of the cache.
 
     Attributes
     ----------
-    case
-        Name of the case in the config.
-    stage
-        ``"aggregate"`` or ``"extract"``.
-    engine
-        Kernels that do the arithmetic, or ``"harpy"`` for the peer.
-    workers, threads_per_worker
-        Size of the local Dask cluster.
-    memory_limit
-        Of one worker, as Dask writes it (``"48GB"``); None for no limit.
-    repeat
-        Number of this run among equal ones.
-    raster_json
-        Path of the `RasterInfo` of what is read.
-    stats
-        Names of the statistics, for the stage aggregate.
-    crops
-        Arguments of `harpy_core.config.crops.CropSettings`, for the stage extract; the peer
-        knows ``diameter`` and ``batch_size`` and always removes the background.
-    instances
-        Path of the instances found before, or None to find them within the measured run.
-    python
-        Interpreter of the environment the peer is installed in; None for this one.
+    workers
+        Numbers of workers of each stage.
+    caches
+        States of the page cache before a run.
+    repeats
+        Runs of each combination.
+    seed
+        Of the order: every round holds each combination once, and is shuffled.
+    oversubscribe
+        Measure more threads than there are cores all the same; the rows are marked.
     """
 
     case: str
-    stage: str
-    engine: str
-    workers: int
-    threads_per_worker: int
     raster_json: str
-    memory_limit: str | None = None
-    repeat: int = 0
-    stats: tuple[str, ...] = ("mean",)
-    crops: dict[str, Any] = field(default_factory=dict)
-    instances: str | None = None
+    stages: Sequence[str]
+    engines: Sequence[str]
+    workers: dict[str, list[int]]
+    threads_per_worker: int
+    memory_limit: str | None
+    crops: dict[str, Any]
+    caches: Sequence[str] = ("warm",)
+    repeats: int = 3
+    seed: int = 0
+    oversubscribe: bool = False
     python: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stats", tuple(self.stats))
-        if self.stage not in STAGES:
-            raise InputError(f"stage = {self.stage!r}: use one of {', '.join(STAGES)}")
-        if self.engine not in MEASURED:
-            raise InputError(f"engine = {self.engine!r}: use one of {', '.join(MEASURED)}")
-        for name in ("workers", "threads_per_worker"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: must be at least 1")
+    def cells(self) -> list[RunSpec]:
+        """Every run, in the order in which they are measured."""
+        combinations = [
+            (stage, engine, workers, cache)
+            for stage, engine, cache in product(self.stages, self.engines, self.caches)
+            for workers in self.workers[stage]
+        ]
+        generator = random.Random(self.seed)
+        found = []
+        for repeat in range(self.repeats):
+            generator.shuffle(combinations)
+            found += [self._cell(*combination, repeat) for combination in combinations]
+        return found
 
-    def to_json(self, path: StrPath) -> None:
-        """Write the specification for the measured process."""
-        write_json(path, dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, path: StrPath) -> RunSpec:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-
-
-@dataclass(frozen=True, slots=True)
-class StageReport:
-    """What the measured process tells of its own run.
-
-    Attributes
-    ----------
-    started, ended
-        Readings of `time.monotonic` around the stage; the start of the cluster is not in between.
-    pixels
-        Image pixels the stage covers, all channels.
-    tasks
-        Tasks the stage was cut into; None for the peer.
-    software, python
-        Name and version of what ran, and of its interpreter.
-    """
-
-    started: float
-    ended: float
-    pixels: int
-    tasks: int | None
-    software: str
-    python: str
+    def _cell(self, stage: str, engine: str, workers: int, cache: str, repeat: int) -> RunSpec:
+        return RunSpec(
+            case=self.case,
+            stage=stage,
+            engine=engine,
+            workers=workers,
+            threads_per_worker=self.threads_per_worker,
+            raster_json=self.raster_json,
+            memory_limit=self.memory_limit,
+            repeat=repeat,
+            cache=cache,
+            crops=self.crops if stage == "extract" else {},
+            python=self.python if engine == PEER else None,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One run of the sweep, a line of `sweep.csv`; GB is 1e9 bytes, 100 percent is one core.
-
-    All figures but `hwm_sum_gb` and `peak_pss_gb` are of the stage alone, without the start of
-    the cluster.
-    """
-
-    case: str
-    stage: str
-    engine: str
-    workers: int
-    threads_per_worker: int
-    repeat: int
-    wall_s: float
-    peak_rss_gb: float
-    mean_rss_gb: float
-    mean_vsz_gb: float
-    peak_cpu_percent: float
-    mean_cpu_percent: float
-    hwm_sum_gb: float
-    peak_pss_gb: float | None
-    samples: int
-    interval_s: float
-    pixels: int
-    gigapixels_per_s: float
-    tasks: int | None
-    software: str
-    python: str
-    cpu_model: str
-    cores: int
-    date: str
-
-
-def measure(
-    spec: RunSpec, out_json: StrPath, *, log: StrPath | None = None, interval: float = 0.1
+def run(
+    sweep: Sweep, kept: StrPath, sweep_csv: StrPath, samples: StrPath, *, logs: StrPath
 ) -> None:
-    """Run one cell of the sweep in a fresh process and write its row.
+    """Measure every cell and write the table; a run that fails is a row with its reason.
+
+    Runs that were measured before, with the same settings, input and code on the same machine, are
+    taken from `kept`.
 
     Parameters
     ----------
-    spec
-        What to run.
-    out_json
-        Where the row goes; written last, and only if the run succeeds. Scratch space (crops, for
-        instance) is taken beside it and removed.
-    log
-        Where the output of the measured process goes; None to keep it only for the error message.
-    interval
-        Time between samples, in seconds.
+    sweep
+        What to measure.
+    kept
+        Folder of the rows and samples of single runs.
+    sweep_csv, samples
+        Paths of the table, one line a run, and of the samples of all runs (CSV in gzip).
+    logs
+        Folder of the runs' own output.
 
     Raises
     ------
     InputError
-        The run refused its input; the message is the run's own.
-    RuntimeError
-        The run failed; the message ends with the last line of its log.
+        More threads than cores, or no run that came to its end.
     """
-    target = Path(out_json)
-    with _scratch_beside(target) as scratch:
-        log_path = scratch / "run.log" if log is None else Path(log)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        spec_path, report_path = scratch / "spec.json", scratch / "report.json"
-        spec.to_json(spec_path)
-        with log_path.open("wb") as log_file:
-            status, sampler = _run_beside(
-                _command(spec, spec_path, report_path), _environment(spec), log_file, interval
-            )
-        if status:
-            raise _failure(spec, status, log_path)
-        report = StageReport(**json.loads(report_path.read_text(encoding="utf-8")))
-    summary = sampler.summary(since=report.started, until=report.ended)
-    write_json(target, dataclasses.asdict(_row(spec, report, summary)))
+    cells = sweep.cells()
+    _check_cores(sweep, cells)
+    info = RasterInfo.from_json(sweep.raster_json)
+    files = _files_of(info)
+    folder = Path(kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for order, cell in enumerate(cells):
+        row = _kept(cell, info, folder) or _measured(cell, info, files, order, folder, Path(logs))
+        _logger.info("%s: %s", cell.name, row.failed or f"{row.wall_s} s")
+        found.append(row)
+    if all(row.failed for row in found):
+        raise InputError(f"no run of {sweep.case} came to its end: {found[0].failed}")
+    found = list(_compared(found))
+    _write_samples([folder / f"{cell.name}.csv.gz" for cell in cells], Path(samples))
+    write_table(found, sweep_csv)
 
 
-def collect(rows: Iterable[StrPath], sweep_csv: StrPath) -> None:
-    """Write the rows of many runs as one table, in an order that does not depend on theirs.
+def _measured(
+    cell: RunSpec, info: RasterInfo, files: InputFiles, order: int, folder: Path, logs: Path
+) -> Row:
+    """One run, from the state of the cache to its row; failures but refused settings are rows."""
+    path, curves = folder / f"{cell.name}.json", folder / f"{cell.name}.csv.gz"
+    path.unlink(missing_ok=True)
+    curves.unlink(missing_ok=True)
+    known = {
+        **{name: getattr(cell, name) for name in ("case", "stage", "engine", "workers")},
+        **{name: getattr(cell, name) for name in ("threads_per_worker", "cache", "repeat")},
+        **rows.facts(cell, info, files),
+        "order": order,
+        "pools": ", ".join(f"{name}={value}" for name, value in pools(cell).items()),
+        "key": _key(cell, info),
+    }
+    try:
+        share = files.bring_into(cell.cache) if files.paths else None
+        columns, samples = measure(cell, scratch_beside=path, log=logs / f"{cell.name}.run")
+    except (InputError, RuntimeError) as error:
+        return Row(**known, failed=str(error))
+    row = Row(**known, **columns, cached_share=None if share is None else round(share, 4))
+    samples.assign(run=cell.name).to_csv(curves, index=False, compression=_GZIP)
+    write_json(path, dataclasses.asdict(row))
+    return row
 
-    Parameters
-    ----------
-    rows
-        Paths of files that `measure` wrote.
-    sweep_csv
-        Path of the table: one line a run, the columns of `Row`.
 
-    Raises
-    ------
-    InputError
-        A file is missing or is not a row.
-    """
-    columns = [field.name for field in dataclasses.fields(Row)]
-    table = sorted((_read_row(path) for path in rows), key=_order)
-    target = Path(sweep_csv)
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _key(cell: RunSpec, info: RasterInfo) -> str:
+    code = source_digest(f"harpy_core.benchmark.{'peer' if cell.engine == PEER else 'process'}")
+    machine = [rows.cpu_model(), len(os.sched_getaffinity(0))]
+    return digest_of([dataclasses.asdict(cell), info.fingerprint, code, machine])
+
+
+def _kept(cell: RunSpec, info: RasterInfo, folder: Path) -> Row | None:
+    """The row of an earlier run of the same, or None."""
+    try:
+        row = Row.read(folder / f"{cell.name}.json")
+    except InputError:
+        return None
+    return row if row.key == _key(cell, info) else None
+
+
+def _check_cores(sweep: Sweep, cells: Iterable[RunSpec]) -> None:
+    cores = len(os.sched_getaffinity(0))
+    threads = max(cell.threads for cell in cells)
+    if threads > cores and not sweep.oversubscribe:
+        raise InputError(
+            f"benchmark.workers: {threads} threads are more than the {cores} cores that this "
+            "process may use: ask for fewer, or set oversubscribe: true"
+        )
+
+
+def _files_of(info: RasterInfo) -> InputFiles:
+    from harpy_core.benchmark.page_cache import InputFiles
+    from harpy_core.raster import open_described
+
+    raster = open_described(info)
+    return InputFiles.of(raster.image, raster.labels)
+
+
+def _compared(found: Sequence[Row]) -> Iterable[Row]:
+    """The rows; of one whose result is not that of the first engine, with that as its failure."""
+    first: dict[str, Row] = {}
+    for row in found:
+        if row.values is None:
+            yield row
+            continue
+        other = first.setdefault(row.stage, row)
+        assert other.values is not None
+        equal = abs(row.values - other.values) <= _TOLERANCE * max(abs(other.values), 1)
+        if equal and row.instances == other.instances:
+            yield row
+        else:
+            why = f"its result ({row.instances} instances, {row.values}) is not that of "
+            why += f"{other.engine} ({other.instances}, {other.values})"
+            yield dataclasses.replace(row, failed=why)
+
+
+def _write_samples(curves: Iterable[Path], target: Path) -> None:
+    import pandas as pd
+
+    tables = [pd.read_csv(path) for path in curves if path.exists()]
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with temporary.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(row) for row in table)
+        pd.concat(tables, ignore_index=True).to_csv(temporary, index=False, compression=_GZIP)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _order(row: Row) -> tuple[str, str, str, int, int, int]:
-    return row.case, row.stage, row.engine, row.threads_per_worker, row.workers, row.repeat
+def write_table(found: Iterable[Row], sweep_csv: StrPath) -> None:
+    """Write rows as a table, in an order that does not depend on theirs.
 
-
-def _read_row(path: StrPath) -> Row:
-    try:
-        return Row(**json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: not the row of a benchmark run ({error}); run it again"
-        ) from None
-
-
-def _command(spec: RunSpec, spec_path: Path, report_path: Path) -> list[str]:
-    python = spec.python or sys.executable
-    paths = [str(spec_path), str(report_path)]
-    if spec.engine == PEER:
-        return [python, str(Path(__file__).with_name("peer.py")), *paths]
-    return [python, "-m", "harpy_core.benchmark.process", *paths]
-
-
-def _environment(spec: RunSpec) -> dict[str, str]:
-    """The measured process's environment: one thread for every library that has a pool.
-
-    Snakemake exports a rule's threads as `OMP_NUM_THREADS`: every worker would start as many.
+    Parameters
+    ----------
+    found
+        The runs.
+    sweep_csv
+        Path of the table: one line a run, the columns of `Row`.
     """
-    environment = dict(os.environ)
-    environment.update(ONE_THREAD)
-    inherited = environment.pop("PYTHONPATH", None)
-    if spec.engine != PEER:
-        package = str(Path(harpy_core.__file__).parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, inherited]))
-    return environment
-
-
-@contextmanager
-def _scratch_beside(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, removed at the end; what a killed run left goes first."""
-    scratch = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    target = Path(sweep_csv)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        yield scratch.resolve()
+        with temporary.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, rows.columns(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(row) for row in sorted(found, key=_place))
+        os.replace(temporary, target)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that the measured processes are ended."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run_beside(
-    command: list[str], environment: dict[str, str], log: IO[bytes], interval: float
-) -> tuple[int, ProcessTreeSampler]:
-    """Run a command in a session of its own, sampled from here; its exit status and the samples.
-
-    However this ends, no process of the session outlives it: not even where this process is
-    killed, for then the pipe that is the command's input closes (see `end_with_parent`).
-    """
-    with _termination_raises():
-        child = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            with ProcessTreeSampler(child.pid, interval) as sampler:
-                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        finally:
-            # Not yet waited for, the child still holds its group's number: no stranger is hit.
-            os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
-    return child.returncode, sampler
-
-
-def _failure(spec: RunSpec, status: int, log: Path) -> Exception:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-    if status == INPUT_ERROR_STATUS:
-        return InputError(last)
-    how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
-    return RuntimeError(
-        f"benchmark of {spec.case}, {spec.stage}, {spec.engine}, {spec.workers} workers: "
-        f"{how}: {last}"
-    )
-
-
-def _row(spec: RunSpec, report: StageReport, summary: ProcessTreeSummary) -> Row:
-    wall = report.ended - report.started
-    pss = summary.peak_pss
-    return Row(
-        case=spec.case,
-        stage=spec.stage,
-        engine=spec.engine,
-        workers=spec.workers,
-        threads_per_worker=spec.threads_per_worker,
-        repeat=spec.repeat,
-        wall_s=round(wall, 4),
-        peak_rss_gb=round(summary.peak_rss / _GB, 6),
-        mean_rss_gb=round(summary.mean_rss / _GB, 6),
-        mean_vsz_gb=round(summary.mean_vsz / _GB, 6),
-        peak_cpu_percent=round(summary.peak_cpu_percent, 2),
-        mean_cpu_percent=round(summary.mean_cpu_percent, 2),
-        hwm_sum_gb=round(summary.hwm_sum / _GB, 6),
-        peak_pss_gb=None if pss is None else round(pss / _GB, 6),
-        samples=summary.samples,
-        interval_s=round(summary.interval, 4),
-        pixels=report.pixels,
-        gigapixels_per_s=round(report.pixels / 1e9 / wall, 6),
-        tasks=report.tasks,
-        software=report.software,
-        python=report.python,
-        cpu_model=cpu_model(),
-        cores=len(os.sched_getaffinity(0)),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def cpu_model() -> str:
-    """Name of this machine's processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def _place(row: Row) -> tuple[Any, ...]:
+    cluster = (row.threads_per_worker, row.workers)
+    return row.case, row.stage, row.engine, row.cache, *cluster, row.repeat

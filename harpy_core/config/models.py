@@ -37,6 +37,7 @@ Dataset = Literal[
 Published = Literal["macsima-tonsil", "merscope-liver"]
 Stage = Literal["aggregate", "extract"]
 MissingChunks = Literal["refuse", "strict", "fill"]
+Cache = Literal["warm", "cold"]
 PEER = "harpy"
 """Name of the peer, which a benchmark measures too, in an environment of its own."""
 MEASURED = (*ENGINES, PEER)
@@ -220,6 +221,11 @@ class StageWorkers(Section):
     )
 
 
+def _listed(value: Any) -> Any:
+    """One value stands for a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
 def _for_each_stage(workers: Any) -> Any:
     """Take one list for all stages."""
     if isinstance(workers, list):
@@ -254,12 +260,34 @@ class Benchmark(Section):
         "Threads of one worker.", "a worker has at least 1 thread", default=4
     )
     memory_limit: Size = key("Memory of one worker.", _SIZE_RULE, default="48GB")
+    cache: Annotated[
+        list[Cache],
+        Field(min_length=1),
+        Unlike,
+        BeforeValidator(_listed, json_schema_input_type=Cache | list[Cache]),
+    ] = key(
+        "What a run finds in the page cache: warm (all of its input, read once before) or cold "
+        "(none of it, dropped before and made sure of; not for linked files), or [warm, cold].",
+        "cache is warm, cold or a list of both",
+        default_factory=lambda: ["warm"],
+    )
     repeats: Positive = key(
         "Runs of each combination.", "a combination is run at least 1 time", default=3
     )
+    seed: Annotated[int, Field(ge=0)] = key(
+        "Of the random order in which the runs are measured.",
+        "a seed is a whole number of at least 0",
+        default=0,
+    )
+    oversubscribe: bool = key(
+        "Measure more threads than there are cores too, and mark those runs; without it they are "
+        "refused.",
+        "oversubscribe is true or false",
+        default=False,
+    )
     peer_python: str | None = key(
-        "Python interpreter of the environment made from envs/peer.yaml; needed for the engine "
-        "harpy only.",
+        "Python interpreter of the peer's environment, which `make peer` makes; needed for the "
+        "engine harpy only.",
         "the path of a Python interpreter",
         default=None,
     )

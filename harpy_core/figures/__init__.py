@@ -9,19 +9,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harpy_core.figures.comparisons import comparison
     from harpy_core.figures.composites import tissue
     from harpy_core.figures.galleries import gallery
     from harpy_core.figures.heatmaps import heatmap
+    from harpy_core.figures.overviews import overview
+    from harpy_core.figures.speedups import scaling
     from harpy_core.figures.sweeps import sweep_panels
+    from harpy_core.figures.timelines import timeline
 
 _HOME = {
+    "comparison": "comparisons",
     "gallery": "galleries",
     "heatmap": "heatmaps",
+    "overview": "overviews",
+    "scaling": "speedups",
     "sweep_panels": "sweeps",
+    "timeline": "timelines",
     "tissue": "composites",
 }
 
-__all__ = ["gallery", "heatmap", "sweep_panels", "tissue"]
+__all__ = [
+    "comparison",
+    "gallery",
+    "heatmap",
+    "overview",
+    "scaling",
+    "sweep_panels",
+    "timeline",
+    "tissue",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,13 +13,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from harpy_core.config.models import MEASURED
+from harpy_core.config.models import MEASURED, PEER
 from harpy_core.errors import InputError
 from harpy_core.figures import style
 
 # Name of a stage in the published table.
 _PUBLISHED_STAGE = {"aggregate": "aggregate_mean", "extract": "extract_instances"}
 _TITLE = {"aggregate": "Statistics per instance", "extract": "Crops of instances"}
+# Runs below these seconds are made of starts and ends.
+_LATENCY = 5.0
 # From this ratio on, the smaller values would lie on the axis if it were linear.
 _LOG_FROM = 12.0
 
@@ -39,7 +41,12 @@ _PANELS = (
     _Panel("peak_cpu_percent", "Peak CPU", "% of a core"),
     _Panel("mean_cpu_percent", "Average CPU", "% of a core"),
 )
-_COLOUR = dict(zip(MEASURED, cycle(style.SERIES), strict=False))
+# Shape and window of what was published; the window matters to crops alone.
+_PUBLISHED = {
+    "gigapixel": ("100 x 20000 x 20000", 50),
+    "terapixel": ("100 x 100000 x 100000", 100),
+}
+COLOUR = dict(zip(MEASURED, cycle(style.SERIES), strict=False))
 _PUBLISHED_COLOUR = "#9a9a9a"
 
 
@@ -52,9 +59,10 @@ class _Series:
     colour: str
     marker: str
 
-    def medians(self, column: str) -> pd.Series[float]:
-        """Median over the repeats, by number of workers."""
-        return self.runs.groupby("workers")[column].median()
+    def middle(self, column: str) -> pd.Series[float]:
+        """Median over the repeats, by number of workers; of a peak the maximum."""
+        groups = self.runs.groupby("workers")[column]
+        return groups.max() if column.startswith("peak") else groups.median()
 
 
 def published(case: str, stage: str) -> pd.DataFrame:
@@ -84,12 +92,12 @@ def sweep_panels(
     sweep_csv: str | os.PathLike[str],
     stage: str,
     out_png: str | os.PathLike[str],
-    published_case: str | None = None,
 ) -> None:
     """Draw memory, time and CPU of a stage over the number of workers.
 
-    Every run is a dot, the medians of the repeats are joined. An axis starts at zero unless what
-    it shows spans more than an order of magnitude; then it is logarithmic.
+    Every run is a dot; medians of the repeats are joined, of the peaks their maxima. An axis starts
+    at zero unless what it shows spans more than an order of magnitude; then it is logarithmic.
+    Harpy's published points are drawn in grey where shape, channels and window are the same.
 
     Parameters
     ----------
@@ -99,25 +107,20 @@ def sweep_panels(
         ``"aggregate"`` or ``"extract"``.
     out_png
         Path of the picture.
-    published_case
-        The published case these runs repeat (``"gigapixel"``, ``"terapixel"``), drawn in grey;
-        None where there is none.
 
     Raises
     ------
     InputError
         The table holds no run of the stage.
     """
-    table = pd.read_csv(sweep_csv)
-    runs = table[table["stage"] == stage]
-    if runs.empty:
-        raise InputError(f"{sweep_csv}: no run of stage {stage!r}; run its benchmark first")
+    runs = runs_of(sweep_csv, stage)
     series = list(_series(runs))
-    if published_case is not None:
-        series.insert(0, _published_series(published_case, stage))
+    same = published_like(runs)
+    if same is not None:
+        series.insert(0, _published_series(same, stage))
     with style.applied():
         figure = style.new_figure(11, 6.6)
-        style.add_title(figure, f"{_TITLE[stage]}: {runs['case'].iloc[0]}", _conditions(runs))
+        style.add_title(figure, f"{_TITLE[stage]}: {runs['case'].iloc[0]}", conditions(runs))
         axes = figure.subplots(2, 3)
         for panel, place in zip(_PANELS, axes.flat, strict=True):
             _draw(place, panel, series)
@@ -127,36 +130,76 @@ def sweep_panels(
         style.save(figure, out_png)
 
 
+def runs_of(sweep_csv: str | os.PathLike[str], stage: str) -> pd.DataFrame:
+    """The runs of a stage that came to their end.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    table = pd.read_csv(sweep_csv)
+    runs = table[(table["stage"] == stage) & table["failed"].isna()]
+    if runs.empty:
+        raise InputError(f"{sweep_csv}: no run of stage {stage!r}; run its benchmark first")
+    return runs
+
+
+def published_like(runs: pd.DataFrame) -> str | None:
+    """The published case of the same shape, channels and (for crops) window; None without one."""
+    first = runs.iloc[0]
+    for name, (shape, window) in _PUBLISHED.items():
+        if first["shape"] == shape and (first["stage"] != "extract" or first["window"] == window):
+            return name
+    return None
+
+
 def _series(runs: pd.DataFrame) -> Iterator[_Series]:
     markers = "osD^vP"
-    groups = runs.groupby(["engine", "threads_per_worker"], sort=True)
+    groups = runs.groupby(["engine", "threads_per_worker", "cache"], sort=True)
     for number, (_, group) in enumerate(groups):
         engine, threads = group["engine"].iloc[0], int(group["threads_per_worker"].iloc[0])
-        own = "Harpy" if engine == "harpy" else f"harpy_core, {engine}"
+        cache = group["cache"].iloc[0]
         yield _Series(
-            f"{own} ({_count(threads, 'thread')} per worker)",
+            f"{called(group)} ({_count(threads, 'thread')} per worker, {cache} cache)",
             group,
-            _COLOUR.get(str(engine), style.MUTED),
+            COLOUR.get(str(engine), style.MUTED),
             markers[number % len(markers)],
         )
+
+
+def called(runs: pd.DataFrame) -> str:
+    """Name of an engine's runs, the peer's with its version."""
+    engine, software = runs["engine"].iloc[0], str(runs["software"].iloc[0])
+    return (
+        software.replace("harpy-analysis", "Harpy") if engine == PEER else f"harpy_core, {engine}"
+    )
 
 
 def _published_series(case: str, stage: str) -> _Series:
     rows = published(case, stage)
     threads = int(rows["threads_per_worker"].iloc[0])
-    name = f"Harpy, published ({_count(threads, 'thread')} per worker, other machine)"
+    name = f"Harpy, published ({_count(threads, 'thread')} per worker, other machine, other tissue)"
     return _Series(name, rows, _PUBLISHED_COLOUR, "o")
 
 
-def _conditions(runs: pd.DataFrame) -> str:
-    """What was run, how often and on what, in a line."""
+def conditions(runs: pd.DataFrame) -> str:
+    """What was run, how often, on what and in which state, in a line."""
     repeats = int(runs.groupby(["engine", "threads_per_worker", "workers"]).size().max())
     machines = [
         f"{model}, {_count(int(cores), 'core')}"
         for model, cores in runs[["cpu_model", "cores"]].drop_duplicates().itertuples(index=False)
     ]
     dots = f"dots: {repeats} runs each, lines: medians" if repeats > 1 else "one run each"
-    return f"{_pixels(int(runs['pixels'].max()))} · {'; '.join(machines)} · {dots}"
+    parts = [_pixels(int(runs["pixels"].max())), "; ".join(machines), dots]
+    names, distinct = int(runs["files"].max()), int(runs["distinct_files"].max())
+    if distinct < names:
+        parts.append(f"LINKED: {names} files are {distinct}")
+    if float(runs.groupby(["engine", "workers"])["wall_s"].median().min()) < _LATENCY:
+        parts.append("latency, not throughput: runs of seconds")
+    if runs["oversubscribed"].any():
+        parts.append("more threads than cores")
+    return " · ".join(parts)
 
 
 def _pixels(count: int) -> str:
@@ -172,7 +215,7 @@ def _count(number: int, thing: str) -> str:
 
 def _draw(axes: Axes, panel: _Panel, series: list[_Series]) -> None:
     for one in series:
-        medians = one.medians(panel.column)
+        medians = one.middle(panel.column)
         axes.plot(
             medians.index,
             medians.to_numpy(),
@@ -193,15 +236,16 @@ def _draw(axes: Axes, panel: _Panel, series: list[_Series]) -> None:
             label=one.name,
         )
     values = np.concatenate([one.runs[panel.column] for one in series])
-    logarithmic = _scale_values(axes, values)
+    logarithmic = scale_values(axes, values)
     unit = f"{panel.unit}, log scale" if logarithmic else panel.unit
     axes.set_title(f"{panel.title} ({unit})")
     axes.set_xlabel("workers")
     axes.grid(axis="y")
-    _scale_workers(axes, np.concatenate([one.runs["workers"] for one in series]))
+    scale_workers(axes, np.concatenate([one.runs["workers"] for one in series]))
 
 
-def _scale_workers(axes: Axes, workers: np.ndarray) -> None:
+def scale_workers(axes: Axes, workers: np.ndarray) -> None:
+    """Scale an axis of numbers of workers or threads: a tick for each, doubling evenly."""
     axes.set_xscale("log", base=2)
     axes.set_xlim(workers.min() / 2**0.3, workers.max() * 2**0.3)
     axes.xaxis.set_major_locator(FixedLocator(np.unique(workers).tolist()))
@@ -209,7 +253,7 @@ def _scale_workers(axes: Axes, workers: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
 
 
-def _scale_values(axes: Axes, values: np.ndarray) -> bool:
+def scale_values(axes: Axes, values: np.ndarray) -> bool:
     """Scale the axis from zero, or logarithmically where that would hide the small values."""
     positive = values[values > 0]
     if not positive.size or positive.max() < _LOG_FROM * positive.min():

@@ -180,6 +180,7 @@ def _planned_runs(
     for stage in sweep.stages:
         workers = Workers(max(getattr(sweep.workers, stage)), sweep.threads_per_worker, limit)
         runs = len(getattr(sweep.workers, stage)) * len(sweep.engines) * sweep.repeats
+        runs *= len(sweep.cache)
         stats, crops = Aggregate().stats[:1], case.extract or Extract()
         plans = [
             extract_plan(crops, info, instances, engine=engine)

@@ -63,7 +63,7 @@ def check_cores(config: Config, case: str, cores: int, file: str) -> None:
         A line for each number of workers: file, key, value and remedy.
     """
     sweep = config.cases[case].benchmark
-    if sweep is None:
+    if sweep is None or sweep.oversubscribe:
         return
     path: tuple[str, ...] = ("cases", case, "benchmark", "workers")
     alike = sweep.workers.aggregate == sweep.workers.extract
@@ -239,5 +239,5 @@ def _of_element(
 def _of_peer(sweep: Benchmark, path: Keys) -> Iterator[Mistake]:
     python = sweep.peer_python
     if PEER in sweep.engines and (python is None or not os.access(python, os.X_OK)):
-        remedy = f"the engine {PEER} needs the Python of an environment made from envs/peer.yaml"
+        remedy = f"the engine {PEER} needs the Python of its own environment: `make peer` makes one"
         yield wrong((*path, "peer_python"), python, remedy)

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from harpy_core.phases import Phased
 from harpy_core.running.given import given_cores
 from harpy_core.running.lookout import Lookout
 from harpy_core.running.pieces import Piece, Pieces, compute
@@ -67,6 +68,8 @@ def in_order(
     threads
         Number of threads; None takes `threads_of` the client.
     """
+    # A task is kernels but for what it does under another name.
+    function = Phased("kernel", function)
     if client is None:
         threads = threads or threads_of(None)
         with ThreadPoolExecutor(threads) as pool:

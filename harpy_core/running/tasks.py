@@ -17,6 +17,7 @@ import numpy as np
 
 from harpy_core.errors import InputError
 from harpy_core.kernels.blosc import Encoded
+from harpy_core.phases import phase
 from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import ArrayReader, Gap, Reader, delivered
 from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
@@ -67,7 +68,8 @@ class Task:
         """Read the tile's labels, (z, y, x), into a buffer that the thread reuses."""
         shape = self.labels.layout(self.region)
         buffer = scratch("labels", math.prod(shape), self.labels.dtype).reshape(shape)
-        self.labels.read(self.region, buffer)
+        with phase("decode"):
+            self.labels.read(self.region, buffer)
         # Contiguous at the image's edge too, or the kernels would be compiled again for it.
         return np.ascontiguousarray(buffer[tuple(slice(0, b - a) for a, b in self.region)])
 
@@ -106,7 +108,9 @@ class Task:
         channels = region[0][1] - region[0][0]
         shape = image.layout(region)
         buffer = scratch("image", math.prod(shape), image.dtype).reshape(shape)
-        for gap in image.read(region, buffer):
+        with phase("decode"):
+            gaps = image.read(region, buffer)
+        for gap in gaps:
             self._refuse(gap)
         return buffer[:channels].reshape(channels, -1)
 

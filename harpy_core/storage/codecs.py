@@ -14,6 +14,7 @@ from numcodecs import Blosc
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from harpy_core.config.crops import Codec
+from harpy_core.phases import phase
 from harpy_core.storage.checksums import trailer, verified
 
 numcodecs.blosc.use_threads = False
@@ -94,8 +95,9 @@ def encode(codec: Codec, values: np.ndarray, content: Content = "crops") -> Enco
     if codec == "none":
         return flat.tobytes(), trailer(flat)
     settings = _SETTINGS[content][codec]
-    encoded: bytes = Blosc(codec, settings.level, _SHUFFLES[settings.shuffle]).encode(flat)
-    return encoded, trailer(encoded)
+    with phase("encode"):
+        encoded: bytes = Blosc(codec, settings.level, _SHUFFLES[settings.shuffle]).encode(flat)
+        return encoded, trailer(encoded)
 
 
 def decode(codec: Codec, encoded: Any, out: np.ndarray) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harpy_core.phases import phase
+
 BLOCK = 4096
 """Bytes of which a direct write must be a multiple, on any disk in use."""
 BUFFER = 2**22
@@ -45,14 +47,15 @@ def write_flushed(path: Path, parts: Sequence[Any]) -> None:
     """
     views = [memoryview(part).cast("B") for part in parts]
     size = sum(view.nbytes for view in views)
-    handle = _opened(path, _DIRECT if size >= LARGE else 0)
-    try:
-        for block in _blocks(views):
-            _write(handle, block)
-        os.ftruncate(handle, size)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with phase("write"):
+        handle = _opened(path, _DIRECT if size >= LARGE else 0)
+        try:
+            for block in _blocks(views):
+                _write(handle, block)
+            os.ftruncate(handle, size)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _opened(path: Path, direct: int) -> int:

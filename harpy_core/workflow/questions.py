@@ -12,25 +12,25 @@ from typing import Any
 from harpy_core import provenance
 from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import CropSettings, Extract
-from harpy_core.config.models import DATASETS, PEER, Aggregate, Config, Section, Source
+from harpy_core.config.models import DATASETS, Aggregate, Benchmark, Config, Section, Source
 from harpy_core.datasets import REGISTRY
 from harpy_core.planning import preflight
 
 _STORES = {"aggregate": "table", "extract": "crops"}
 _FIGURES = {"aggregate": "heatmap", "extract": "crops"}
 
-_PUBLISHED = {
-    "macsima-tonsil": "gigapixel",
-    "merscope-liver": "terapixel",
-    "tissue-gigapixel": "gigapixel",
-    "tissue-terapixel": "terapixel",
-}
-"""The published case that a dataset belongs to or resembles."""
+SWEEP_FIGURES = ("comparison", "scaling", "timeline")
+"""Pictures of each stage of a sweep, beside its panels."""
 
 
 def any_of(names: Iterable[str]) -> str:
     """Return a wildcard's constraint to some names, which may be none."""
     return "|".join(names) or "(?!)"
+
+
+def most_workers(sweep: Benchmark) -> int:
+    """Workers of a sweep's largest run."""
+    return max(max(getattr(sweep.workers, stage)) for stage in sweep.stages)
 
 
 def plain(section: Section | None) -> dict[str, Any] | None:
@@ -142,38 +142,28 @@ class Questions:
 
         return files
 
-    def sweep_rows(self, wildcards: Any) -> list[str]:
-        """The measured runs of a case, one row each."""
+    def sweep(self, wildcards: Any) -> dict[str, Any]:
+        """Settings of a case's sweep, as `harpy_core.benchmark.sweep.Sweep` takes them."""
         sweep = self.case(wildcards).benchmark
         assert sweep is not None
-        return [
-            f"results/{wildcards.case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json"
-            for stage in sweep.stages
-            for engine in sweep.engines
-            for workers in getattr(sweep.workers, stage)
-            for repeat in range(sweep.repeats)
-        ]
-
-    def measured(self, wildcards: Any) -> dict[str, Any]:
-        """Settings of a measured run besides its raster, engine and workers."""
-        sweep = self.case(wildcards).benchmark
-        assert sweep is not None
-        settings: dict[str, Any] = {
+        return {
+            "stages": list(sweep.stages),
+            "engines": list(sweep.engines),
+            "workers": sweep.workers.model_dump(),
             "threads_per_worker": sweep.threads_per_worker,
             "memory_limit": sweep.memory_limit,
+            "crops": CropSettings.within(self.extract(wildcards)).model_dump(),
+            "caches": list(sweep.cache),
+            "repeats": sweep.repeats,
+            "seed": sweep.seed,
+            "oversubscribe": sweep.oversubscribe,
+            "python": sweep.peer_python,
         }
-        if wildcards.engine == PEER:
-            settings["python"] = sweep.peer_python
-        if wildcards.stage == "extract":
-            crops = CropSettings.within(self.extract(wildcards))
-            return settings | {"crops": crops.model_dump()}
-        return settings | {"stats": ["mean"]}
 
-    def published(self, wildcards: Any) -> str | None:
-        """The published case over whose points a case's figures are drawn, if there is one."""
-        # As it was asked for: a store of the user's may replace it.
-        source = self.config.cases[wildcards.case].source
-        return _PUBLISHED.get(source.uri) if source else None
+    def sweeps(self) -> list[str]:
+        """The table of every case that is measured."""
+        measured = [name for name, case in self.images.items() if case.benchmark]
+        return [f"results/{name}/benchmark/sweep.csv" for name in measured]
 
     def manifests(self) -> list[str]:
         """Manifests of each case's stores."""
@@ -190,7 +180,10 @@ class Questions:
         for name, case in self.images.items():
             figures = ["tissue"]
             figures += [f for stage, f in _FIGURES.items() if getattr(case, stage) is not None]
-            figures += case.benchmark.stages if case.benchmark else []
+            stages = case.benchmark.stages if case.benchmark else []
+            figures += stages
+            figures += [f"{stage}-{figure}" for stage in stages for figure in SWEEP_FIGURES]
             drawn += [f"results/{name}/figures/{figure}.png" for figure in figures]
+        drawn += ["results/figures/overview.png"] if self.sweeps() else []
         joined = [name for name in self.fields if self.config.cases[name].aggregate is not None]
         return drawn + [f"results/{name}/figures/heatmap.png" for name in joined]

@@ -14,7 +14,7 @@ from harpy_core.config.models import PEER
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.kernels.registry import has_gpus
 from harpy_core.running.workers import PROCESS_BYTES, Workers
-from harpy_core.workflow.questions import Questions
+from harpy_core.workflow.questions import Questions, most_workers
 
 SNAKEMAKE_MB = 310
 """Memory that Snakemake takes inside a job of its own (measured)."""
@@ -65,25 +65,29 @@ class Needs:
         return SNAKEMAKE_MB + (PROCESS_BYTES + plan.memory(at_work(threads))) // 10**6
 
     def measured_gpus(self, wildcards: Any) -> int:
-        """GPUs of a measured run: one for each worker."""
-        on_gpus = wildcards.engine != PEER and has_gpus(wildcards.engine)
-        return int(wildcards.workers) if on_gpus else 0
-
-    def measured_memory_mb(self, wildcards: Any, input: Any) -> int:
-        """Memory of a measured run in MB: that of the plan, or all that the peer may take."""
+        """GPUs of a sweep: one for each worker of its largest run."""
         sweep = self._asked.case(wildcards).benchmark
         assert sweep is not None
-        limit = parse_bytes(sweep.memory_limit)
-        if wildcards.engine == PEER:
-            return int(wildcards.workers) * limit // 10**6
+        on_gpus = any(engine != PEER and has_gpus(engine) for engine in sweep.engines)
+        return most_workers(sweep) if on_gpus else 0
+
+    def measured_memory_mb(self, wildcards: Any, input: Any) -> int:
+        """Memory of a sweep in MB: that of its largest plan, or all that the peer may take."""
+        sweep = self._asked.case(wildcards).benchmark
+        assert sweep is not None
         workers = Workers(
-            processes=int(wildcards.workers),
+            processes=most_workers(sweep),
             threads=sweep.threads_per_worker,
-            memory=limit,
+            memory=parse_bytes(sweep.memory_limit),
             gpus=self.measured_gpus(wildcards),
         )
-        engine = wildcards.engine
-        return self._job_mb(wildcards.stage, wildcards, input.raster, workers, engine)
+        if PEER in sweep.engines:
+            return workers.processes * parse_bytes(sweep.memory_limit) // 10**6
+        return max(
+            self._job_mb(stage, wildcards, input.raster, workers, engine)
+            for stage in sweep.stages
+            for engine in sweep.engines
+        )
 
     def _job_mb(
         self, stage: str, wildcards: Any, raster: str, workers: Workers, engine: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 import signal
 import stat
@@ -15,11 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
+import numpy as np
+import pandas as pd
 import pytest
+import zarr
 
-from harpy_core.benchmark.sweep import Row, RunSpec, collect, measure
+from harpy_core.benchmark import sweep as sweeping
+from harpy_core.benchmark.measuring import measure
+from harpy_core.benchmark.rows import Row, columns
+from harpy_core.benchmark.specs import RunSpec
+from harpy_core.benchmark.sweep import Sweep, write_table
 from harpy_core.errors import InputError
+from harpy_core.raster import describe
 
 WORK = """
 import json, sys, time, platform
@@ -35,6 +41,15 @@ ended = time.monotonic()
 used = time.process_time() - began
 json.dump(dict(started=started, ended=ended, pixels=2_000_000_000, tasks=7,
                software="stand-in 1", python=platform.python_version()), open(report_path, "w"))
+"""
+
+
+READ = """
+import os
+with open("{path}", "rb") as block:
+    os.fsync(block.fileno())
+    os.posix_fadvise(block.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    block.read()
 """
 
 
@@ -68,32 +83,46 @@ def spec_with(python: str | None = None, **fields: Any) -> RunSpec:
     return RunSpec(**{**given, **fields}, python=python)
 
 
-def row_file(path: Path, **fields: object) -> Path:
-    given: dict[str, object] = {}
+def row_with(**fields: Any) -> Row:
+    given: dict[str, Any] = {}
     for field in dataclasses.fields(Row):
-        given[field.name] = "x" if field.type == "str" else 1
-    path.write_text(json.dumps({**given, **fields}))
-    return path
+        if field.default is dataclasses.MISSING:
+            given[field.name] = "x" if "str" in str(field.type) else 1
+    return Row(**{**given, **fields})
 
 
 def test_row_tells_what_the_stage_used(tmp_path: Path, stand_in: StandIn) -> None:
-    out = tmp_path / "run" / "numba-1-0.json"
-    log = tmp_path / "run.log"
-    measure(spec_with(stand_in(WORK + "print(used)")), out, log=log, interval=0.02)
-    row = Row(**json.loads(out.read_text()))
-    assert (row.case, row.stage, row.engine, row.workers, row.tasks) == (
-        "tissue",
-        "aggregate",
-        "numba",
-        1,
-        7,
+    place, log = tmp_path / "run" / "row.json", tmp_path / "run.log"
+    row, samples = measure(
+        spec_with(stand_in(WORK + "print(used)")), scratch_beside=place, log=log, interval=0.02
     )
-    assert row.wall_s > 0.5
-    assert row.gigapixels_per_s == pytest.approx(2 / row.wall_s, rel=1e-3)
-    assert 0.15 < row.peak_rss_gb < 0.22
-    assert row.mean_cpu_percent / 100 * row.wall_s == pytest.approx(float(log.read_text()), abs=0.1)
-    assert row.software == "stand-in 1"
-    assert [p.name for p in out.parent.iterdir()] == [out.name]
+    assert row["tasks"] == 7
+    assert row["wall_s"] > 0.5
+    assert row["gigapixels_per_s"] == pytest.approx(2 / row["wall_s"], rel=1e-3)
+    assert row["gigapixels_per_core_s"] == pytest.approx(2 / row["cpu_s"], rel=1e-2)
+    assert 0.15 < row["peak_rss_gb"] < 0.22
+    assert row["cpu_s"] == pytest.approx(float(log.read_text()), abs=0.1)
+    assert row["mean_cpu_percent"] / 100 * row["wall_s"] == pytest.approx(row["cpu_s"], abs=0.02)
+    assert row["software"] == "stand-in 1"
+    assert samples["time"].min() < 0 < samples["time"].max()
+    assert list(place.parent.iterdir()) == []
+
+
+def test_the_largest_share_of_the_threads_time_bounds_a_run(
+    tmp_path: Path, stand_in: StandIn
+) -> None:
+    (tmp_path / "block").write_bytes(b"x" * 40_000_000)
+    os.sync()
+    phases = {"decode": [5, 1], "kernel": [1.5, 1.5], "encode": [0.5, 0.5], "write": [0, 0]}
+    code = WORK.replace("ended=ended", f"ended=started + 4, phases={phases}")
+    row, _ = measure(spec_with(stand_in(code), workers=2), scratch_beside=tmp_path / "row")
+    told = {name: row[f"{name}_s"] for name in ("disk", "decode", "kernel", "encode", "idle")}
+    assert told == {"disk": 0, "decode": 1, "kernel": 1.5, "encode": 0.5, "idle": 5}
+    assert row["bound_by"] == "idle"
+    end = "ended = time.monotonic()"
+    code = code.replace(end, READ.format(path=tmp_path / "block") + end)
+    row, _ = measure(spec_with(stand_in(code), workers=2), scratch_beside=tmp_path / "row")
+    assert (row["disk_s"], row["idle_s"], row["bound_by"]) == (4, 1, "disk")
 
 
 def test_spec_survives_json(tmp_path: Path) -> None:
@@ -117,30 +146,32 @@ def test_failing_run_raises_its_last_line_and_writes_nothing(
     python = stand_in("print('start', flush=True); raise KeyError('dapi')")
     out = tmp_path / "run" / "row.json"
     with pytest.raises(RuntimeError, match=r"tissue, aggregate.*exit status 1: KeyError: 'dapi'"):
-        measure(spec_with(python), out)
+        measure(spec_with(python), scratch_beside=out)
     assert list(out.parent.iterdir()) == []
 
 
 def test_killed_run_is_named_by_its_signal(tmp_path: Path, stand_in: StandIn) -> None:
     python = stand_in("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(RuntimeError, match="SIGKILL: it wrote nothing"):
-        measure(spec_with(python), tmp_path / "row.json")
+        measure(spec_with(python), scratch_beside=tmp_path / "row")
 
 
 def test_missing_raster_is_named(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"FileNotFoundError.*missing.json"):
-        measure(spec_with(raster_json=str(tmp_path / "missing.json")), tmp_path / "row.json")
+        measure(
+            spec_with(raster_json=str(tmp_path / "missing.json")), scratch_beside=tmp_path / "row"
+        )
 
 
 def test_input_error_of_the_run_is_passed_on(tmp_path: Path, stand_in: StandIn) -> None:
     python = stand_in("import sys; print('memory_limit = 1MB: too small'); sys.exit(2)")
     with pytest.raises(InputError, match=r"^memory_limit = 1MB: too small$"):
-        measure(spec_with(python), tmp_path / "row.json")
+        measure(spec_with(python), scratch_beside=tmp_path / "row")
 
 
 def test_output_goes_to_the_log(tmp_path: Path, stand_in: StandIn) -> None:
     python = stand_in("print('hello')\n" + WORK)
-    measure(spec_with(python), tmp_path / "row.json", log=tmp_path / "logs" / "run.log")
+    measure(spec_with(python), scratch_beside=tmp_path / "row", log=tmp_path / "logs" / "run.log")
     assert (tmp_path / "logs" / "run.log").read_text() == "hello\n"
 
 
@@ -148,9 +179,11 @@ def test_libraries_get_one_thread_each(
     tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    python = stand_in("import os; print(os.environ['OMP_NUM_THREADS'])\n" + WORK)
-    measure(spec_with(python), tmp_path / "row.json", log=tmp_path / "run.log")
-    assert (tmp_path / "run.log").read_text() == "1\n"
+    python = stand_in(
+        "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['NUMBA_NUM_THREADS'])\n" + WORK
+    )
+    measure(spec_with(python), scratch_beside=tmp_path / "row", log=tmp_path / "run.log")
+    assert (tmp_path / "run.log").read_text() == "1 1\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -168,8 +201,10 @@ def test_measured_processes_end_with_an_interrupted_parent(
     )
     spec_with(python).to_json(tmp_path / "spec.json")
     code = (
-        "from harpy_core.benchmark.sweep import RunSpec, measure\n"
-        f"measure(RunSpec.from_json({str(tmp_path / 'spec.json')!r}), {str(tmp_path / 'row')!r})\n"
+        "from harpy_core.benchmark.measuring import measure\n"
+        "from harpy_core.benchmark.specs import RunSpec\n"
+        f"spec = RunSpec.from_json({str(tmp_path / 'spec.json')!r})\n"
+        f"measure(spec, scratch_beside={str(tmp_path / 'row')!r})\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -188,26 +223,24 @@ def test_measured_processes_end_with_an_interrupted_parent(
 
 def _is_running(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
         return False
+    return stat[stat.rindex(")") + 2] != "Z"
 
 
 def test_what_a_killed_run_left_does_not_hinder_the_next(tmp_path: Path, stand_in: StandIn) -> None:
-    (tmp_path / ".row.json.partial").mkdir()
-    (tmp_path / ".row.json.partial" / "report.json").write_text("{}")
-    measure(spec_with(stand_in(WORK)), tmp_path / "row.json")
-    assert not (tmp_path / ".row.json.partial").exists()
+    (tmp_path / ".row.partial").mkdir()
+    (tmp_path / ".row.partial" / "report.json").write_text("{}")
+    measure(spec_with(stand_in(WORK)), scratch_beside=tmp_path / "row")
+    assert not (tmp_path / ".row.partial").exists()
 
 
-def test_sweep_does_not_depend_on_the_order_of_its_runs(tmp_path: Path) -> None:
+def test_table_does_not_depend_on_the_order_of_its_runs(tmp_path: Path) -> None:
     cells = [("numba", 2, 0), ("numba", 1, 1), ("harpy", 1, 0), ("numba", 10, 0), ("numba", 1, 0)]
-    paths = [
-        row_file(tmp_path / f"{i}.json", engine=engine, workers=workers, repeat=repeat)
-        for i, (engine, workers, repeat) in enumerate(cells)
-    ]
-    collect(paths, tmp_path / "a.csv")
-    collect(reversed(paths), tmp_path / "b.csv")
+    rows = [row_with(engine=engine, workers=n, repeat=repeat) for engine, n, repeat in cells]
+    write_table(rows, tmp_path / "a.csv")
+    write_table(reversed(rows), tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     with (tmp_path / "a.csv").open() as lines:
         table = list(csv.DictReader(lines))
@@ -218,7 +251,7 @@ def test_sweep_does_not_depend_on_the_order_of_its_runs(tmp_path: Path) -> None:
         ("numba", 2, 0),
         ("numba", 10, 0),
     ]
-    assert list(table[0]) == [field.name for field in dataclasses.fields(Row)]
+    assert list(table[0]) == columns()
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[1]"])
@@ -227,8 +260,123 @@ def test_what_is_not_a_row_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match="not the row of a benchmark run"):
-        collect([path], tmp_path / "sweep.csv")
+        Row.read(path)
+
+
+# Sweep
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    labels = np.zeros((64, 96), np.uint16)
+    labels[5:20, 5:20], labels[30:50, 60:80] = 3, 9
+    image = np.arange(2 * labels.size, dtype=np.uint16).reshape(2, *labels.shape)
+    group = zarr.open_group(tmp_path / "store.zarr", mode="w")
+    group.create_array("image", data=image, chunks=(1, 32, 32))
+    group.create_array("labels", data=labels, chunks=(32, 32))
+    described = describe(str(tmp_path / "store.zarr"), image="image", labels="labels")
+    described.to_json(tmp_path / "raster.json")
+    return Sweep(
+        case="tiny",
+        raster_json=str(tmp_path / "raster.json"),
+        stages=["aggregate", "extract"],
+        engines=["numba"],
+        workers={"aggregate": [1], "extract": [1]},
+        threads_per_worker=1,
+        memory_limit="2GB",
+        crops={"diameter": 16},
+        repeats=2,
+    )
+
+
+def run(sweep: Sweep, folder: Path) -> list[dict[str, str]]:
+    places = (folder / "runs", folder / "sweep.csv", folder / "samples.csv.gz")
+    sweeping.run(sweep, *places, logs=folder / "logs")
+    with places[1].open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_every_round_holds_each_combination_once_in_an_order_of_the_seed(sweep: Sweep) -> None:
+    many = dataclasses.replace(
+        sweep,
+        workers={"aggregate": [1, 2, 4], "extract": [1, 8]},
+        caches=["warm", "cold"],
+        repeats=4,
+    )
+    names = [cell.name for cell in many.cells()]
+    assert names == [cell.name for cell in many.cells()]
+    rounds = [names[start : start + 10] for start in range(0, 40, 10)]
+    combinations = [{name.rpartition("-")[0] for name in one} for one in rounds]
+    assert all(one == combinations[0] and len(one) == 10 for one in combinations)
+    orders = [[name.rpartition("-")[0] for name in one] for one in rounds]
+    assert len({tuple(order) for order in orders}) == 4
+    other = [cell.name for cell in dataclasses.replace(many, seed=1).cells()]
+    assert other != names
+    assert sorted(other) == sorted(names)
+
+
+def test_a_sweep_measures_both_states_of_the_cache_and_is_not_repeated(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    both = dataclasses.replace(sweep, caches=["warm", "cold"], repeats=1)
+    rows = run(both, tmp_path)
+    assert [(row["stage"], row["cache"]) for row in rows] == [
+        ("aggregate", "cold"),
+        ("aggregate", "warm"),
+        ("extract", "cold"),
+        ("extract", "warm"),
+    ]
+    assert [row["failed"] for row in rows] == [""] * 4
+    assert [float(row["cached_share"]) for row in rows] == [0, 1, 0, 1]
+    assert {row["instances"] for row in rows} == {"2"}
+    assert {row["shape"] for row in rows} == {"2 x 64 x 96"}
+    assert all(row["bound_by"] and row["input"] and row["commit"] for row in rows)
+    pixels = np.arange(2 * 64 * 96).reshape(2, 64, 96)
+    mean = pixels[:, 5:20, 5:20].mean((1, 2)).sum() + pixels[:, 30:50, 60:80].mean((1, 2)).sum()
+    assert float(rows[0]["values"]) == pytest.approx(mean)
+    assert pd.read_csv(tmp_path / "samples.csv.gz")["run"].nunique() == 4
+    assert [row["date"] for row in run(both, tmp_path)] == [row["date"] for row in rows]
+
+
+def test_a_failed_run_is_a_row_with_its_reason(sweep: Sweep, tmp_path: Path) -> None:
+    with_peer = dataclasses.replace(
+        sweep, engines=["numba", "harpy"], stages=["aggregate"], repeats=1, python=sys.executable
+    )
+    peer, ours = run(with_peer, tmp_path)
+    assert "No module named 'harpy'" in peer["failed"]
+    assert peer["wall_s"] == ""
+    assert ours["failed"] == ""
+    assert float(ours["wall_s"]) > 0
+
+
+def test_a_sweep_of_failures_alone_is_refused(sweep: Sweep, tmp_path: Path) -> None:
+    alone = dataclasses.replace(sweep, engines=["harpy"], repeats=1, python=sys.executable)
+    with pytest.raises(InputError, match=r"no run of tiny came to its end: .*harpy"):
+        run(alone, tmp_path)
     assert not (tmp_path / "sweep.csv").exists()
+
+
+def test_more_threads_than_cores_are_refused_unless_asked_for(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    two = dataclasses.replace(sweep, threads_per_worker=2, stages=["aggregate"], repeats=1)
+    with pytest.raises(InputError, match=r"2 threads are more than the 1 cores"):
+        run(two, tmp_path)
+    rows = run(dataclasses.replace(two, oversubscribe=True), tmp_path)
+    assert [row["oversubscribed"] for row in rows] == ["True"]
+
+
+def test_results_that_differ_are_failures() -> None:
+    same = {"stage": "extract", "instances": 4}
+    rows = [
+        row_with(engine="numba", values=100.0, **same),
+        row_with(engine="harpy", values=100.05, **same),
+        row_with(engine="harpy", values=101.0, **same),
+    ]
+    told = [row.failed for row in sweeping._compared(rows)]
+    assert told[:2] == [None, None]
+    assert told[2] == "its result (4 instances, 101.0) is not that of numba (4, 100.0)"
 
 
 def test_peer_needs_nothing_of_this_package() -> None:
@@ -245,4 +393,4 @@ def test_peer_without_its_package_says_so(tmp_path: Path) -> None:
         str(environment / "bin" / "python"), engine="harpy", raster_json=os.fspath(raster)
     )
     with pytest.raises(RuntimeError, match="ModuleNotFoundError: No module named 'harpy'"):
-        measure(spec, tmp_path / "row.json")
+        measure(spec, scratch_beside=tmp_path / "row")

@@ -209,20 +209,26 @@ time.sleep(0.6)
     assert with_it.hwm_sum - without.hwm_sum == pytest.approx(512 * MB, rel=0.02)
 
 
-def test_shared_memory_counts_once_in_pss_and_twice_in_rss() -> None:
-    code = """
-import mmap, os
+def test_shared_memory_counts_once_in_pss_and_twice_in_rss(tmp_path: Path) -> None:
+    code = f"""
+import mmap, os, pathlib
+folder = pathlib.Path({str(tmp_path)!r})
 block = mmap.mmap(-1, 300_000_000)
 child = os.fork()
 for start in range(0, len(block), 4096):
     block[start] = 1
-time.sleep(4)
+(folder / ("parent" if child else "child")).touch()
+while not (folder / "enough").exists():
+    time.sleep(0.05)
 if not child:
     os._exit(0)
 os.wait()
 """
     with sampling(code) as sampler:
-        pass
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        time.sleep(6)
+        (tmp_path / "enough").touch()
     processes = sampler.samples[sampler.samples["role"] != "tree"]
     weighed = processes[processes["pss"].notna() & (processes["rss"] > 290 * MB)]
     both = weighed.groupby("time").filter(lambda sample: len(sample) == 2).groupby("time")

@@ -375,7 +375,7 @@ def test_the_engine_harpy_needs_a_python_of_its_own() -> None:
 
 def test_names_are_those_of_the_modules_that_own_them() -> None:
     from harpy_core import datasets
-    from harpy_core.benchmark import sweep as benchmark
+    from harpy_core.benchmark import specs as benchmark
 
     assert set(DATASETS) == set(datasets.REGISTRY)
     assert set(get_args(Stage)) == set(benchmark.STAGES)

@@ -23,6 +23,8 @@ from harpy_core.figures.galleries import _positions, _spread
 from harpy_core.figures.heatmaps import order, z_scores
 from harpy_core.figures.sweeps import published
 
+PARTS = [f"{part}_s" for part in ("disk", "decode", "kernel", "encode", "write", "idle")]
+
 
 def assert_picture(path: Path) -> np.ndarray:
     """The picture's pixels; it must hold more than an empty page."""
@@ -73,6 +75,21 @@ def table() -> anndata.AnnData:
 
 
 @pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Curves of the last run: a driver and two workers, a core and a half busy."""
+    rows = []
+    for tick, moment in enumerate(np.arange(-2, 4, 0.05)):
+        for pid, role in enumerate(("driver", "worker", "worker", "tree")):
+            rss = 4e8 if role == "tree" else 1e8 * (pid + 1)
+            pss = 3e8 if role == "tree" and tick % 20 == 0 else np.nan
+            rows.append([moment, pid, role, rss, max(moment, 0) * 1.5, pss])
+    table = pd.DataFrame(rows, columns=["time", "pid", "role", "rss", "cpu", "pss"])
+    path = tmp_path / "samples.csv.gz"
+    table.assign(run="aggregate-numba-4-warm-2").to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
 def sweep_csv(tmp_path: Path) -> Path:
     rows = [
         {
@@ -89,8 +106,20 @@ def sweep_csv(tmp_path: Path) -> Path:
             "peak_cpu_percent": 380.0 * workers,
             "mean_cpu_percent": 300.0 * workers,
             "pixels": 40_000_000_000,
+            "gigapixels_per_s": 40 / (10 / workers + repeat),
             "cpu_model": "a processor",
             "cores": 64,
+            "memory_gb": 256.0,
+            "cache": "warm",
+            "failed": None,
+            "software": "harpy-analysis 0.5.2" if engine == "harpy" else "harpy_core 1",
+            "shape": "100 x 20000 x 20000",
+            "window": None,
+            "files": 1000,
+            "distinct_files": 1000,
+            "oversubscribed": False,
+            "bound_by": None if engine == "harpy" else "decode",
+            **dict.fromkeys(PARTS, np.nan if engine == "harpy" else 8.0 / workers),
         }
         for engine in ("numba", "harpy")
         for workers in (1, 2, 4)
@@ -101,21 +130,27 @@ def sweep_csv(tmp_path: Path) -> Path:
     return path
 
 
-def draw_all(folder: Path, raster: Any, crops: Any, table: Any, sweep_csv: Path) -> list[Path]:
+def draw_all(
+    folder: Path, raster: Any, crops: Any, table: Any, sweep_csv: Path, samples: Path
+) -> list[Path]:
     figures.tissue(raster, folder / "tissue.png")
     figures.gallery(crops, folder / "crops.png", seed=3)
     figures.heatmap(table, folder / "heatmap.png")
-    figures.sweep_panels(sweep_csv, "aggregate", folder / "aggregate.png", "gigapixel")
+    figures.sweep_panels(sweep_csv, "aggregate", folder / "aggregate.png")
+    figures.scaling(sweep_csv, "aggregate", folder / "scaling.png")
+    figures.comparison(sweep_csv, "aggregate", folder / "comparison.png")
+    figures.timeline(sweep_csv, samples, "aggregate", folder / "timeline.png")
+    figures.overview([sweep_csv], folder / "overview.png")
     return sorted(folder.iterdir())
 
 
 def test_every_figure_is_the_same_bytes_every_time(
-    tmp_path: Path, raster: Any, crops: Any, table: Any, sweep_csv: Path
+    tmp_path: Path, raster: Any, crops: Any, table: Any, sweep_csv: Path, samples: Path
 ) -> None:
-    first = draw_all(tmp_path / "a", raster, crops, table, sweep_csv)
+    first = draw_all(tmp_path / "a", raster, crops, table, sweep_csv, samples)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
-        second = draw_all(tmp_path / "b", raster, crops, table, sweep_csv)
-    assert len(first) == 4
+        second = draw_all(tmp_path / "b", raster, crops, table, sweep_csv, samples)
+    assert len(first) == 8
     for one, other in zip(first, second, strict=True):
         assert_picture(one)
         assert one.read_bytes() == other.read_bytes()
@@ -137,7 +172,7 @@ def test_lines_join_the_medians_and_every_run_is_a_dot(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(sweeps.style, "save", lambda figure, path: seen.append(figure))
-    figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png", "gigapixel")
+    figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png")
     panels = {axes.get_title(loc="left").split(" (")[0]: axes for axes in seen[0].axes}
     assert list(panels) == [
         "Peak RSS",
@@ -160,8 +195,10 @@ def test_axes_start_at_zero_unless_they_span_orders_of_magnitude(
 ) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(sweeps.style, "save", lambda figure, path: seen.append(figure))
+    like_no_other(sweep_csv)
     figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png")
-    figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png", "gigapixel")
+    like_no_other(sweep_csv, shape="100 x 20000 x 20000")
+    figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png")
     alone, overlaid = (figure.axes[0] for figure in seen)
     assert alone.get_ylim()[0] == 0
     assert overlaid.get_yscale() == "log"
@@ -189,8 +226,72 @@ def test_missing_stage_and_unknown_published_case_are_refused(
     with pytest.raises(InputError, match="no run of stage 'extract'"):
         figures.sweep_panels(sweep_csv, "extract", tmp_path / "x.png")
     with pytest.raises(InputError, match="petapixel"):
-        figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png", "petapixel")
+        published("petapixel", "aggregate")
     assert not (tmp_path / "x.png").exists()
+
+
+def like_no_other(sweep_csv: Path, **columns: Any) -> None:
+    """Change columns of a sweep; the shape to one that nothing was published of."""
+    table = pd.read_csv(sweep_csv).assign(**{"shape": "3 x 5 x 5", **columns})
+    table.to_csv(sweep_csv, index=False)
+
+
+@pytest.mark.parametrize(
+    ("columns", "same"),
+    [
+        ({"shape": "100 x 20000 x 20000"}, "gigapixel"),
+        ({"shape": "100 x 100000 x 100000"}, "terapixel"),
+        ({"shape": "100 x 20000 x 20001"}, None),
+        ({"shape": "50 x 20000 x 20000"}, None),
+        ({"shape": "100 x 20000 x 20000", "stage": "extract", "window": 50}, "gigapixel"),
+        ({"shape": "100 x 20000 x 20000", "stage": "extract", "window": 100}, None),
+    ],
+)
+def test_published_points_are_drawn_behind_the_same_case_alone(
+    sweep_csv: Path, columns: dict[str, Any], same: str | None
+) -> None:
+    like_no_other(sweep_csv, **columns)
+    runs = sweeps.runs_of(sweep_csv, columns.get("stage", "aggregate"))
+    assert sweeps.published_like(runs) == same
+
+
+def test_links_and_short_runs_are_told_in_the_title(sweep_csv: Path) -> None:
+    like_no_other(sweep_csv, distinct_files=4, wall_s=1.5, oversubscribed=True)
+    told = sweeps.conditions(sweeps.runs_of(sweep_csv, "aggregate"))
+    assert "LINKED: 1000 files are 4" in told
+    assert "latency, not throughput" in told
+    assert "more threads than cores" in told
+    like_no_other(sweep_csv, distinct_files=1000, wall_s=60, oversubscribed=False)
+    plain = sweeps.conditions(sweeps.runs_of(sweep_csv, "aggregate"))
+    assert not {"LINKED", "latency", "cores"} & set(plain.replace(",", "").split(" · ")[-1].split())
+
+
+def test_failed_runs_are_left_out_of_the_panels_and_told_on_the_page(
+    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(sweep_csv)
+    table["failed"] = np.where(table["engine"] == "harpy", "exit status 1: out of memory", None)
+    table.to_csv(sweep_csv, index=False)
+    assert set(sweeps.runs_of(sweep_csv, "aggregate")["engine"]) == {"numba"}
+    seen: list[Any] = []
+    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
+    figures.overview([sweep_csv], tmp_path / "x.png")
+    texts = [text.get_text() for text in seen[0].axes[0].texts]
+    assert "failed 9×: out of memory" in texts
+    assert "3.5 [2.5, 4.5]" in texts
+
+
+def test_bars_carry_their_ratio_to_the_shortest(
+    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(sweep_csv)
+    table.loc[table["engine"] == "harpy", "wall_s"] *= 8
+    table.to_csv(sweep_csv, index=False)
+    seen: list[Any] = []
+    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
+    figures.comparison(sweep_csv, "aggregate", tmp_path / "x.png")
+    texts = [text.get_text().strip() for text in seen[0].axes[0].texts]
+    assert texts == ["28 · 8×", "3.5 · 1×"]
 
 
 # Tissue

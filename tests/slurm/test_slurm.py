@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 INSTANCES = "results/ihc/instances.manifest.json"
 TABLE = "results/ihc/table.manifest.json"
 CROPS = "results/ihc/crops.manifest.json"
-MEASURED = "results/ihc/benchmark/aggregate/numba-1-0.json"
+MEASURED = "results/ihc/benchmark/sweep.csv"
 BY_SLURM = (
     *("--profile", "slurm", "--retries", "0"),
     # Jobs of seconds: the profile's pause is meant for those of hours.

@@ -35,7 +35,7 @@ def test_a_stage_asks_for_a_gpu_for_each_worker_of_its_own(
         found.setdefault(rule, set()).update(re.findall(r"\bgpu=(\d+)", body))
     stages = ("instances", "aggregate", "extract")
     assert [found[stage] for stage in stages] == [asked] * len(stages)
-    assert found["benchmark_cell"] == {"2"}
+    assert found["sweep"] == {"2"}
 
 
 def test_a_stage_without_a_gpu_to_be_had_ends_with_one_line(tmp_path: Path) -> None:

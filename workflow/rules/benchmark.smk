@@ -1,40 +1,13 @@
-# Purpose: measure both stages over a range of workers, in fresh processes.
-# Inputs:  the raster's description and the instances
-# Outputs: results/<case>/benchmark/<stage>/<engine>-<workers>-<repeat>.json, one a run;
-#          results/<case>/benchmark/sweep.csv, one row a run
-
-
-rule benchmark_cell:
-    """One measured run of a stage; it takes every core, so that nothing runs beside it."""
-    input:
-        raster=ASKED.raster,
-        instances=ancient("results/{case}/instances.zarr"),
-        manifest="results/{case}/instances.manifest.json",
-    output:
-        row="results/{case}/benchmark/{stage}/{engine}-{workers}-{repeat}.json",
-    log:
-        "logs/{case}/benchmark/{stage}-{engine}-{workers}-{repeat}.log",
-    wildcard_constraints:
-        engine=any_of(MEASURED),
-        workers=r"\d+",
-        repeat=r"\d+",
-    conda:
-        "../../envs/workflow.yaml"
-    threads: measuring_threads
-    resources:
-        mem_mb=NEEDED.measured_memory_mb,
-        gpu=NEEDED.measured_gpus,
-    params:
-        sweep=ASKED.measured,
-        code=provenance.source_digest("harpy_core.benchmark.process"),
-    script:
-        "../../scripts/benchmark_cell.py"
+# Purpose: measure both stages over a range of workers, each run in fresh processes.
+# Inputs:  the raster's description
+# Outputs: results/<case>/benchmark/sweep.csv, one row a run, and samples.csv.gz, their curves;
+#          results/<case>/benchmark/runs/ keeps single runs, so that a sweep goes on where it stopped
 
 
 rule sweep:
-    """The measured runs of a case as one table."""
+    """Every measured run of a case, one after the other; it takes every core."""
     input:
-        rows=sweep_rows,
+        raster=ASKED.raster,
     output:
         table=report(
             "results/{case}/benchmark/sweep.csv",
@@ -43,14 +16,23 @@ rule sweep:
             subcategory="Benchmark",
             labels={"figure": "every measured run", "stage": "all"},
         ),
+        samples="results/{case}/benchmark/samples.csv.gz",
     log:
         "logs/{case}/sweep.log",
     conda:
         "../../envs/workflow.yaml"
-    threads: 1
+    threads: measuring_threads
     resources:
-        mem_mb=1000,
+        mem_mb=NEEDED.measured_memory_mb,
+        gpu=NEEDED.measured_gpus,
     params:
-        code=provenance.source_digest("harpy_core.benchmark.sweep"),
+        sweep=sweep_of,
+        kept="results/{case}/benchmark/runs",
+        runs="logs/{case}/benchmark",
+        code=provenance.source_digest(
+            "harpy_core.benchmark.process",
+            "harpy_core.benchmark.peer",
+            "harpy_core.benchmark.sweep",
+        ),
     script:
         "../../scripts/sweep.py"

@@ -8,8 +8,8 @@ import sys
 from harpy_core import provenance
 
 from harpy_core.planning import preflight
-from harpy_core.config.models import DATASETS, MEASURED
-from harpy_core.workflow.questions import Questions, any_of
+from harpy_core.config.models import DATASETS
+from harpy_core.workflow.questions import SWEEP_FIGURES, Questions, any_of, most_workers
 from harpy_core.workflow.resources import Needs
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
@@ -25,10 +25,10 @@ if workflow.is_main_process:
         print(f"{CONFIG_FILE}: {warning}", file=sys.stderr)
 
 
-def sweep_rows(wildcards):
-    """Return the measured runs of a case, if there are enough cores for them."""
+def sweep_of(wildcards):
+    """Return the settings of a case's sweep, if there are enough cores for it."""
     check_enough_cores(wildcards.case)
-    return ASKED.sweep_rows(wildcards)
+    return ASKED.sweep(wildcards)
 
 
 def check_enough_cores(case):
@@ -46,7 +46,8 @@ def measuring_threads(wildcards):
     """Return all cores of this machine, so that nothing runs beside a measurement, or a node's share."""
     if workflow.is_main_process and workflow.local_exec:
         return workflow.resource_settings.cores or 1
-    return int(wildcards.workers) * ASKED.case(wildcards).benchmark.threads_per_worker
+    sweep = ASKED.case(wildcards).benchmark
+    return most_workers(sweep) * sweep.threads_per_worker
 
 
 def own_start():

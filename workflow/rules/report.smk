@@ -132,10 +132,68 @@ rule figure_sweep:
     resources:
         mem_mb=4000,
     params:
-        published=ASKED.published,
         code=provenance.source_digest("harpy_core.figures.sweeps"),
     script:
         "../../scripts/figure_sweep.py"
+
+
+rule figure_benchmark:
+    """A sweep's scaling, its engines beside each other, or one run over time."""
+    input:
+        sweep="results/{case}/benchmark/sweep.csv",
+        samples="results/{case}/benchmark/samples.csv.gz",
+    output:
+        figure=report(
+            "results/{case}/figures/{stage}-{figure}.png",
+            caption="../report/benchmark.rst",
+            category="{case}",
+            subcategory="Benchmark",
+            labels={"figure": "{figure}", "stage": "{stage}"},
+        ),
+    log:
+        "logs/{case}/figure_{stage}-{figure}.log",
+    wildcard_constraints:
+        figure=any_of(SWEEP_FIGURES),
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        code=provenance.source_digest(
+            "harpy_core.figures.comparisons",
+            "harpy_core.figures.speedups",
+            "harpy_core.figures.timelines",
+        ),
+    script:
+        "../../scripts/figure_benchmark.py"
+
+
+rule figure_overview:
+    """One page on all sweeps: what was measured, on what, how fast, in how much memory."""
+    input:
+        sweeps=ASKED.sweeps(),
+    output:
+        figure=report(
+            "results/figures/overview.png",
+            caption="../report/overview.rst",
+            category="At a glance",
+            labels={
+                "figure": "what was measured, and what came of it",
+                "stage": "all",
+            },
+        ),
+    log:
+        "logs/figure_overview.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        code=provenance.source_digest("harpy_core.figures.overviews"),
+    script:
+        "../../scripts/figure_overview.py"
 
 
 rule figures:
