@@ -35,9 +35,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # Those of 3.11 to 3.13 that are on this machine.
 PYTHONS ?= $(shell for v in 3.11 3.12 3.13; do \
 	$(UV) python find --no-project $$v >/dev/null 2>&1 && echo $$v; done)
-# Harpy's newest release needs 3.12.
+# Harpy's newest release needs 3.12. Behind pyenv's shims uv finds only the version that is set.
 PEER_PYTHON ?= $(shell for v in 3.12 3.13 3.11; do \
-	$(UV) python find --no-project $$v 2>/dev/null && break; done)
+	$(UV) python find --no-project $$v 2>/dev/null && break; \
+	ls $$(pyenv prefix $$(pyenv latest $$v 2>/dev/null) 2>/dev/null)/bin/python 2>/dev/null && break; done)
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 
 # Certificates that the machine trusts, where a proxy stands before the package index.
