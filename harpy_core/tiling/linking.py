@@ -20,6 +20,7 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.storage import LocalStore
 
+from harpy_core.errors import InputError
 from harpy_core.storage.writing import write_flushed
 
 Index = tuple[int, ...]
@@ -50,10 +51,15 @@ def repeat_file(existing: Path, new: Path, method: Method, temporary: Path) -> W
         which takes no space either, or a copy. ``"copy"`` copies at once.
     temporary
         Path of a clone or a copy until it is whole, on the disk of `new`.
+
+    Raises
+    ------
+    InputError
+        The file is a symbolic link that leads nowhere.
     """
     if method == "link":
         try:
-            os.link(existing, new)
+            os.link(_itself(existing), new)
         except FileNotFoundError:
             return "absent"
         except OSError as error:
@@ -73,6 +79,20 @@ def repeat_file(existing: Path, new: Path, method: Method, temporary: Path) -> W
             write_flushed(temporary, [_mapped(source)])
     os.replace(temporary, new)
     return way
+
+
+def _itself(file: Path) -> Path:
+    """Return the file behind symbolic links, as git-annex and DVC keep it: a name for the link
+    would lead nowhere from another folder."""
+    if not file.is_symlink():
+        return file
+    try:
+        return file.resolve(strict=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{file}: a symbolic link that leads nowhere; fetch its content first (git annex get, "
+            "dvc pull)"
+        ) from error
 
 
 def _cloned(source: BinaryIO, path: Path) -> bool:

@@ -159,6 +159,40 @@ def test_link_shares_the_files_of_the_source(tmp_path: Path) -> None:
     )
 
 
+def annexed(store: Path, annex: Path) -> list[Path]:
+    """Make every chunk file a relative symbolic link, as git-annex does."""
+    annex.mkdir()
+    found = [f for f in sorted(store.rglob("*")) if f.is_file() and f.name != "zarr.json"]
+    for number, file in enumerate(found):
+        file.rename(annex / str(number))
+        file.symlink_to(os.path.relpath(annex / str(number), file.parent))
+    return found
+
+
+def test_link_gives_names_to_what_symbolic_links_lead_to(tmp_path: Path) -> None:
+    raster = store(tmp_path / "source.zarr")
+    annexed(tmp_path / "source.zarr", tmp_path / "annex")
+    tile_raster(raster, tmp_path / "tiled.zarr", (6, 70, 100), method="link")
+    elsewhere = tmp_path / "another" / "folder" / "tiled.zarr"
+    elsewhere.parent.mkdir(parents=True)
+    (tmp_path / "tiled.zarr").rename(elsewhere)
+    assert not [file for file in elsewhere.rglob("*") if file.is_symlink()]
+    annex = {file.stat().st_ino for file in (tmp_path / "annex").iterdir()}
+    assert set(inodes(elsewhere / "images")) <= annex
+    check(elsewhere, raster, (6, 70, 100))
+
+
+def test_a_symbolic_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    raster = store(tmp_path / "source.zarr")
+    first = next(
+        f for f in annexed(tmp_path / "source.zarr", tmp_path / "annex") if "image" in str(f)
+    )
+    first.resolve().unlink()
+    with pytest.raises(InputError, match="leads nowhere; fetch its content first"):
+        tile_raster(raster, tmp_path / "tiled.zarr", (6, 70, 100), method="link")
+    assert not (tmp_path / "tiled.zarr").exists()
+
+
 def test_link_along_c_shares_the_labels_too(tmp_path: Path) -> None:
     raster = store(tmp_path / "source.zarr")
     tile_raster(raster, tmp_path / "tiled.zarr", (6, 32, 40), method="link")

@@ -197,6 +197,14 @@ def stamp(path: str, name: str | None = None) -> Stamp:
     return name or path, found.st_size, found.st_mtime_ns
 
 
+def _stat_of(entry: os.DirEntry[str]) -> os.stat_result:
+    """Return the size and times of a file, or of a symbolic link that leads nowhere."""
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return entry.stat(follow_symlinks=False)
+
+
 def stamps_below(folder: str, prefix: str = "") -> Iterator[Stamp]:
     """Stamps of all files below a folder, by their names below it, in no order."""
     with os.scandir(folder) as entries:
@@ -205,5 +213,5 @@ def stamps_below(folder: str, prefix: str = "") -> Iterator[Stamp]:
             if entry.is_dir():
                 yield from stamps_below(entry.path, f"{name}/")
             else:
-                found = entry.stat()
+                found = _stat_of(entry)
                 yield name, found.st_size, found.st_mtime_ns
