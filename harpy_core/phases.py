@@ -1,4 +1,4 @@
-"""Where the time of tasks goes: reading and decoding, kernels, encoding, writing.
+"""Phases that the time of tasks goes to: reading and decoding, kernels, encoding, writing.
 
 A thread's time belongs to the innermost phase it is in, so phases never count twice. Two readings
 of two clocks for a chunk of megabytes: nothing that could be measured.

@@ -74,7 +74,7 @@ def measure(
         report = StageReport(**json.loads(report_path.read_text(encoding="utf-8")))
     summary = sampler.summary(since=report.started, until=report.ended)
     peak = cgroup_memory_peak()
-    # A peak that was there before tells of another run.
+    # A peak that was there before is another run's.
     rose = peak if peak is not None and peak > (before or 0) else None
     samples = sampler.samples.assign(time=sampler.samples["time"] - report.started)
     return measured(report, summary, rose, spec.threads), samples

@@ -23,7 +23,7 @@ from harpy_core.raster.reading import AxesView, ChannelView
 from harpy_core.raster.tiff_array import TiffArray
 
 STATES = ("warm", "cold")
-"""What a run may find: all its files in the cache, or none of them."""
+"""States that a run may find: all its files in the cache, or none of them."""
 
 # Metadata that the run's own start reads again.
 _LEFT = 0.01
@@ -146,7 +146,7 @@ def _files(array: Any) -> Iterable[Path]:
 
 
 def _pages_held(path: Path) -> np.ndarray:
-    """For each page of a file whether the cache holds it."""
+    """Pages of a file that the cache holds, as a flag for each."""
     size = path.stat().st_size
     count = -(-size // mmap.PAGESIZE)
     held = np.zeros(count, np.uint8)

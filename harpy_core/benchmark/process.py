@@ -115,7 +115,7 @@ CHECKS: dict[str, Callable[[Any], tuple[int, float]]] = {
     "aggregate": check_table,
     "extract": check_crops,
 }
-"""What is compared between engines, outside of the measured time."""
+"""Values compared between engines, outside of the measured time."""
 
 
 def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""What the sweep and its measured processes tell each other: a cell, and the report of its run."""
+"""Messages between the sweep and its measured processes: a cell, and the report of its run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """What tells this cell from the others of its case, as a file is called."""
+        """Name of this cell among those of its case, as its file is called."""
         return f"{self.stage}-{self.engine}-{self.workers}-{self.cache}-{self.repeat}"
 
     @property
@@ -96,7 +96,7 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What the measured process tells of its own run.
+    """Report of the measured process on its own run.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What repeated runs say together: medians with intervals, how time falls with threads."""
+"""Summaries of repeated runs: medians with intervals, and how time falls with threads."""
 
 from __future__ import annotations
 

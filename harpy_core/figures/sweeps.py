@@ -184,7 +184,7 @@ def _published_series(case: str, stage: str) -> _Series:
 
 
 def conditions(runs: pd.DataFrame) -> str:
-    """What was run, how often, on what and in which state, in a line."""
+    """Line that says what was run, how often, on what and in which state."""
     repeats = int(runs.groupby(["engine", "threads_per_worker", "workers"]).size().max())
     machines = [
         f"{model}, {_count(int(cores), 'core')}"

@@ -79,6 +79,18 @@ class Plan:
         return threads * self.bytes_per_task + self.result_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Settings of a stage, as in `stage_plan`; `whole_arrays` is its engine's."""
+
+    stats: Sequence[str | Statistic] | str | Statistic
+    crops: CropSettings
+    ratio: float
+    committed: int
+    threads: int
+    whole_arrays: bool
+
+
 def stage_plan(
     stage: str,
     info: RasterInfo,
@@ -117,18 +129,18 @@ def stage_plan(
     shape = TileShape.of(info)
     number = instances if instances is not None else math.ceil(shape.plane * CELLS_PER_PIXEL)
     planners = {"instances": _instances, "aggregate": _aggregate, "extract": _extract}
-    settings = {
-        "stats": stats,
-        "crops": crops or CropSettings(),
-        "ratio": ratio,
-        "committed": committed,
-        "threads": threads,
-        "whole_arrays": engine != AUTO and ENGINES[engine].whole_arrays,
-    }
-    return planners[stage](shape, number, instances, settings)
+    asked = _Asked(
+        stats=stats,
+        crops=crops or CropSettings(),
+        ratio=ratio,
+        committed=committed,
+        threads=threads,
+        whole_arrays=engine != AUTO and ENGINES[engine].whole_arrays,
+    )
+    return planners[stage](shape, number, instances, asked)
 
 
-def _instances(shape: TileShape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
+def _instances(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
     per_instance = WORD * (1 + 1 + 3 + 6)
     return Plan(
         stage="instances",
@@ -141,7 +153,7 @@ def _instances(shape: TileShape, number: int, known: int | None, settings: dict[
             + shape.label_buffer
             + shape.chunk_buffer
             + shape.label_file
-            + settings["whole_arrays"] * _finding(shape)
+            + asked.whole_arrays * _finding(shape)
         ),
         result_bytes=3 * number * per_instance,
         instances=known,
@@ -149,12 +161,12 @@ def _instances(shape: TileShape, number: int, known: int | None, settings: dict[
     )
 
 
-def _aggregate(shape: TileShape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
-    statistics = chosen(settings["stats"])
+def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
+    statistics = chosen(asked.stats)
     words = words_of(statistics.values(), shape.dtype)
     in_channel = number * WORD * (2 * words + len(statistics))
     slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
-    groups = [split_channels(slab, shape.tiles, settings["threads"]) for slab in slabs]
+    groups = [split_channels(slab, shape.tiles, asked.threads) for slab in slabs]
     parts = sum(map(len, groups))
     widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = math.ceil(number * shape.tile / shape.plane)
@@ -171,7 +183,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, settings: dict[
             TASK_BYTES
             + shape.reading
             + 2 * part
-            + settings["whole_arrays"] * _summing(shape, statistics.values())
+            + asked.whole_arrays * _summing(shape, statistics.values())
             + whole * (_gathered(shape) + 2 * _pieces(shape, number, widest)[0])
         ),
         result_bytes=in_channel * widest + whole * _pieces(shape, number, widest)[1],
@@ -226,27 +238,27 @@ def _device_sums(shape: TileShape, words: int, in_tile: int) -> int:
     return (parts + in_tile + pivots) * min(shape.group, shape.channels) * words * WORD
 
 
-def _extract(shape: TileShape, number: int, known: int | None, settings: dict[str, Any]) -> Plan:
-    crops: CropSettings = settings["crops"]
+def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
+    crops = asked.crops
     window = shape.depth * crops.diameter**2
     group = min(shape.group, shape.channels)
     stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
     written = number * window * (shape.channels * stored + crops.extract_mask)
-    on_disk = math.ceil(written * min(settings["ratio"], 1.0))
+    on_disk = math.ceil(written * min(asked.ratio, 1.0))
     rows, columns = strip_shape(number, shape.rows, shape.columns, crops.batch)
     strips = math.ceil(shape.rows / rows) * math.ceil(shape.columns / columns)
-    groups = len(split_channels(shape.channel_edges, strips, settings["threads"]))
+    groups = len(split_channels(shape.channel_edges, strips, asked.threads))
     return Plan(
         stage="extract",
         tasks=strips * groups,
         bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
         bytes_written=written,
         # All shuffled crops are kept twice until the store is complete.
-        bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - settings["committed"], 0),
+        bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - asked.committed, 0),
         bytes_per_task=(
             TASK_BYTES
             + shape.reading
-            + settings["whole_arrays"] * max(_finding(shape), _gathering(shape, crops))
+            + asked.whole_arrays * max(_finding(shape), _gathering(shape, crops))
             + _copies(shape, crops, number, rows * columns)
             + _open_crops(shape, crops, number) * window * group * max(shape.held, stored)
         ),

@@ -1,4 +1,4 @@
-"""What tiling holds in memory at most: numbers alone, shared by the plan and the job."""
+"""Limits of what tiling holds in memory: numbers alone, shared by the plan and the job."""
 
 from __future__ import annotations
 
