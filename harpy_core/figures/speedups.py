@@ -114,9 +114,10 @@ def _speedup(axes: Axes, runs: pd.DataFrame, colour: str, dashes: str) -> None:
     efficiency = last / (float(medians.index[-1]) / first)
     axes.annotate(
         f"serial {share:.0%}, efficiency {efficiency:.0%}",
-        (float(medians.index[-1]), last),
+        # Below every line, each engine's under the last one's.
+        (float(medians.index[-1]), min(1.0, last)),
         textcoords="offset points",
-        xytext=(-4, -12),
+        xytext=(0, -14 - 10 * len(axes.texts)),
         ha="right",
         size=7.5,
         color=colour,
