@@ -1,4 +1,4 @@
-"""What all tests share: reproducible generated cases, one small cluster, the real data."""
+"""Fixtures of all tests: reproducible generated cases, one small cluster, the real data."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def gpu() -> None:
 
 @pytest.fixture(scope="module", params=["emulated", pytest.param("real", marks=pytest.mark.gpu)])
 def card(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What the engine cupy runs on: a GPU, or one that is made of the processor."""
+    """Device of the engine cupy: a GPU, or one emulated on the processor."""
     if request.param == "real":
         request.getfixturevalue("gpu")
         yield "real"

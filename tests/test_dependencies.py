@@ -1,4 +1,4 @@
-"""What the package imports is what it asks for, and its lists of packages say the same."""
+"""Imports of the package against the lists of what it asks for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DECODERS = {"imagecodecs"}
 
 
 def requirements(extra: str | None = None) -> dict[str, Requirement]:
-    """What `pip install harpy-core` asks for, or one of its extras, by name."""
+    """Names of what `pip install harpy-core`, or one of its extras, asks for."""
     listed = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     return {found.name: found for found in map(Requirement, listed)}
 
@@ -85,7 +85,7 @@ def conda(lines: Iterable[str]) -> dict[str, str]:
 
 
 def expected(extras: Iterable[str]) -> dict[str, str]:
-    """What a conda environment needs for the package and some of its extras."""
+    """Packages that a conda environment needs for the package and some of its extras."""
     asked = requirements()
     for extra in extras:
         asked |= requirements(extra)

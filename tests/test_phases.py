@@ -1,4 +1,4 @@
-"""Where a thread's time is counted."""
+"""Accounting of a thread's time."""
 
 from __future__ import annotations
 

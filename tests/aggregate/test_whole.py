@@ -27,7 +27,7 @@ ORDERED = ("median", "q05", "q25", "q99", "iqr", "mad")
 
 
 def ordered(values: np.ndarray) -> dict[str, float]:
-    """What NumPy gives for some pixels."""
+    """Return NumPy's statistics of some pixels."""
     x = values.astype(np.float64)
     if not x.size:
         return dict.fromkeys(ORDERED, np.nan)

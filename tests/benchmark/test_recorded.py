@@ -1,4 +1,4 @@
-"""What the README says of our speed is what is recorded."""
+"""Speeds in the README against the recorded runs."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_every_key_of_the_config_that_a_job_has_is_an_option(typed: Typed) -> No
 
 
 def complete(*words: str) -> list[str]:
-    """What bash is offered for the last word."""
+    """Return the completions that bash is offered for the last word."""
     asked = {
         "_HARPY_CORE_COMPLETE": "bash_complete",
         "COMP_WORDS": " ".join(["harpy-core", *words]),

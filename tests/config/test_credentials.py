@@ -14,7 +14,7 @@ from harpy_core.errors import InputError
 from harpy_core.raster.info import RasterInfo
 
 HIDDEN = "hunter2"
-"""What no error may show and no file may hold."""
+"""Secrets that no error may show and no file may hold."""
 
 SECRET_OPTIONS = [
     ("s3", {"key": HIDDEN, "secret": HIDDEN}, "key"),

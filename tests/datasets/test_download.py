@@ -38,14 +38,14 @@ SIZE = 4_000_000
 
 @dataclass
 class Fault:
-    """What goes wrong with one request."""
+    """A fault of one request."""
 
     status: int = 0
     retry_after: str = ""
     stop_at: float = 1.0
     """Part of the whole file after which nothing more comes."""
     how: str = "close"
-    """How nothing more comes: close, reset, or stall."""
+    """End of the answer: close, reset, or stall."""
     ignores_range: bool = False
     ignores_version: bool = False
     more_length: int = 0
@@ -56,12 +56,12 @@ class Fault:
     tag: str | None = None
     """Sent instead of the right one; empty for none."""
     swap: bytes | None = None
-    """What the file is from this request on."""
+    """Content of the file from this request on."""
 
 
 @dataclass
 class Server:
-    """What a real HTTP server gives, what it was asked and what it sent."""
+    """Content of a real HTTP server, with a record of its requests and answers."""
 
     content: bytes
     tag: str = '"one"'

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 10
-"""Of the processor, after which a case counts as one that hangs."""
+"""Processor time after which a case counts as hanging, in seconds."""
 
 MEMORY = 2**30
 """Bytes that a case may add to what its process holds."""
@@ -58,7 +58,7 @@ HOSTILE = (
     *("", "x", "../..", "/etc/passwd", "uint64", "<u8", "|O", ">f2", "float16", "gzip", "zstd"),
     *("blosc", "sharding_indexed", "crc32c", "transpose", "\0", [], {}, [0, 0], [1, 2, 3, 4, 5]),
 )
-"""What a value of the metadata is replaced with."""
+"""Values that replace one of the metadata."""
 
 
 # Cases --------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def test_gathering_leaves_the_rest_of_the_windows_alone(dtype: str) -> None:
 
 @contextmanager
 def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
-    """How often arrays of some size go to the card."""
+    """Count how often arrays of some size go to the card."""
     sizes: Counter[int] = Counter()
     kind = type(gpu._new_card())
     put = kind.put

@@ -52,7 +52,7 @@ class Program:
         return text.value.decode()
 
     def name(self, kernel: str) -> str:
-        """What the compiler calls a kernel."""
+        """Name that the compiler gives a kernel."""
         name = ctypes.c_char_p()
         self._call("GetLoweredName", kernel.encode(), ctypes.byref(name))
         assert name.value is not None

@@ -32,7 +32,7 @@ BITS, BYTES, NOTHING = Blosc.BITSHUFFLE, Blosc.SHUFFLE, Blosc.NOSHUFFLE
 
 
 def on_the_card(content: bytes, size: int) -> bytes | None:
-    """What the card makes of a chunk; None where it leaves it to the processor."""
+    """Decode a chunk on the card; None where it is left to the processor."""
     session = gpu.session_of_thread()
     # The shape says no more here than that a plane ends on a border of 16 bytes.
     chunk = Encoded(np.frombuffer(content, np.uint8), (1, 16), np.dtype("u1"), size, no_decoder)
@@ -194,7 +194,7 @@ def test_the_streams_of_a_chunk_lie_inside_it() -> None:
 
 @contextmanager
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Which encoded chunks were decoded on the card."""
+    """Record the encoded chunks that were decoded on the card."""
     found: list[bool] = []
     decode = gpu.Session._decoded
 

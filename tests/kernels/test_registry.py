@@ -17,7 +17,7 @@ from harpy_core.kernels import registry
 
 
 def in_fresh_process(code: str) -> str:
-    """What a program prints."""
+    """Return what a program prints."""
     call = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(call, capture_output=True, text=True, check=True).stdout
 

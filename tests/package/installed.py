@@ -1,4 +1,4 @@
-"""What an installed package must do alone: no checkout, no Snakemake, no SpatialData.
+"""Checks of an installed package alone: no checkout, no Snakemake, no SpatialData.
 
 `make test-package` runs this in an empty environment with nothing but the wheel in it, from a
 folder outside the checkout: ``python -I installed.py FOLDER``.
@@ -33,7 +33,7 @@ def check_environment() -> None:
 
 
 def check_documents() -> None:
-    """What is made from the config's models, and the published figures, came along."""
+    """Check that the wheel holds what is made from the models, and the published figures."""
     assert yaml.safe_load(schema())["title"] == "Config"
     assert load(yaml.safe_load(default_config()), "config.yaml").cases
     assert len(published("gigapixel", "aggregate")) > 3

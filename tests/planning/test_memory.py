@@ -1,4 +1,4 @@
-"""What workers take at most, on real processes, against what the plan foretold of them.
+"""Peak memory of real worker processes against their plan.
 
 `make test-memory` measures the long matrix: every stage, engine, form of chunks, type of pixels,
 size of windows and choice of channels with every other.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 MOST = 2.5
-"""How many times what is taken may be planned."""
+"""Largest ratio of planned to measured memory."""
 
 MEAN, ALL, MAD = ({"stats": stats} for stats in (["mean"], ["mean", "std", "max"], ["mad"]))
 CROPS = {"diameter": 64}
@@ -91,7 +91,7 @@ def worker() -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where rasters are kept that several settings share."""
+    """Folder of the rasters that several settings share."""
     return tmp_path_factory.mktemp("rasters")
 
 

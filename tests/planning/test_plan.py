@@ -1,4 +1,4 @@
-"""What a plan foretells against what a job then does."""
+"""Figures of a plan against what the job then does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cells(height: int, width: int, pitch: int, dtype: str = "u4") -> np.ndarray:
 
 @contextmanager
 def counted_tasks() -> Iterator[list[int]]:
-    """How many tasks each call of the scheduler is given."""
+    """Record the number of tasks of each call of the scheduler."""
     given: list[int] = []
     results = schedule.results
 

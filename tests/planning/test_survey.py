@@ -1,4 +1,4 @@
-"""What a survey tells of a source, and that it tells of what is wrong instead of failing."""
+"""Content of a survey of a source, which describes what is wrong instead of failing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells one input from another: of Dask arrays, what lies behind their graph."""
+"""Fingerprints, which tell one input from another, also behind the graph of a Dask array."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_labels_without_a_placement_of_their_own_lie_on_any_image(tmp_path: Path
 def test_axes_of_one_pixel_that_the_jobs_do_not_know_are_left_out(
     version: str, tmp_path: Path, client: Client
 ) -> None:
-    """As most writers of OME-Zarr have it: t, c, z, y, x, for labels too."""
+    """Write t, c, z, y, x, for labels too, as most writers of OME-Zarr do."""
     root = zarr.open_group(tmp_path / "i.zarr", mode="w", zarr_format=2 if version == "0.4" else 3)
     ngff(root, "", pixels((1, 3, 1, 40, 50)), "tczyx", version)
     ngff(root, "labels/cells", cells((1, 1, 1, 40, 50)), "tczyx", version)
@@ -140,7 +140,7 @@ def test_axes_of_one_pixel_that_the_jobs_do_not_know_are_left_out(
 
 
 def test_labels_below_their_image_are_found(tmp_path: Path) -> None:
-    """As bioformats2raw lays several images out."""
+    """Write several images in the layout of bioformats2raw."""
     root = zarr.open_group(tmp_path / "i.zarr", mode="w")
     for name in ("0", "1"):
         ngff(root, name, pixels(), "cyx", "0.5")

@@ -78,7 +78,7 @@ def bucket(stores: Path) -> Iterator[Bucket]:
 
 @pytest.fixture(scope="module")
 def google(stores: Path) -> Iterator[dict[str, Any]]:
-    """What `open_raster` needs to find a Google Cloud Storage with the stores in a bucket."""
+    """Options with which `open_raster` finds a Google Cloud Storage with the stores in a bucket."""
     with pytest.MonkeyPatch.context() as patch:
         # With five, the sixth of the connections that come together waits a second.
         patch.setattr(HTTPServer, "request_queue_size", 64)
@@ -309,7 +309,7 @@ def test_a_missing_chunk_is_the_fill_value_and_with_strict_an_error(
 def test_a_server_that_denies_what_is_not_there_is_read_all_the_same(
     server: FileServer, stores: Path
 ) -> None:
-    """As S3 does where nobody may list the bucket."""
+    """Answer as S3 does where nobody may list the bucket."""
     server.answer = lambda path: None if (stores / path.lstrip("/")).is_file() else 403
     for name in ("v0.4.zarr", "v0.5.zarr", "sdata.zarr"):
         raster = open_raster(f"{server.url}/{name}", **NAMED[name])

@@ -1,4 +1,4 @@
-"""Who can reach a cluster: nobody but its own processes."""
+"""Refusal of everybody at a cluster's ports but its own processes."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_who_has_no_credentials_is_refused_and_who_has_them_is_not(tmp_path: Pat
 
 
 def test_a_scheduler_without_credentials_lets_a_stranger_in() -> None:
-    """What the test before would see if nothing were refused."""
+    """Show that the test before it fails if nothing is refused."""
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as open_to_all:
         assert stranger(open_to_all.scheduler_address).stdout.strip() == "3"
 

@@ -1,4 +1,4 @@
-"""Which engine is taken where there is a GPU, where there is none, and what is said about it."""
+"""Choice of an engine with and without a GPU, and the line that says so."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LABELS = np.eye(6, dtype="u4")
 
 
 class DriverError(Exception):
-    """What CuPy raises without a driver, in the words it uses."""
+    """Error of CuPy without a driver, in its own words."""
 
 
 def cupy_that(count: int | Exception) -> ModuleType:

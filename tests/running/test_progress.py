@@ -1,4 +1,4 @@
-"""What is told of a long job where there is no terminal."""
+"""Progress lines of a long job without a terminal."""
 
 from __future__ import annotations
 

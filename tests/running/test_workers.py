@@ -1,4 +1,4 @@
-"""How many workers there are, and what a job was given of its machine."""
+"""Numbers of workers, and what a job was given of its machine."""
 
 from __future__ import annotations
 

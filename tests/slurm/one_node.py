@@ -66,7 +66,7 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def obstacle() -> str | None:
-    """What keeps a one-node SLURM from being started here, or None."""
+    """Return what keeps a one-node SLURM from being started here, or None."""
     missing = [name for name in (*DAEMONS, "sbatch") if _program(name) is None]
     if missing:
         return f"SLURM is not installed: no {', '.join(missing)}"
@@ -214,7 +214,7 @@ def _stop_daemon(pid_file: Path, name: str) -> None:
 
 
 def _runs(pid: int, name: str) -> bool:
-    """Whether a process is there and the daemon it is taken for; numbers are given again."""
+    """Whether a process exists and is the expected daemon: process ids are reused."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

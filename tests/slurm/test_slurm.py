@@ -98,7 +98,7 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def manifests(folder: Path) -> dict[str, dict[str, Any]]:
-    """What declares each store of the case whole."""
+    """Manifests that declare the stores of the case whole."""
     found = (folder / "results/ihc").glob("*.manifest.json")
     return {path.name: read_manifest(path) for path in found}
 

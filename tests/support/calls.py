@@ -1,4 +1,4 @@
-"""How the tests call the workflow, and what they read from its answer."""
+"""Calls of the workflow by the tests, and parsing of its output."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ FORMS = ("numpy", "zarr", "zarr2", "memory", "dask", "xarray")
 
 
 WHOLE = {"write_empty_chunks": True}
-"""How Zarr is told to store every chunk."""
+"""Options with which Zarr stores every chunk."""
 
 
 def as_form(
@@ -162,7 +162,7 @@ def threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def counted_reads(array: zarr.Array) -> Iterator[Counter[tuple[int, ...]]]:
-    """How often each chunk of an array is decoded."""
+    """Count how often each chunk of an array is decoded."""
     reads: Counter[tuple[int, ...]] = Counter()
     lock = threading.Lock()
     read = ChunkFiles.read

@@ -1,4 +1,4 @@
-"""What the tests of extraction share: a small tissue, its crops, and what a folder holds."""
+"""A small tissue, its crops, and the content of a folder, for the tests of extraction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def files(path: Path) -> dict[str, tuple[int, int]]:
-    """What changes when a file is written again: its inode and time."""
+    """Inode and time of every file: they change when it is written again."""
     found = ((file, file.stat()) for file in path.rglob("*") if file.is_file())
     return {str(file.relative_to(path)): (s.st_ino, s.st_mtime_ns) for file, s in found}
 

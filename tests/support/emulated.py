@@ -24,7 +24,7 @@ from harpy_core.kernels import gpu
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 _SHIM = Path(__file__).with_name("emulated.h")
 _FILL = 0xA5
-"""What fresh memory holds, on a card that clears nothing."""
+"""Content of fresh memory, on a card that clears nothing."""
 _GUARD = 64
 
 

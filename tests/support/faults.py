@@ -128,7 +128,7 @@ def at_call(number: int, act: Callable[[str], None]) -> Iterator[list[str]]:
 
 
 def failing(code: int) -> Callable[[str], None]:
-    """What makes a call fail."""
+    """A cause that makes a call fail."""
 
     def act(name: str) -> None:
         raise OSError(code, os.strerror(code))

@@ -1,4 +1,4 @@
-"""What real Dask workers take at most while a stage runs, against its plan.
+"""Peak memory of real Dask workers while a stage runs, against its plan.
 
 A worker's share is its high-water mark (VmHWM) less what it held when it was idle. The mark is
 brought down to what it holds by writing 5 to /proc/PID/clear_refs, after its threads, and with them

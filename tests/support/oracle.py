@@ -1,4 +1,4 @@
-"""What must come out, in plain Python, NumPy and SciPy; shares no code with harpy_core."""
+"""Expected results, in plain Python, NumPy and SciPy; shares no code with harpy_core."""
 
 from __future__ import annotations
 

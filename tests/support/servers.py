@@ -136,7 +136,7 @@ class Bucket:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `open_raster` needs to find the server."""
+        """Options with which `open_raster` finds the server."""
         return {"endpoint_url": self.endpoint}
 
     def put(self, path: Path, at: str) -> str:

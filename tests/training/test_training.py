@@ -172,7 +172,7 @@ def test_persistent_workers_use_the_same_memory_in_every_epoch(crops: Crops) -> 
 
 
 class Halved:
-    """What a user does to a batch within a worker."""
+    """Change a batch within a worker, as a user's transform does."""
 
     def __call__(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         image, ids = batch
