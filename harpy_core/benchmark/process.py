@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,12 +46,18 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
     run = JOBS[spec.stage](spec, scratch, info.strict)
     raster = open_described(info)
     gpus = cluster.gpus_of(spec.engine)
-    with cluster.local(
-        spec.workers, spec.threads_per_worker, spec.memory_limit, gpus=gpus
-    ) as client:
-        prepare = partial(warm_up, spec, info.image_dtype, info.labels_dtype)
-        prepare()
+    prepare = partial(warm_up, spec, info.image_dtype, info.labels_dtype)
+    beside = ThreadPoolExecutor(1)
+    # Until the workers' processes are ready this one would only wait.
+    prepared = beside.submit(prepare)
+    with (
+        beside,
+        cluster.local(
+            spec.workers, spec.threads_per_worker, spec.memory_limit, gpus=gpus
+        ) as client,
+    ):
         client.run(prepare)
+        prepared.result()
         before = _phases(client)
         started = time.monotonic()
         result = run(raster, client)
