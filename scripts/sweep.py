@@ -1,5 +1,7 @@
 """Rule sweep: every measured run of a case, as one table."""
 
+from pathlib import Path
+
 from harpy_core.workflow.script import running
 
 
@@ -15,10 +17,10 @@ def main(snakemake):
         )
         run(
             sweep,
-            snakemake.params.kept,
+            Path(snakemake.output.table).with_name("runs"),
             snakemake.output.table,
             snakemake.output.samples,
-            logs=snakemake.params.runs,
+            logs=Path(snakemake.log[0]).with_name("benchmark"),
         )
 
 

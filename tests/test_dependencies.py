@@ -27,7 +27,16 @@ CONDA = {
 }
 """Packages with another name on conda-forge and bioconda."""
 
-OTHERS = {"harpy", "snakemake", "spatialdata", "torch", "cupy", "dask_jobqueue"}
+OTHERS = {
+    "cupy",
+    "dask_jobqueue",
+    "geopandas",
+    "harpy",
+    "shapely",
+    "snakemake",
+    "spatialdata",
+    "torch",
+}
 """Imported inside functions only: of extras, and of the peer in an environment of its own."""
 
 

@@ -31,6 +31,7 @@ ROOMS = (
     "planning",
     "benchmark",
     "figures",
+    "viewing",
     "workflow",
     "cli",
 )

@@ -189,6 +189,43 @@ def plan(**typed: Any) -> None:
 
 @harpy_core.command()
 @on_an_image
+@click.option(
+    "--table",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Table of this image's instances.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Page to write (.html) instead of opening napari: one file for any browser.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
+@options_of(Extract, "diameter")
+def view(table: Path, output: Path | None, overwrite: bool, **typed: Any) -> None:
+    """Show image, labels and table: in napari, or as a page of linked views."""
+    window = section_of(Extract, {"diameter": typed["diameter"]}).diameter
+    if not table.is_dir():
+        raise InputError(f"{table}: there is no such table; harpy-core aggregate makes one")
+    if output is not None:
+        _refuse_taken(output, overwrite)
+    info = _described(typed)
+    from harpy_core.raster import open_described
+    from harpy_core.viewing import napari
+    from harpy_core.viewing.pages import write_page
+
+    raster = open_described(info)
+    if output is None:
+        napari.opened(raster, table, info.uri)
+        napari.run()
+        return
+    shown = write_page(raster, table, output, Path(info.uri).name, window)
+    click.echo(f"{output}: {shown:,} instances")
+
+
+@harpy_core.command()
+@on_an_image
 def check(**typed: Any) -> None:
     """Show what an image and its labels contain: shapes, chunks, codec, channels, a sample."""
     source = section_of(Source, typed)

@@ -7,6 +7,7 @@ workflow is parsed, so nothing heavy is imported here.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -38,9 +39,13 @@ Published = Literal["macsima-tonsil", "merscope-liver"]
 Stage = Literal["aggregate", "extract"]
 MissingChunks = Literal["refuse", "strict", "fill"]
 Cache = Literal["warm", "cold"]
+Shape = Literal["centroids", "boxes"]
 PEER = "harpy"
 """Name of the peer, which a benchmark measures too, in an environment of its own."""
 MEASURED = (*ENGINES, PEER)
+
+RESULTS = "results"
+"""Folder of the results, if a config names no other."""
 
 if TYPE_CHECKING:
     MeasuredEngine = str
@@ -78,6 +83,10 @@ def _without_secrets(options: dict[str, Any], info: ValidationInfo) -> dict[str,
     if trouble is not None:
         raise PydanticCustomError("secret", "{told}", {"told": trouble})
     return options
+
+
+def _as_folder(path: str) -> str:
+    return os.path.normpath(os.path.expanduser(os.path.expandvars(path)))
 
 
 Address = Annotated[str, AfterValidator(_without_credentials)]
@@ -203,6 +212,34 @@ class Aggregate(Section):
     )
 
 
+class Table(Section):
+    """Put the table into the store that it was measured from."""
+
+    into_store: bool = key(
+        "Put the table into the source's SpatialData store, as an element that annotates the "
+        "labels. Nothing that is there is changed.",
+        "use true or false",
+        default=False,
+    )
+    name: str = key(
+        "Name of the element.",
+        "a name is of ASCII letters, digits, - and _",
+        default="table",
+        pattern=r"^[A-Za-z0-9_-]+$",
+    )
+    shapes: Annotated[list[Shape], Unlike] = key(
+        "Shapes of the instances to put there too: centroids (circles of the same areas), boxes.",
+        "shapes are a list of centroids and boxes, each at most once",
+        default_factory=list,
+    )
+    overwrite: bool = key(
+        "Replace elements of those names that are not ours, or that were changed since; without "
+        "it they are refused.",
+        "use true or false",
+        default=False,
+    )
+
+
 Workers = Annotated[list[Positive], Field(min_length=1), Unlike]
 
 
@@ -320,6 +357,11 @@ class Case(Section):
         "extract is a mapping ({} for the defaults), or null",
         default=None,
     )
+    table: Table | None = key(
+        "What else becomes of the table; left out: nothing.",
+        "table is a mapping, or null",
+        default=None,
+    )
     engine: StageEngine = key(
         "Kernels of all stages: cupy is an NVIDIA GPU for each worker, numba the processor; auto: "
         "cupy where every worker has a working GPU, else numba.",
@@ -342,7 +384,16 @@ class Case(Section):
             raise PydanticCustomError(
                 "together", "tile and benchmark take one image: give source instead of fields"
             )
+        if self.puts_table and (self.tile or not self.aggregate):
+            raise PydanticCustomError(
+                "together", "table.into_store needs aggregate, and takes the source without tile"
+            )
         return self
+
+    @property
+    def puts_table(self) -> bool:
+        """Whether the table goes into the source's store."""
+        return self.table is not None and self.table.into_store
 
 
 class Origin(Section):
@@ -436,7 +487,7 @@ class Config(Section):
     """The whole config: cases, origins of datasets, and the cluster."""
 
     cases: Annotated[dict[CaseName, Case], Field(min_length=1)] = key(
-        "Cases, each with what to do; the results of a case are in results/<name>/.",
+        "Cases, each with what to do; the results of a case are in <results>/<name>/.",
         "cases are a mapping of a name (ASCII letters, digits, - and _) to what is done; at least "
         "one",
     )
@@ -446,8 +497,20 @@ class Config(Section):
         f"datasets are a mapping of {' or '.join(get_args(Published))} to where it comes from",
         default_factory=dict,
     )
+    results: Annotated[str, AfterValidator(_as_folder)] = key(
+        "Folder of all results; configs with a folder each do not replace each other's. Logs are "
+        f"in logs for {RESULTS}, else in <results>/logs.",
+        "results are the path of a folder, without any of { } < >",
+        default=RESULTS,
+        pattern=r"^[^{}<>]+$",
+    )
     cluster: Cluster = key(
         "Place where the workers of aggregate and extract run.",
         "cluster is a mapping",
         default_factory=Cluster,
     )
+
+    @property
+    def logs(self) -> str:
+        """Folder of the logs, which belong to the results."""
+        return "logs" if self.results == RESULTS else os.path.join(self.results, "logs")

@@ -49,8 +49,9 @@ class PlannedStage:
         return self.case, plan.stage, f"{plan.tasks:,}", *sizes
 
 
-def table(config: Config, results: Path = Path("results")) -> str:
+def table(config: Config) -> str:
     """Write the plan of every case and stage as text, with what does not fit below it."""
+    results = Path(config.results)
     stages = [
         stage
         for name, case in image_cases(config).items()
@@ -210,6 +211,6 @@ def _misfits(stage: PlannedStage, config: Config) -> Iterator[str]:
     # Tiling is a process of its own, wherever the workers of the other stages are.
     cluster = Cluster() if stage.plan.stage == "tile" else config.cluster
     try:
-        refuse_unfit(stage.plan, stage.workers, cluster, given_cores(), Path("results"))
+        refuse_unfit(stage.plan, stage.workers, cluster, given_cores(), Path(config.results))
     except InputError as error:
         yield str(error)

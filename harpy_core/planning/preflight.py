@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harpy_core.config.cases import image_cases, key_of
+from harpy_core.config.cases import ImageCase, image_cases, key_of
 from harpy_core.config.mistakes import Mistake, read, refusal, wrong
 from harpy_core.config.models import DATASETS, PEER, Benchmark, Config, Origin, Source
 from harpy_core.config.section import suggestion
 from harpy_core.errors import InputError, understood
 from harpy_core.raster.formats import beside, format_of, is_apart
 from harpy_core.raster.formats.format import Peek
+from harpy_core.storage import marks
 
 Keys = tuple[str, ...]
 """Path to a key of the config."""
@@ -115,6 +116,8 @@ def _mistakes(config: Config) -> Iterator[Mistake]:
         yield from _of_origin(origin, ("datasets", dataset))
     for name, image in image_cases(config).items():
         yield from _of_source(image.source, key_of(name))
+        if image.puts_table:
+            yield from _of_target(image, Path(config.results, name, "table.zarr"), key_of(name))
     for name, case in config.cases.items():
         index = case.extract.index if case.extract else None
         if isinstance(index, str) and not Path(index).is_file():
@@ -163,6 +166,26 @@ def _of_source(source: Source, path: Keys) -> Iterator[Mistake]:
                 yield from list(_of_names(found, source, labels, path))
         except InputError as error:
             yield wrong((*path, "uri"), source.uri, str(error))
+
+
+def _of_target(image: ImageCase, result: Path, path: Keys) -> Iterator[Mistake]:
+    """Yield why a table cannot be put into its source's store."""
+    source, table = image.source, image.table
+    assert table is not None
+    apart = _label_file(source) is not None
+    if source.uri in DATASETS or apart or not os.path.isdir(os.path.join(source.uri, "labels")):
+        yield wrong(
+            (*path, "uri"),
+            source.uri,
+            "table.into_store takes a SpatialData store that is a folder and holds the labels",
+        )
+        return
+    if table.shapes and source.level:
+        yield wrong((*path, "level"), source.level, "table.shapes needs the finest level, 0")
+    why = marks.trouble(Path(source.uri, "tables", table.name), str(result))
+    if why is not None and not table.overwrite:
+        told = f"tables/{table.name} {why}; choose another table.name, or table.overwrite: true"
+        yield wrong((*path, "uri"), source.uri, told)
 
 
 def _peeked(uri: str, path: Keys) -> Peek | Mistake:

@@ -43,14 +43,29 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         replace_json(Path(path), value)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text so that the path holds either the old one or the whole new one.
+
+    Raises
+    ------
+    InputError
+        The disk is full, or the folder cannot be written to.
+    """
+    with room_for(Path(path), "what was there stays"):
+        _replace(Path(path), text)
+
+
 def replace_json(path: Path, value: Any) -> None:
     """Write JSON as `write_json` does, and leave errors as they are."""
+    _replace(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as handle:
-            json.dump(value, handle, indent=2, sort_keys=True)
-            handle.write("\n")
+            handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)

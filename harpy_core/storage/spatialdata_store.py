@@ -24,6 +24,12 @@ _RASTER = "0.3"
 _NGFF = "0.5-dev-spatialdata"
 _LABEL_SPECIFICATION = "0.5"
 
+TABLE_ATTRIBUTES: dict[int, dict[str, str]] = {
+    2: {"spatialdata-encoding-type": "ngff:regions_table", "version": "0.1"},
+    3: {"spatialdata-encoding-type": "ngff:regions_table", "version": "0.2"},
+}
+"""Attributes of a table's element, by the version of Zarr, beside the keys of its annotation."""
+
 
 def create(path: str | os.PathLike[str]) -> zarr.Group:
     """Make an empty SpatialData store.

@@ -113,8 +113,16 @@ class Questions:
 
     def raster(self, wildcards: Any) -> str:
         """The description of the image and labels that a case works on."""
-        tiled = self.case(wildcards).tile is not None
-        return f"results/{wildcards.case}/{'tiled' if tiled else 'source'}.json"
+        return self.raster_of(wildcards.case)
+
+    def raster_of(self, name: str) -> str:
+        """The description of an image by its name."""
+        tiled = self.images[name].tile is not None
+        return f"<results>/{name}/{'tiled' if tiled else 'source'}.json"
+
+    def window(self, wildcards: Any) -> int:
+        """Side of a case's crops, or of those it would have, in pixels."""
+        return (self.case(wildcards).extract or Extract()).diameter
 
     def aggregate(self, wildcards: Any) -> dict[str, Any]:
         """A case's aggregate section as builtins, or its defaults where it has none."""
@@ -123,6 +131,10 @@ class Questions:
     def extract(self, wildcards: Any) -> dict[str, Any]:
         """A case's extract section as builtins, or its defaults where it has none."""
         return (self.case(wildcards).extract or Extract()).model_dump()
+
+    def table(self, wildcards: Any) -> dict[str, Any] | None:
+        """A case's table section as builtins."""
+        return plain(self.case(wildcards).table)
 
     def index_file(self, wildcards: Any) -> list[str]:
         """The file that names the instances to crop, where a case has one."""
@@ -137,7 +149,7 @@ class Questions:
         """Make an input function: one file of each field of view of a case."""
 
         def files(wildcards: Any) -> list[str]:
-            folder = f"results/{wildcards.case}/fields"
+            folder = f"<results>/{wildcards.case}/fields"
             return [f"{folder}/{field}/{file}" for field in self.fields[wildcards.case]]
 
         return files
@@ -163,16 +175,32 @@ class Questions:
     def sweeps(self) -> list[str]:
         """The table of every case that is measured."""
         measured = [name for name, case in self.images.items() if case.benchmark]
-        return [f"results/{name}/benchmark/sweep.csv" for name in measured]
+        return [f"<results>/{name}/benchmark/sweep.csv" for name in measured]
 
     def manifests(self) -> list[str]:
-        """Manifests of each case's stores."""
+        """Manifests of each case's stores, and of the tables that are put into users' stores."""
         return [
-            f"results/{name}/{store}.manifest.json"
+            f"<results>/{place}/into_store.json"
+            for place, image in self.images.items()
+            if image.puts_table
+        ] + [
+            f"<results>/{name}/{store}.manifest.json"
             for name, case in self.config.cases.items()
             for stage, store in _STORES.items()
             if getattr(case, stage) is not None
         ]
+
+    def measured(self) -> list[str]:
+        """The images that have a table."""
+        return [name for name, case in self.images.items() if case.aggregate is not None]
+
+    def pages(self) -> list[str]:
+        """The page of every image that has a table."""
+        return [f"<results>/{name}/view.html" for name in self.measured()]
+
+    def folders(self) -> list[str]:
+        """The folders of all images, and of the cases with several of them."""
+        return [*self.config.cases, *(name for name in self.images if "/" in name)]
 
     def figures(self) -> list[str]:
         """Every picture of the config's cases."""
@@ -183,7 +211,7 @@ class Questions:
             stages = case.benchmark.stages if case.benchmark else []
             figures += stages
             figures += [f"{stage}-{figure}" for stage in stages for figure in SWEEP_FIGURES]
-            drawn += [f"results/{name}/figures/{figure}.png" for figure in figures]
-        drawn += ["results/figures/overview.png"] if self.sweeps() else []
+            drawn += [f"<results>/{name}/figures/{figure}.png" for figure in figures]
+        drawn += ["<results>/figures/overview.png"] if self.sweeps() else []
         joined = [name for name in self.fields if self.config.cases[name].aggregate is not None]
-        return drawn + [f"results/{name}/figures/heatmap.png" for name in joined]
+        return drawn + [f"<results>/{name}/figures/heatmap.png" for name in joined]

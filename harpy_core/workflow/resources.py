@@ -98,7 +98,7 @@ class Needs:
         from harpy_core.raster.info import RasterInfo
         from harpy_core.storage.manifest import read_manifest
 
-        found = Path(f"results/{wildcards.case}/instances.manifest.json")
+        found = Path(raster).with_name("instances.manifest.json")
         plan = stage_plan(
             stage,
             RasterInfo.from_json(raster),

@@ -212,3 +212,17 @@ def test_a_shell_completes_commands_options_and_values_without_numpy() -> None:
     assert complete("aggregate", "x.zarr", "--stats", "mean,m") == [
         f"mean,{name}" for name in hc.STATISTICS if name.startswith("m") and name != "mean"
     ]
+
+
+def test_view_writes_a_page_of_the_table(typed: Typed, store: Path) -> None:
+    assert typed("aggregate", store, "-o", "table.zarr")[0] == 0
+    call = ["view", store, "--table", "table.zarr"]
+    assert typed(*call, "-o", "view.html") == (0, "view.html: 484 instances\n", "")
+    assert Path("view.html").read_text().startswith("<!doctype html>")
+    code, _, told = typed(*call, "-o", "view.html")
+    assert (code, "already there" in told) == (2, True)
+    code, _, told = typed("view", store, "--table", "nowhere.zarr")
+    assert (code, told) == (
+        2,
+        "harpy-core: nowhere.zarr: there is no such table; harpy-core aggregate makes one\n",
+    )

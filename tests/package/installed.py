@@ -77,6 +77,10 @@ def check_command(folder: Path) -> None:
     raster = hc.open_raster(folder / "ihc.zarr")
     expected = hc.aggregate_stats(raster.image, raster.labels, STATS)
     assert np.array_equal(anndata.read_zarr(folder / "table.zarr").X, expected.X)
+    page = folder / "view.html"
+    shown = [command, "view", folder / "ihc.zarr", "--table", folder / "table.zarr", "-o", page]
+    subprocess.run(shown, check=True)
+    assert "</html>" in page.read_text(encoding="utf-8")
     again = subprocess.run(call, capture_output=True, text=True)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1), again.stderr
 

@@ -23,6 +23,7 @@ from harpy_core.raster import RasterInfo, open_described
 from harpy_core.storage.manifest import read_manifest, tree_digest
 
 Changed = Callable[[Callable[[dict[str, Any]], Any]], set[str]]
+GATHERED = {"report", "index"}
 MEASURED = {"sweep", "figure_sweep", "figure_benchmark", "figure_overview"}
 
 
@@ -66,7 +67,7 @@ def test_report_holds_every_figure_and_needs_no_network(finished: Path) -> None:
 
 def test_every_rule_leaves_a_log_that_says_it_is_done(finished: Path) -> None:
     logs = list((finished / "logs").rglob("*.log"))
-    assert len(logs) == 20
+    assert len(logs) == 22
     for log in logs:
         assert "done in" in log.read_text(encoding="utf-8"), log
 
@@ -79,17 +80,17 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
 
 def test_a_changed_statistic_reruns_the_table_and_what_follows(changed: Changed) -> None:
     rules = changed(lambda case: case["aggregate"].update(stats=["mean", "var"]))
-    assert rules == {"aggregate", "figure_heatmap", "report"}
+    assert rules == {"aggregate", "figure_heatmap", "page"} | GATHERED
 
 
 def test_a_changed_window_reruns_the_crops_and_what_follows(changed: Changed) -> None:
     rules = changed(lambda case: case["extract"].update(diameter=24))
-    assert rules == {"extract", "figure_crops", "report"} | MEASURED
+    assert rules == {"extract", "figure_crops", "page"} | GATHERED | MEASURED
 
 
 def test_one_more_repeat_measures_only_that_one(changed: Changed) -> None:
     rules = changed(lambda case: case["benchmark"].update(repeats=2))
-    assert rules == {"report"} | MEASURED
+    assert rules == GATHERED | MEASURED
 
 
 def test_a_run_killed_while_tiling_is_repeated_with_the_right_pixels(

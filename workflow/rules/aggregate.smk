@@ -1,21 +1,22 @@
 # Purpose: statistics of every channel in every instance, in one pass over the image.
 # Inputs:  the raster's description (the store it names is read) and the instances
-# Outputs: results/<case>/table.zarr (AnnData) and its manifest
+# Outputs: results/<case>/table.zarr (AnnData) and its manifest; into_store.json, which says what
+#          was put into the user's store
 
 
 rule aggregate:
     """Statistics of every channel in every instance, as an AnnData table."""
     input:
         raster=ASKED.raster,
-        instances=ancient("results/{case}/instances.zarr"),
-        found="results/{case}/instances.manifest.json",
+        instances=ancient("<results>/{case}/instances.zarr"),
+        found="<results>/{case}/instances.manifest.json",
     output:
-        table=directory("results/{case}/table.zarr"),
-        manifest="results/{case}/table.manifest.json",
+        table=directory("<results>/{case}/table.zarr"),
+        manifest="<results>/{case}/table.manifest.json",
     log:
-        "logs/{case}/aggregate.log",
+        "<logs>/{case}/aggregate.log",
     benchmark:
-        "logs/benchmarks/{case}/aggregate.tsv"
+        "<benchmarks>/{case}/aggregate.tsv"
     # The table comes before the pictures.
     priority: 1
     conda:
@@ -30,3 +31,26 @@ rule aggregate:
         code=provenance.source_digest("harpy_core.aggregate.store"),
     script:
         "../../scripts/aggregate.py"
+
+
+rule into_store:
+    """The table, and shapes, as elements of the SpatialData store that they describe."""
+    input:
+        raster="<results>/{case}/source.json",
+        instances=ancient("<results>/{case}/instances.zarr"),
+        table=ancient("<results>/{case}/table.zarr"),
+        manifest="<results>/{case}/table.manifest.json",
+    output:
+        manifest="<results>/{case}/into_store.json",
+    log:
+        "<logs>/{case}/into_store.log",
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        table=ASKED.table,
+        code=provenance.source_digest("harpy_core.aggregate.into_store"),
+    script:
+        "../../scripts/into_store.py"

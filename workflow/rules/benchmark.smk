@@ -10,15 +10,15 @@ rule sweep:
         raster=ASKED.raster,
     output:
         table=report(
-            "results/{case}/benchmark/sweep.csv",
+            "<results>/{case}/benchmark/sweep.csv",
             caption="../report/sweep.rst",
             category="{case}",
             subcategory="Benchmark",
             labels={"figure": "every measured run", "stage": "all"},
         ),
-        samples="results/{case}/benchmark/samples.csv.gz",
+        samples="<results>/{case}/benchmark/samples.csv.gz",
     log:
-        "logs/{case}/sweep.log",
+        "<logs>/{case}/sweep.log",
     conda:
         "../../envs/workflow.yaml"
     threads: measuring_threads
@@ -27,8 +27,6 @@ rule sweep:
         gpu=NEEDED.measured_gpus,
     params:
         sweep=sweep_of,
-        kept="results/{case}/benchmark/runs",
-        runs="logs/{case}/benchmark",
         code=provenance.source_digest(
             "harpy_core.benchmark.process",
             "harpy_core.benchmark.peer",

@@ -17,6 +17,14 @@ CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
 
 with ending_in_its_lines():
     CONFIG = preflight.checked(config, CONFIG_FILE)
+
+
+pathvars:
+    results=CONFIG.results,
+    logs=CONFIG.logs,
+    benchmarks=f"{CONFIG.logs}/benchmarks",
+
+
 ASKED = Questions(CONFIG)
 NEEDED = Needs(ASKED)
 # Once, not in every job.

@@ -9,9 +9,9 @@ rule download:
         store=directory("data/{dataset}.zarr"),
         manifest="data/{dataset}.manifest.json",
     log:
-        "logs/data/{dataset}.log",
+        "<logs>/data/{dataset}.log",
     benchmark:
-        "logs/benchmarks/data/{dataset}.tsv"
+        "<benchmarks>/data/{dataset}.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: 1

@@ -7,16 +7,16 @@ rule extract:
     """One centred crop of every instance."""
     input:
         raster=ASKED.raster,
-        instances=ancient("results/{case}/instances.zarr"),
-        manifest="results/{case}/instances.manifest.json",
+        instances=ancient("<results>/{case}/instances.zarr"),
+        manifest="<results>/{case}/instances.manifest.json",
         index=ASKED.index_file,
     output:
-        crops=directory("results/{case}/crops.zarr"),
-        manifest="results/{case}/crops.manifest.json",
+        crops=directory("<results>/{case}/crops.zarr"),
+        manifest="<results>/{case}/crops.manifest.json",
     log:
-        "logs/{case}/extract.log",
+        "<logs>/{case}/extract.log",
     benchmark:
-        "logs/benchmarks/{case}/extract.tsv"
+        "<benchmarks>/{case}/extract.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: NEEDED.threads

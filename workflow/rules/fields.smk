@@ -10,10 +10,10 @@ rule join_tables:
         tables=ASKED.of_fields("table.zarr"),
         manifests=ASKED.of_fields("table.manifest.json"),
     output:
-        table=directory("results/{case}/table.zarr"),
-        manifest="results/{case}/table.manifest.json",
+        table=directory("<results>/{case}/table.zarr"),
+        manifest="<results>/{case}/table.manifest.json",
     log:
-        "logs/{case}/join_tables.log",
+        "<logs>/{case}/join_tables.log",
     wildcard_constraints:
         case=any_of(ASKED.fields),
     conda:
@@ -33,9 +33,9 @@ rule join_crops:
     input:
         manifests=ASKED.of_fields("crops.manifest.json"),
     output:
-        manifest="results/{case}/crops.manifest.json",
+        manifest="<results>/{case}/crops.manifest.json",
     log:
-        "logs/{case}/join_crops.log",
+        "<logs>/{case}/join_crops.log",
     wildcard_constraints:
         case=any_of(ASKED.fields),
     conda:

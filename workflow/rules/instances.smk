@@ -8,12 +8,12 @@ rule instances:
     input:
         raster=ASKED.raster,
     output:
-        store=directory("results/{case}/instances.zarr"),
-        manifest="results/{case}/instances.manifest.json",
+        store=directory("<results>/{case}/instances.zarr"),
+        manifest="<results>/{case}/instances.manifest.json",
     log:
-        "logs/{case}/instances.log",
+        "<logs>/{case}/instances.log",
     benchmark:
-        "logs/benchmarks/{case}/instances.tsv"
+        "<benchmarks>/{case}/instances.tsv"
     # The table comes before the pictures.
     priority: 1
     conda:

@@ -6,7 +6,7 @@
 rule plan:
     """Tasks, bytes, memory and free disk, case by case, before anything runs (only printed)."""
     log:
-        "logs/plan.log",
+        "<logs>/plan.log",
     localrule: True
     conda:
         "../../envs/workflow.yaml"
@@ -21,7 +21,7 @@ rule plan:
 rule check:
     """The contents of every case's source, without running anything else (only printed)."""
     log:
-        "logs/check.log",
+        "<logs>/check.log",
     localrule: True
     conda:
         "../../envs/workflow.yaml"
@@ -39,14 +39,14 @@ rule figure_tissue:
         raster=ASKED.raster,
     output:
         figure=report(
-            "results/{case}/figures/tissue.png",
+            "<results>/{case}/figures/tissue.png",
             caption="../report/tissue.rst",
             category="{case}",
             subcategory="Tissue",
             labels={"figure": "tissue and segmentation", "stage": "source"},
         ),
     log:
-        "logs/{case}/figure_tissue.log",
+        "<logs>/{case}/figure_tissue.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -61,18 +61,18 @@ rule figure_tissue:
 rule figure_crops:
     """A page of crops, with their ids and channels."""
     input:
-        crops=ancient("results/{case}/crops.zarr"),
-        manifest="results/{case}/crops.manifest.json",
+        crops=ancient("<results>/{case}/crops.zarr"),
+        manifest="<results>/{case}/crops.manifest.json",
     output:
         figure=report(
-            "results/{case}/figures/crops.png",
+            "<results>/{case}/figures/crops.png",
             caption="../report/crops.rst",
             category="{case}",
             subcategory="Instances",
             labels={"figure": "gallery of crops", "stage": "extract"},
         ),
     log:
-        "logs/{case}/figure_crops.log",
+        "<logs>/{case}/figure_crops.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -87,18 +87,18 @@ rule figure_crops:
 rule figure_heatmap:
     """The table as a heat map, instances x channels."""
     input:
-        table=ancient("results/{case}/table.zarr"),
-        manifest="results/{case}/table.manifest.json",
+        table=ancient("<results>/{case}/table.zarr"),
+        manifest="<results>/{case}/table.manifest.json",
     output:
         figure=report(
-            "results/{case}/figures/heatmap.png",
+            "<results>/{case}/figures/heatmap.png",
             caption="../report/heatmap.rst",
             category="{case}",
             subcategory="Instances",
             labels={"figure": "heat map of the table", "stage": "aggregate"},
         ),
     log:
-        "logs/{case}/figure_heatmap.log",
+        "<logs>/{case}/figure_heatmap.log",
     wildcard_constraints:
         case=any_of([*ASKED.images, *ASKED.fields]),
     conda:
@@ -115,17 +115,17 @@ rule figure_heatmap:
 rule figure_sweep:
     """Memory, time and CPU of a stage over the number of workers."""
     input:
-        sweep="results/{case}/benchmark/sweep.csv",
+        sweep="<results>/{case}/benchmark/sweep.csv",
     output:
         figure=report(
-            "results/{case}/figures/{stage}.png",
+            "<results>/{case}/figures/{stage}.png",
             caption="../report/panels.rst",
             category="{case}",
             subcategory="Benchmark",
             labels={"figure": "memory, time and CPU over workers", "stage": "{stage}"},
         ),
     log:
-        "logs/{case}/figure_{stage}.log",
+        "<logs>/{case}/figure_{stage}.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -140,18 +140,18 @@ rule figure_sweep:
 rule figure_benchmark:
     """A sweep's scaling, its engines beside each other, or one run over time."""
     input:
-        sweep="results/{case}/benchmark/sweep.csv",
-        samples="results/{case}/benchmark/samples.csv.gz",
+        sweep="<results>/{case}/benchmark/sweep.csv",
+        samples="<results>/{case}/benchmark/samples.csv.gz",
     output:
         figure=report(
-            "results/{case}/figures/{stage}-{figure}.png",
+            "<results>/{case}/figures/{stage}-{figure}.png",
             caption="../report/benchmark.rst",
             category="{case}",
             subcategory="Benchmark",
             labels={"figure": "{figure}", "stage": "{stage}"},
         ),
     log:
-        "logs/{case}/figure_{stage}-{figure}.log",
+        "<logs>/{case}/figure_{stage}-{figure}.log",
     wildcard_constraints:
         figure=any_of(SWEEP_FIGURES),
     conda:
@@ -175,7 +175,7 @@ rule figure_overview:
         sweeps=ASKED.sweeps(),
     output:
         figure=report(
-            "results/figures/overview.png",
+            "<results>/figures/overview.png",
             caption="../report/overview.rst",
             category="At a glance",
             labels={
@@ -184,7 +184,7 @@ rule figure_overview:
             },
         ),
     log:
-        "logs/figure_overview.log",
+        "<logs>/figure_overview.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -208,9 +208,9 @@ rule report:
     input:
         ASKED.figures(),
     output:
-        report="results/report.zip",
+        report="<results>/report.zip",
     log:
-        "logs/report.log",
+        "<logs>/report.log",
     localrule: True
     conda:
         "../../envs/workflow.yaml"

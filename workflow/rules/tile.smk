@@ -8,9 +8,9 @@ rule source:
     input:
         files=ASKED.source_files,
     output:
-        raster="results/{case}/source.json",
+        raster="<results>/{case}/source.json",
     log:
-        "logs/{case}/source.log",
+        "<logs>/{case}/source.log",
     conda:
         "../../envs/workflow.yaml"
     threads: 1
@@ -27,15 +27,15 @@ rule source:
 rule tile:
     """The source repeated along c, y and x, every repeat's labels unique."""
     input:
-        raster="results/{case}/source.json",
+        raster="<results>/{case}/source.json",
     output:
-        store=directory("results/{case}/tiled.zarr"),
-        manifest="results/{case}/tiled.manifest.json",
-        raster="results/{case}/tiled.json",
+        store=directory("<results>/{case}/tiled.zarr"),
+        manifest="<results>/{case}/tiled.manifest.json",
+        raster="<results>/{case}/tiled.json",
     log:
-        "logs/{case}/tile.log",
+        "<logs>/{case}/tile.log",
     benchmark:
-        "logs/benchmarks/{case}/tile.tsv"
+        "<benchmarks>/{case}/tile.tsv"
     conda:
         "../../envs/workflow.yaml"
     threads: 8

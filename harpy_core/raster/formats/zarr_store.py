@@ -50,26 +50,32 @@ def peek(uri: str) -> Peek:
 
 
 def watched(uri: str) -> list[str]:
-    """Return the zip, or the file of the root's metadata."""
+    """Return the zip, or the metadata's file of the root, or of SpatialData's images."""
     if not os.path.isdir(uri):
         return [uri]
-    places = (os.path.join(uri, name) for name in METADATA)
+    images = os.path.join(uri, "images")
+    folder = images if os.path.isdir(images) else uri
+    places = (os.path.join(folder, name) for name in METADATA)
     return [next((place for place in places if os.path.exists(place)), uri)]
 
 
 def stamps(uri: str) -> Iterable[Stamp]:
-    """Stamps of the zip, or of a folder's files but SpatialData's tables, points and shapes."""
+    """Stamps of the zip, or of a folder's files but SpatialData's tables, points and shapes.
+
+    The metadata of its root is a copy of all elements' and changes with each: it is left out too.
+    """
     if not os.path.isdir(uri):
         return [stamp(uri)]
     return _stamps_of(uri)
 
 
 def _stamps_of(uri: str) -> Iterator[Stamp]:
+    left_out = METADATA if os.path.isdir(os.path.join(uri, "images")) else ()
     with os.scandir(uri) as entries:
         for entry in entries:
             if entry.is_dir() and entry.name not in _BESIDE:
                 yield from stamps_below(entry.path, f"{entry.name}/")
-            elif entry.is_file():
+            elif entry.is_file() and entry.name not in left_out:
                 yield stamp(entry.path, entry.name)
 
 

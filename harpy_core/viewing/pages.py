@@ -1,0 +1,210 @@
+"""A page that shows a field of an image with its segmentation, statistics and windows, linked.
+
+It is one file that holds its data and its script: it opens from any folder, without a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from anndata.io import read_elem
+
+from harpy_core.errors import InputError
+from harpy_core.storage.manifest import write_text
+
+if TYPE_CHECKING:
+    from harpy_core.raster import Raster
+
+SIDE = 640
+"""Pixels of the field's longer side, at most."""
+
+MOST_PLANES = 12
+"""Channels whose pixels the page holds; the statistics of all are there."""
+
+MOST_VALUES = 2**20
+"""Statistics that the page holds, at most: instances × channels × statistics."""
+
+_AT_ONCE = 3
+"""Channels that are shown until others are chosen."""
+
+_MOST_IDS = 2**16 - 1
+"""Instances that 16 bits can number, from 1."""
+
+WINDOW = 48
+"""Side of a window, in pixels, if nobody cut crops."""
+
+
+def write_page(
+    raster: Raster,
+    table: str | os.PathLike[str],
+    out_html: str | os.PathLike[str],
+    title: str,
+    window: int = WINDOW,
+) -> int:
+    """Write the page of an image's fullest field.
+
+    Parameters
+    ----------
+    raster
+        Image (c, y, x) or (c, z, y, x), of which the middle plane is shown, and its labels.
+    table
+        Folder of the image's table, from `harpy_core.aggregate.store.aggregate_to_store`.
+    out_html
+        Path of the page.
+    title
+        Heading of the page.
+    window
+        Side of the windows around instances, in pixels.
+
+    Returns
+    -------
+    Number of instances on the page.
+
+    Raises
+    ------
+    InputError
+        The table is not one of these labels, or holds no instance.
+    """
+    measured = Measured.read(table)
+    field = _fullest(measured.centroids, raster.labels.shape[-2:])
+    found = _plane(raster.labels, field)
+    ids = np.unique(found)
+    ids = ids[ids != 0].astype(np.uint64)
+    rows = measured.rows_of(ids)
+    height, width = found.shape
+    planes = [
+        _brightness(_plane(raster.image, field, channel))
+        for channel in range(min(len(raster.channels), MOST_PLANES))
+    ]
+    # A channel that is mostly bright would drown the others.
+    shown = [number for number, plane in enumerate(planes) if np.median(plane) < 128] or [0]
+    most = min(MOST_VALUES // max(len(measured.channels) * len(measured.layers), 1), _MOST_IDS)
+    if len(ids) > most:
+        ids, rows = ids[:most], rows[:most]
+    indices = np.searchsorted(ids, found.astype(np.uint64))
+    indices[indices == len(ids)] = 0
+    # Numbers of the instances from 1; none for background, and for those beyond the most.
+    indices = np.where(ids[indices] == found, indices + 1, 0)
+    size = " × ".join(f"{n:,}" for n in reversed(raster.labels.shape))
+    content = {
+        "title": title,
+        "what": f"{width} × {height} of {size} pixels, from x = {field[1].start:,}, "
+        f"y = {field[0].start:,}",
+        "width": width,
+        "height": height,
+        "window": window,
+        "ids": [str(label) for label in ids.tolist()],
+        "centroids": (measured.centroids[rows] - [field[1].start, field[0].start]).tolist(),
+        "channels": measured.channels,
+        "statistics": list(measured.layers),
+        "shown": shown[:_AT_ONCE],
+        "planes": list(raster.channels[:MOST_PLANES]),
+        "labels": _packed(indices.astype("<u2")),
+        "pixels": _packed(np.stack(planes)),
+        "values": _packed(measured.values(rows).astype("<f4")),
+    }
+    write_text(Path(out_html), _filled(content))
+    return len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a page needs to know of a table, of which only some rows are read.
+
+    Attributes
+    ----------
+    ids : (n,) uint64
+        Labels in ascending order.
+    centroids : (n, 2) float64
+        x and y, in pixels.
+    channels
+        Names of the channels.
+    layers
+        Array (n, channels) of each statistic.
+    """
+
+    ids: np.ndarray
+    centroids: np.ndarray
+    channels: list[str]
+    layers: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Measured:
+        """Open a table; its ids and centroids are read."""
+        group: Any = zarr.open_group(path, mode="r")
+        layers = {name: group[f"layers/{name}"] for name in _mean_first(group["layers"])}
+        ids = np.asarray(group["obs/instance_id"][...])
+        if not len(ids):
+            raise InputError(f"{path}: holds no instance: there is nothing to show")
+        centroids = np.asarray(group["obsm/spatial"][...])[:, :2]
+        return cls(ids, centroids, [str(name) for name in read_elem(group["var"]).index], layers)
+
+    def rows_of(self, labels: np.ndarray) -> np.ndarray:
+        """Positions of some labels in the table."""
+        rows = np.searchsorted(self.ids, labels)
+        rows[rows == len(self.ids)] = 0
+        if not np.array_equal(self.ids[rows], labels):
+            raise InputError("the table is not one of these labels: measure them again")
+        return rows
+
+    def values(self, rows: np.ndarray) -> np.ndarray:
+        """Statistics of some instances, (statistics, instances, channels)."""
+        taken = [np.asarray(layer.oindex[rows, :]) for layer in self.layers.values()]
+        return np.stack(taken) if taken else np.zeros((0, len(rows), len(self.channels)))
+
+
+def _mean_first(layers: Any) -> list[str]:
+    return sorted(layers.array_keys(), key=lambda name: (name != "mean", name))
+
+
+def _fullest(centroids: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rectangle with the most centroids, on a grid of half its size."""
+    sides = [min(SIDE, n) for n in shape]
+    pitch = [max(side // 2, 1) for side in sides]
+    counts = [max(-(-n // step), 2) for n, step in zip(shape, pitch, strict=True)]
+    edges = [np.arange(n + 1) * step for n, step in zip(counts, pitch, strict=True)]
+    cells, _, _ = np.histogram2d(centroids[:, 1], centroids[:, 0], bins=edges)
+    four = cells[:-1, :-1] + cells[1:, :-1] + cells[:-1, 1:] + cells[1:, 1:]
+    place = np.unravel_index(np.argmax(four), four.shape)
+    starts = [
+        min(int(p) * step, n - side)
+        for p, step, n, side in zip(place, pitch, shape, sides, strict=True)
+    ]
+    first, second = (slice(a, a + side) for a, side in zip(starts, sides, strict=True))
+    return first, second
+
+
+def _plane(array: Any, field: tuple[slice, slice], channel: int | None = None) -> np.ndarray:
+    """Read a field of a channel's, or the labels', only or middle plane."""
+    index: tuple[int | slice, ...] = field
+    if array.ndim - (channel is not None) == 3:
+        index = (array.shape[-3] // 2, *index)
+    return np.asarray(array[index if channel is None else (channel, *index)])
+
+
+def _brightness(plane: np.ndarray) -> np.ndarray:
+    """Scale a plane to 8 bits, from its 1st to its 99.5th percentile."""
+    finite = plane[np.isfinite(plane)]
+    bottom, top = np.percentile(finite, [1, 99.5]) if finite.size else (0, 1)
+    shares = (plane.astype(np.float64) - bottom) / max(top - bottom, 1e-12)
+    return np.round(255 * np.clip(np.nan_to_num(shares), 0, 1)).astype(np.uint8)
+
+
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 6)).decode()
+
+
+def _filled(content: dict[str, Any]) -> str:
+    """Put the content into the page; no name in it can end the script."""
+    page = files("harpy_core.viewing").joinpath("page.html").read_text(encoding="utf-8")
+    told = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    return page.replace("/*content*/", told)

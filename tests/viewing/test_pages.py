@@ -1,0 +1,110 @@
+"""The page of an image's fullest field: its data against NumPy, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import browser
+import numpy as np
+import pytest
+
+import harpy_core as hc
+from harpy_core.aggregate.store import aggregate_to_store
+from harpy_core.errors import InputError
+from harpy_core.raster import Raster
+from harpy_core.viewing.pages import SIDE, write_page
+
+NAMES = ["DAPI", "</script><b>CD3"]
+
+
+def tissue(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """An image of two channels and twelve square cells below and to the right of a corner."""
+    labels = np.zeros(shape, np.uint32)
+    for number, (y, x) in enumerate(np.ndindex(3, 4)):
+        top, left = corner[0] + 12 * y, corner[1] + 12 * x
+        labels[top : top + 8, left : left + 8] = 10 * number + 5
+    image = np.random.default_rng(0).integers(0, 1000, (2, *shape)).astype(np.uint16)
+    return image, labels
+
+
+def written(folder: Path, image: np.ndarray, labels: np.ndarray) -> Path:
+    """The page of an image and its labels."""
+    instances = hc.find_instances(labels)
+    aggregate_to_store(image, labels, folder / "table.zarr", instances, ("max", "mean"), NAMES)
+    raster = Raster.of(image, labels, NAMES)
+    assert write_page(raster, folder / "table.zarr", folder / "view.html", "a & b", 8) > 0
+    return folder / "view.html"
+
+
+def content_of(page: Path) -> dict[str, Any]:
+    """The data that a page holds."""
+    found = re.search(r'type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def unpacked(text: str, dtype: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
+def test_the_page_holds_the_pixels_labels_and_statistics_of_the_image(tmp_path: Path) -> None:
+    image, labels = tissue((5, 7), (60, 70))
+    content = content_of(written(tmp_path, image, labels))
+    ids = np.array(list(map(int, content["ids"])))
+    np.testing.assert_array_equal(ids, np.unique(labels)[1:])
+    numbers = unpacked(content["labels"], "<u2").reshape(60, 70)
+    np.testing.assert_array_equal(np.r_[0, ids][numbers], labels)
+    assert content["statistics"] == ["mean", "max"]
+    values = unpacked(content["values"], "<f4").reshape(2, len(ids), 2)
+    for statistic, found in zip((np.mean, np.max), values, strict=True):
+        expected = [[statistic(plane[labels == i]) for plane in image] for i in ids]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    planes = unpacked(content["pixels"], "u1").reshape(image.shape)
+    for plane, shown in zip(image, planes, strict=True):
+        bottom, top = np.percentile(plane, [1, 99.5])
+        expected = 255 * np.clip((plane - bottom) / (top - bottom), 0, 1)
+        np.testing.assert_allclose(shown, expected, atol=0.51)
+    y, x = (np.flatnonzero((labels == 5).any(axis)).mean() for axis in (1, 0))
+    assert content["centroids"][0] == [x, y]
+
+
+def test_the_field_is_the_fullest_of_a_large_image(tmp_path: Path) -> None:
+    image, labels = tissue((900, 1500), (1000, 1600))
+    content = content_of(written(tmp_path, image, labels))
+    assert (content["height"], content["width"]) == (SIDE, SIDE)
+    assert len(content["ids"]) == 12
+
+
+def test_a_table_of_other_labels_is_refused(tmp_path: Path) -> None:
+    image, labels = tissue((5, 7), (60, 70))
+    written(tmp_path, image, labels)
+    with pytest.raises(InputError, match="is not one of these labels"):
+        write_page(Raster.of(image, labels + 1), tmp_path / "table.zarr", tmp_path / "b.html", "b")
+
+
+def test_the_page_needs_no_network(tmp_path: Path) -> None:
+    page = written(tmp_path, *tissue((5, 7), (60, 70))).read_text()
+    assert not re.search(r"""(?:src|href)\s*=|url\(|import\(|fetch\(|https?:""", page)
+
+
+@browser.needed
+def test_a_browser_shows_the_page_and_links_what_is_selected(tmp_path: Path) -> None:
+    image, labels = tissue((5, 7), (60, 70))
+    document = browser.shown(written(tmp_path, image, labels), "15,115")
+    assert 'data-ready="yes"' in document
+    assert ">12 instances<" in document
+    assert ">a &amp; b</h1>" in document
+    assert html.escape(NAMES[1], quote=False) in document
+    captions = re.findall(r"<figcaption>(\d+): ([\d.]+)</figcaption>", document)
+    expected = {i: image[0][labels == i].mean() for i in (15, 115)}
+    assert [int(label) for label, _ in captions] == list(expected)
+    np.testing.assert_allclose(
+        [float(value) for _, value in captions], list(expected.values()), rtol=1e-3
+    )
+    assert "Windows of the selected instances: 2 of 2" in document
