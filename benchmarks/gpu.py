@@ -46,18 +46,20 @@ from common import (
 )
 
 import harpy_core as hc
-from harpy_core.aggregate.merging import measure_tile
+from harpy_core.aggregate.merging import TileWork, measure_tile
 from harpy_core.instances.finding import find_instances
 from harpy_core.kernels import ENGINES, compiled, gpu
 from harpy_core.kernels.blosc import decodes
 from harpy_core.raster import Raster
 from harpy_core.running import cluster
 from harpy_core.running.tasks import Task, image_tasks
-from harpy_core.statistics.declared import chosen
+from harpy_core.statistics.declared import chosen, of_channels
 from harpy_core.tiles.runs import RunTable, encode_runs
 from harpy_core.tiling.tile import tile_raster
 
-MERGED = tuple(name for name, statistic in hc.STATISTICS.items() if not statistic.whole)
+MERGED = tuple(
+    name for name, statistic in of_channels(hc.STATISTICS).items() if not statistic.whole
+)
 STATS = {"mean": ("mean",), "nine statistics": MERGED}
 JOBS = (*STATS, "crops")
 FLOOR = "decode floor"
@@ -283,8 +285,8 @@ def tasks_alone(raster: Raster, threads: Sequence[int], repeats: int, with_gpu: 
     for number in threads:
         for name in engines_of(with_gpu):
             for what, stats in STATS.items():
-                asked = tuple(chosen(stats).values())
-                work = partial(measure_tile, engine=name, statistics=asked, ignore_nan=False)
+                asked = tuple(of_channels(chosen(stats)).values())
+                work = partial(measure_tile, work=TileWork(name, asked, ignore_nan=False))
                 taken = seconds_of_tasks(raster, work, number, repeats)
                 rate = math.prod(raster.image.shape) / taken / 1e9
                 table.add(f"{what}, {name}, {number} threads", rate, "Gpx/s")

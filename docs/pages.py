@@ -10,12 +10,19 @@ import click
 
 import harpy_core as hc
 from harpy_core.cli.commands import harpy_core as command
+from harpy_core.statistics.declared import of_channels, of_labels
 
 ROOT = Path(__file__).parents[1]
 
 GROUPS = {
     "Images": ("open_raster", "find_instances"),
-    "Statistics": ("aggregate_stats", "Statistic"),
+    "Labels": ("expand_labels", "label_rings", "subtract_labels"),
+    "Statistics": (
+        "aggregate_stats",
+        "aggregate_layers",
+        "Statistic",
+        "Shape",
+    ),
     "Crops": ("extract_instances", "open_crops"),
     "Training": ("CropBatches", "CropDataset", "crop_percentiles"),
     "Planning": ("plan_aggregate", "plan_extract"),
@@ -80,10 +87,15 @@ def _entry(name: str) -> str:
 
 
 def _statistics() -> Iterator[str]:
-    yield "| name | what it is | unit |"
-    yield "|---|---|---|"
-    for name, statistic in hc.STATISTICS.items():
-        yield f"| `{name}` | {statistic.description} | {statistic.unit} |"
+    for title, declared in (
+        ("Of each channel, in `layers`", of_channels(hc.STATISTICS)),
+        ("Shapes, in `obs`", of_labels(hc.STATISTICS)),
+    ):
+        yield f"\n## {title}\n"
+        yield "| name | what it is | unit |"
+        yield "|---|---|---|"
+        for name, statistic in declared.items():
+            yield f"| `{name}` | {statistic.description} | {statistic.unit} |"
 
 
 def _borrowed(file: str) -> str:

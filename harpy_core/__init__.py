@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harpy_core.aggregate.aggregation import aggregate_stats
+    from harpy_core.aggregate.layers import aggregate_layers
     from harpy_core.errors import InputError
     from harpy_core.extract.crops import open_crops
     from harpy_core.extract.extraction import extract_instances
     from harpy_core.instances.finding import find_instances
     from harpy_core.planning.plan import plan_aggregate, plan_extract
     from harpy_core.raster import open_raster
+    from harpy_core.raster.growing import expand_labels, label_rings, subtract_labels
     from harpy_core.statistics.declared import STATISTICS, Statistic
+    from harpy_core.statistics.shapes import Shape
     from harpy_core.training.batches import CropBatches
     from harpy_core.training.dataset import CropDataset as CropDataset
     from harpy_core.training.normalisation import crop_percentiles
@@ -28,31 +31,41 @@ _HOME = {
     "CropDataset": "training.dataset",
     "InputError": "errors",
     "STATISTICS": "statistics.declared",
+    "Shape": "statistics.shapes",
     "Statistic": "statistics.declared",
+    "aggregate_layers": "aggregate.layers",
     "aggregate_stats": "aggregate.aggregation",
     "crop_percentiles": "training.normalisation",
+    "expand_labels": "raster.growing",
     "extract_instances": "extract.extraction",
     "find_instances": "instances.finding",
+    "label_rings": "raster.growing",
     "open_crops": "extract.crops",
     "open_raster": "raster",
     "plan_aggregate": "planning.plan",
     "plan_extract": "planning.plan",
+    "subtract_labels": "raster.growing",
 }
 
 __all__ = [
     "STATISTICS",
     "CropBatches",
     "InputError",
+    "Shape",
     "Statistic",
     "__version__",
+    "aggregate_layers",
     "aggregate_stats",
     "crop_percentiles",
+    "expand_labels",
     "extract_instances",
     "find_instances",
+    "label_rings",
     "open_crops",
     "open_raster",
     "plan_aggregate",
     "plan_extract",
+    "subtract_labels",
 ]
 
 

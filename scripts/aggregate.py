@@ -1,14 +1,17 @@
 """Rule aggregate: statistics of every channel in every instance."""
 
+from functools import partial
+
 from harpy_core.workflow.script import running, workers
 
 
 def main(snakemake):
     """Read the image once and write the table."""
     with running(snakemake) as logger:
+        from harpy_core.aggregate.layers import made_layers
         from harpy_core.aggregate.store import aggregate_to_store
         from harpy_core.instances.finding import Instances
-        from harpy_core.raster import RasterInfo, open_described
+        from harpy_core.raster import RasterInfo, open_described, open_layer
         from harpy_core.storage.manifest import tree_digest, write_manifest
 
         info = RasterInfo.from_json(snakemake.input.raster)
@@ -16,7 +19,10 @@ def main(snakemake):
         instances = Instances.read(snakemake.input.instances)
         settings = snakemake.params.aggregate
         stats = settings["stats"]
-        with workers(snakemake, "aggregate", info, stats=stats, instances=len(instances)) as client:
+        layers = settings["layers"]
+        planned = {name: settings[name] for name in ("stats", "layers", "neighbors")}
+        planned["instances"] = len(instances)
+        with workers(snakemake, "aggregate", info, **planned) as client:
             aggregate_to_store(
                 raster.image,
                 raster.labels,
@@ -29,6 +35,9 @@ def main(snakemake):
                 progress=True,
                 strict=info.strict,
                 ignore_nan=settings["ignore_nan"],
+                spacing=raster.spacing_of(settings["spacing"]),
+                neighbors=settings["neighbors"],
+                layers=made_layers(layers, raster, partial(open_layer, info)),
                 region=next(iter(raster.layers)),
             )
         logger.info("%d instances x %d channels", len(instances), len(raster.channels))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harpy_core import __version__
-from harpy_core.aggregate.merging import StatisticsTable, measure_tile
+from harpy_core.aggregate.label_work import LabelTable, LabelWork
+from harpy_core.aggregate.merging import Measured, StatisticsTable, TileWork
+from harpy_core.aggregate.neighbors import TOUCHING, Neighbors, checked_neighbors, matrices
+from harpy_core.aggregate.run import Run
 from harpy_core.aggregate.whole import Assembly, refuse_unbounded, with_split
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances, find_instances
@@ -19,8 +21,11 @@ from harpy_core.kernels import engine as kernels_of
 from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import Bar, track
-from harpy_core.running.tasks import image_tasks, tile_edges
-from harpy_core.statistics.declared import Statistic, chosen, words_of
+from harpy_core.running.tasks import image_tasks, label_tasks, label_tiles, tile_edges
+from harpy_core.statistics.asked import Asked, Stats, resolved
+from harpy_core.statistics.declared import Statistic, words_of
+from harpy_core.statistics.shapes import refuse_impossible
+from harpy_core.tiles.grid import Edges
 from harpy_core.tiles.labels import checked_labels
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 def aggregate_stats(
     image: Any,
     labels: Any,
-    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
+    stats: Stats = ("mean", "count"),
     channels: Sequence[str] | None = None,
     index: Sequence[int] | np.ndarray | None = None,
     engine: str = "auto",
@@ -42,6 +47,8 @@ def aggregate_stats(
     strict: bool | None = None,
     instances: Instances | None = None,
     region: str | None = None,
+    spacing: Sequence[float] | None = None,
+    neighbors: Neighbors | None = None,
 ) -> AnnData:
     """Statistics of every channel in every instance.
 
@@ -56,11 +63,14 @@ def aggregate_stats(
     Parameters
     ----------
     image
-        (c, y, x) or (c, z, y, x), integers or floats: a NumPy, Dask, Zarr or xarray array.
+        (c, y, x) or (c, z, y, x), integers or floats: a NumPy, Dask, Zarr or xarray array. Shapes
+        alone do not need it: it is not read, and may be None.
     labels
         (y, x) or (z, y, x), non-negative integers of any kind; 0 is background.
     stats
-        Names from `harpy_core.STATISTICS`, or a `harpy_core.Statistic` of your own.
+        Names from `harpy_core.STATISTICS`, of which shapes, such as ``area`` and ``eccentricity``,
+        follow from the labels alone; or a `harpy_core.Statistic` or `harpy_core.Shape` of your
+        own.
     channels
         Name of each channel; None names them ``"0"``, ``"1"``, ….
     index
@@ -82,33 +92,53 @@ def aggregate_stats(
         is read, in the labels too; False: the fill value everywhere, as Zarr has it. What Dask
         reads is filled by whoever made the array.
     instances
-        Result of `harpy_core.find_instances` for the labels. Median and percentiles need it, and
-        take a pass of their own over the labels where it is None.
+        Result of `harpy_core.find_instances` for the labels. Median and percentiles, and shapes of
+        borders, hulls and holes, need it, and take a pass of their own over the labels where it is
+        None.
     region
         Name of the labels that the instances belong to, as the table is to have it; None: the name
         that `labels` have where they are given by name, as in ``raster.layers``, else ``labels``.
+    spacing
+        Side of a pixel along (z, ) y and x, such as ``raster.spacing``: shapes and distances are in
+        its unit. None: in pixels.
+    neighbors
+        ``touching``: instances are neighbours if pixels of theirs share a side; a number: if their
+        centroids are no farther apart. None: neighbours are not found.
 
     Returns
     -------
     anndata.AnnData
         One layer of float64 (instances × channels) for each statistic, the first also as X;
-        obs: ``instance_id``, ``count`` (area, in pixels) and ``region``; obsm ``spatial``: (x, y)
-        or (x, y, z) centroid in pixels; uns ``harpy_core``: provenance, and ``spatialdata_attrs``:
-        what SpatialData joins table and labels by.
+        obs: ``instance_id``, ``count`` (area, in pixels), ``region``, and a column of float64 for
+        each shape; obsm ``spatial``: (x, y) or (x, y, z) centroid in pixels; uns ``harpy_core``:
+        provenance, and ``spatialdata_attrs``: what SpatialData joins table and labels by. With
+        `neighbors` obsp has squidpy's ``spatial_connectivities`` (1 for neighbours) and
+        ``spatial_distances`` (between centroids), and of those that touch ``spatial_borders``, the
+        length of their common border (in 3D its area), sparse and symmetric.
 
     Raises
     ------
     InputError
-        Shapes do not match, labels are negative or floats, a statistic or engine is unknown, or
-        the number of channel names is wrong.
+        Shapes do not match, labels are negative or floats, a statistic or engine is unknown, the
+        number of channel names is wrong, or labels or pixels like these have no such shape.
     """
     job = Aggregation.of(
-        image, labels, stats, channels, engine, ignore_nan, strict, client, instances
+        image,
+        labels,
+        stats,
+        channels,
+        engine,
+        ignore_nan,
+        strict,
+        client,
+        instances,
+        spacing,
+        neighbors,
     )
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
-        instances, layers = job.measure(job.channel_edges, client, bar, wanted)
-    return job.table(instances, layers, region)
+        measured = job.measure(job.channel_edges, client, bar, wanted)
+    return job.table(measured, region)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +149,12 @@ class Aggregation:
     ----------
     raster
         The image, its labels and channels.
-    statistics
-        Statistics to finish, by name.
+    asked
+        Statistics and shapes to finish.
+    spacing
+        Side of a pixel along each axis of the labels.
+    neighbors
+        What neighbours are, if they are to be found.
     engine
         Name of the engine that its tasks use: never ``auto``.
     ignore_nan, strict, instances
@@ -128,7 +162,9 @@ class Aggregation:
     """
 
     raster: Raster
-    statistics: dict[str, Statistic]
+    asked: Asked
+    spacing: tuple[float, ...]
+    neighbors: Neighbors | None
     engine: str
     ignore_nan: bool
     strict: bool | None
@@ -139,104 +175,158 @@ class Aggregation:
         cls,
         image: Any,
         labels: Any,
-        stats: Sequence[str | Statistic] | str | Statistic,
+        stats: Stats,
         channels: Sequence[str] | None,
         engine: str,
         ignore_nan: bool,
         strict: bool | None,
         client: Client | None,
         instances: Instances | None = None,
+        spacing: Sequence[float] | None = None,
+        neighbors: Neighbors | None = None,
     ) -> Aggregation:
         """Check the arguments of `aggregate_stats`."""
-        statistics = chosen(stats)
+        wanted = resolved(stats)
+        if image is None and wanted.in_image is not None:
+            raise InputError(
+                f"image = None: {wanted.in_image} is measured in an image; give one, or ask for "
+                "shapes alone"
+            )
         raster = Raster.of(image, labels, channels)
+        sides = _checked_spacing(spacing, raster.labels.ndim)
+        refuse_impossible(wanted.shapes.values(), len(sides), sides)
+        near = checked_neighbors(neighbors)
         engine = engines.resolved(engine, client)
-        whole = [name for name, statistic in statistics.items() if statistic.whole]
-        if instances is None and whole:
+        if instances is None and wanted.needs_instances:
             instances = find_instances(raster.labels, engine=engine, client=client, strict=strict)
-        return cls(raster, statistics, engine, ignore_nan, strict, instances)
+        return cls(raster, wanted, sides, near, engine, ignore_nan, strict, instances)
 
     @property
-    def whole(self) -> list[str]:
-        """The statistics that need whole instances."""
-        return [name for name, statistic in self.statistics.items() if statistic.whole]
+    def statistics(self) -> dict[str, Statistic]:
+        """Statistics of each channel, by name."""
+        return self.asked.statistics
 
     @property
     def pixels(self) -> int:
-        """Pixels of all channels."""
+        """Pixels of all channels, or of labels alone."""
+        if self.asked.in_image is None:
+            return math.prod(self.raster.labels.shape)
         return math.prod(self.raster.image.shape)
 
     @property
     def channel_edges(self) -> tuple[int, ...]:
-        """Edges of the image's chunks along c."""
-        return tile_edges(self.raster)[0]
+        """Edges of the image's chunks along c; of labels alone there is none."""
+        return (0, 0) if self.asked.in_image is None else tile_edges(self.raster)[0]
 
     @property
     def bytes_per_value(self) -> int:
         """Bytes of one instance in one channel: its partials as they grow, and its statistics."""
+        if not self.statistics:
+            return 0
         words = words_of(self.statistics.values(), str(self.raster.pixel_type))
         return 8 * (2 * words + len(self.statistics))
 
     def measure(
         self, edges: tuple[int, ...], client: Client | None, bar: Bar, index: np.ndarray | None
-    ) -> tuple[Instances, dict[str, np.ndarray]]:
-        """Return instances, and each statistic, (instances, c) float64, in some channels.
+    ) -> Measured:
+        """Measure some channels.
 
         Parameters
         ----------
         edges
-            Neighbouring ones of `channel_edges`.
+            Neighbouring ones of `channel_edges`. With the first of them the labels are measured.
         bar
             Progress bar, in pixels.
         index
             Labels to report; None reports all.
         """
-        tasks = image_tasks(self.raster, schedule.threads_of(client), edges, self.strict)
+        run = self.begin(edges, client)
+        results = schedule.results(run.measure, run.tasks, client, lazy=self.raster.lazy)
+        for task, part in results:
+            run.add(task, part)
+            bar.advance(task.pixels)
+        return run.finish(index)
+
+    def begin(
+        self, edges: tuple[int, ...], client: Client | None, tiles: Edges | None = None
+    ) -> Run:
+        """Prepare the tasks on some channels, and the tables that they are merged into.
+
+        Parameters
+        ----------
+        edges
+            See `measure`.
+        tiles
+            Tiles of labels alone; None takes the labels' own.
+        """
+        on_labels = self._on_labels if edges[0] == self.channel_edges[0] else None
+        kernels = kernels_of(self.engine)
+        labels = None if on_labels is None else LabelTable(on_labels, self.instances, kernels)
+        if self.asked.in_image is None:
+            tiles = tiles or label_tiles(self.raster)
+            tasks: Any = label_tasks(self.raster, self.strict, tiles)
+            if on_labels is not None and on_labels.whole:
+                tasks = self._with_split(tasks, tiles)
+            work = TileWork(self.engine, (), self.ignore_nan, on_labels=on_labels)
+            return Run(tasks, work, None, labels, self.instances, self.spacing)
+        threads = schedule.threads_of(client)
+        tasks = image_tasks(self.raster, threads, edges, self.strict)
         statistics = tuple(self.statistics.values())
         assembly = None
-        if self.whole and tasks:
-            tasks, assembly = self._assembled(tasks, edges[-1] - edges[0])
-        work = partial(
-            measure_tile, engine=self.engine, statistics=statistics, ignore_nan=self.ignore_nan
-        )
+        if tasks and self.asked.whole:
+            assembly = self._assembly(edges[-1] - edges[0])
+        if assembly is not None or (on_labels is not None and on_labels.whole):
+            tasks = self._with_split(tasks, tile_edges(self.raster)[1])
+        work = TileWork(self.engine, statistics, self.ignore_nan, on_labels)
         channels = (edges[0], edges[-1])
-        kind, kernels = self.raster.pixel_type, kernels_of(self.engine)
+        kind = self.raster.pixel_type
         table = StatisticsTable(kind, statistics, channels, kernels, assembly)
-        for task, part in schedule.results(work, tasks, client, lazy=self.raster.lazy):
-            if part is not None:
-                table.add(part)
-            bar.advance(task.pixels)
-        if assembly is not None and not table.holds(self.instances):
-            raise InputError(
-                "instances: not those of the labels; find the instances of these labels again"
-            )
-        return table.finish(index)
+        whole = assembly is not None
+        return Run(tasks, work, table, labels, self.instances, self.spacing, whole)
 
-    def _assembled(self, tasks: Any, channels: int) -> tuple[Any, Assembly]:
-        """Return the tasks with the instances split between them, and an assembly of pieces."""
+    @property
+    def _on_labels(self) -> LabelWork | None:
+        """What is measured of the labels, if anything."""
+        shapes, touching = tuple(self.asked.shapes.values()), self.neighbors == TOUCHING
+        if not shapes and not touching:
+            return None
+        return LabelWork(shapes, touching, len(self.spacing) == 2, self.channel_edges[0])
+
+    def _with_split(self, tasks: Any, edges: Edges) -> Any:
+        """Return the tasks with the instances split between them."""
         if self.instances is None:
             raise ValueError("a statistic of whole instances needs to know where they lie")
-        edges = tile_edges(self.raster)[1]
-        kind = self.raster.pixel_type
-        refuse_unbounded(self.instances, edges, kind, channels, self.whole)
-        assembly = Assembly(self.instances, kind, kernels_of(self.engine), self.ignore_nan)
-        return with_split(tasks, self.instances, edges), assembly
+        return with_split(tasks, self.instances, edges)
 
-    def table(
-        self, instances: Instances, layers: dict[str, np.ndarray], region: str | None = None
-    ) -> AnnData:
-        """Make the table of some instances of a region; without X where there are no layers."""
+    def _assembly(self, channels: int) -> Assembly:
+        """Make an assembly of the pieces of instances, if they are not too large."""
+        if self.instances is None:
+            raise ValueError("a statistic of whole instances needs to know where they lie")
+        edges, kind = tile_edges(self.raster)[1], self.raster.pixel_type
+        refuse_unbounded(self.instances, edges, kind, channels, self.asked.whole)
+        return Assembly(self.instances, kind, kernels_of(self.engine), self.ignore_nan)
+
+    def table(self, measured: Measured, region: str | None = None) -> AnnData:
+        """Make the table of what was measured in a region; without X where there are no layers."""
         import pandas as pd
         from anndata import AnnData
 
+        instances, layers = measured.instances, measured.layers
         provenance = {
             "version": __version__,
             "engine": self.engine,
-            "stats": list(self.statistics),
-            "image_shape": [int(n) for n in self.raster.image.shape],
-            "image_dtype": str(np.dtype(self.raster.image.dtype)),
+            "stats": [*self.statistics, *self.asked.shapes],
             "ignore_nan": self.ignore_nan,
         }
+        if self.raster.image is not None:
+            provenance["image_shape"] = [int(n) for n in self.raster.image.shape]
+            provenance["image_dtype"] = str(np.dtype(self.raster.image.dtype))
+        if self.asked.shapes or self.neighbors is not None:
+            provenance["spacing"] = list(self.spacing)
+        obsp = {}
+        if self.neighbors is not None:
+            provenance["neighbors"] = self.neighbors
+            obsp = matrices(instances, self.neighbors, measured.contacts, self.spacing)
         region = region or next(iter(self.raster.layers))
         regions = pd.Categorical.from_codes(
             np.zeros(len(instances), np.int8), categories=pd.Index([region])
@@ -245,12 +335,18 @@ class Aggregation:
         return AnnData(
             X=next(iter(layers.values()), None),
             obs=pd.DataFrame(
-                {"instance_id": instances.id, "count": instances.count, "region": regions},
+                {
+                    "instance_id": instances.id,
+                    "count": instances.count,
+                    "region": regions,
+                    **measured.shapes,
+                },
                 index=rows,
             ),
             var=pd.DataFrame(index=pd.Index(self.raster.channels, dtype=object)),
             layers=layers,
             obsm={"spatial": instances.centroid[:, ::-1][:, : self.raster.labels.ndim].copy()},
+            obsp=obsp,
             uns={
                 "harpy_core": provenance,
                 "spatialdata_attrs": {
@@ -260,3 +356,15 @@ class Aggregation:
                 },
             },
         )
+
+
+def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> tuple[float, ...]:
+    """Side of a pixel along each axis; 1 where none is given."""
+    if spacing is None:
+        return (1.0,) * axes
+    sides = tuple(float(side) for side in spacing)
+    if len(sides) != axes or not all(0 < side < math.inf for side in sides):
+        raise InputError(
+            f"spacing = {sides}: give one positive number for each of the labels' {axes} axes"
+        )
+    return sides

@@ -59,7 +59,8 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
     table = _joined(parts)
     with staging(path) as folder:
         group = write_table(folder, table)
-        for name in (*(f"layers/{layer}" for layer in _layers(groups[first])), "X"):
+        layers = _layers(groups[first])
+        for name in (*(f"layers/{layer}" for layer in layers), *(["X"] if layers else [])):
             sources = [_values(groups[field], name) for field in tables]
             orders = [_order(names, list(parts[field].var_names)) for field in tables]
             target = create_layer(group, name, table.shape, sources[0].chunks[1])
@@ -122,7 +123,8 @@ def _without_values(group: zarr.Group) -> Any:
     from anndata import AnnData
     from anndata.io import read_elem
 
-    return AnnData(**{name: read_elem(group[name]) for name in ("obs", "var", "obsm", "uns")})
+    named = [name for name in ("obs", "var", "obsm", "obsp", "uns") if name in group]
+    return AnnData(**{name: read_elem(group[name]) for name in named})
 
 
 def _layers(group: zarr.Group) -> list[str]:
@@ -161,6 +163,7 @@ def _joined(parts: Mapping[str, Any]) -> Any:
     """Make the joined table, all but its values."""
     import pandas as pd
     from anndata import AnnData
+    from scipy.sparse import block_diag
 
     obs = pd.concat([part.obs for part in parts.values()])
     fields = list(parts)
@@ -173,6 +176,10 @@ def _joined(parts: Mapping[str, Any]) -> Any:
         obs=obs,
         var=next(iter(parts.values())).var,
         obsm={"spatial": np.concatenate([part.obsm["spatial"] for part in parts.values()])},
+        obsp={
+            name: block_diag([part.obsp[name] for part in parts.values()], format="csr")
+            for name in next(iter(parts.values())).obsp
+        },
         uns={
             "harpy_core": {"fields": provenance},
             "spatialdata_attrs": {

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
 
+from harpy_core.aggregate.label_work import LabelPart, LabelWork
 from harpy_core.aggregate.whole import Assembly, Pieces, Wholes
 from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
-from harpy_core.kernels.blosc import decodes
+from harpy_core.kernels.blosc import Encoded, decodes
 from harpy_core.running.tasks import Task
 from harpy_core.statistics.declared import PARTIALS, Statistic, partials_of
 from harpy_core.statistics.partials import Partials
 from harpy_core.statistics.pixels import Gathering
 from harpy_core.statistics.tile import Tile
-from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
+from harpy_core.tiles.runs import Geometry, RunTable, encode_runs, measure_geometry
 
 _VALUES_AT_ONCE = 2**15
 """Values of a statistic that are finished together: some thirty arrays of them fit the cache."""
@@ -37,44 +38,138 @@ class TilePart:
         Partials of each group of channels that the task read, with the group.
     wholes
         Wholes of each group, where a statistic needs whole instances.
+    labels
+        What the labels alone say, if it is asked for and no other task on the tile does it.
     """
 
     ids: np.ndarray
     geometry: Geometry
     partials: list[tuple[slice, Partials]]
     wholes: list[Wholes]
+    labels: LabelPart | None = None
 
 
-def measure_tile(
-    task: Task, engine: str, statistics: Sequence[Statistic], ignore_nan: bool
-) -> TilePart | None:
+@dataclass(frozen=True, slots=True)
+class TileWork:
+    """What is measured of every tile.
+
+    Attributes
+    ----------
+    engine
+        Name of the engine.
+    statistics
+        Statistics of each channel.
+    ignore_nan
+        Leave NaN pixels out.
+    on_labels
+        What to measure of the labels too.
+    """
+
+    engine: str
+    statistics: tuple[Statistic, ...]
+    ignore_nan: bool
+    on_labels: LabelWork | None = None
+
+    def steps(self, task: Task, labels: np.ndarray, runs: RunTable) -> Steps:
+        """Measure a tile step by step: yield whether planes may stay encoded, then take them.
+
+        Parameters
+        ----------
+        labels
+            Labels of the tile, until the first step is done.
+        runs
+            Their runs.
+        """
+        kernels = kernels_of(self.engine)
+        if runs.slots == 0:
+            return None
+        geometry = measure_geometry(runs, kernels, task.origin)
+        said = None
+        if self.on_labels is not None and self.on_labels.is_in(task):
+            said = LabelPart.of(self.on_labels, task, labels, runs, geometry, kernels)
+        if not task.channels:
+            return TilePart(runs.ids, geometry, [], [], labels=said)
+        gathering = None
+        whole = [statistic for statistic in self.statistics if statistic.whole]
+        if whole and task.split is not None:
+            split = np.isin(runs.ids, task.split)
+            gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
+        partials: list[tuple[slice, Partials]] = []
+        wholes: list[Wholes] = []
+        # Whole instances are gathered by the CPU.
+        given = yield decodes(kernels) and gathering is None
+        while given is not None:
+            channels, planes = given
+            tile = Tile(planes, runs, geometry.totals[:, :1], kernels, self.ignore_nan)
+            found = Partials.of(tile, merged_of(self.statistics))
+            partials.append((channels, found))
+            if gathering is not None:
+                wholes.append(Wholes.of(tile, found, gathering, whole))
+            given = yield False
+        return TilePart(runs.ids, geometry, partials, wholes, said)
+
+
+Planes = tuple[slice, "np.ndarray | Encoded"]
+"""Some channels, and their pixels."""
+
+Steps = Generator[bool, Planes | None, TilePart | None]
+"""A measurement of a tile in steps: it takes planes, and at their end returns its result."""
+
+
+def in_one_read(task: Task, measurements: Sequence[Steps]) -> list[TilePart | None]:
+    """Run several measurements of a tile, which have had no step yet, in one read of its planes."""
+    results: list[TilePart | None] = [None] * len(measurements)
+    waiting: list[int] = []
+    encoded = True
+    for i, steps in enumerate(measurements):
+        try:
+            encoded &= next(steps)
+            waiting.append(i)
+        except StopIteration as end:
+            results[i] = end.value
+    planes = task.read_planes(encoded) if waiting else iter(())
+    for given in planes:
+        for i in waiting:
+            measurements[i].send(given)
+    for i in waiting:
+        try:
+            measurements[i].send(None)
+        except StopIteration as end:
+            results[i] = end.value
+    return results
+
+
+def measure_tile(task: Task, work: TileWork) -> TilePart | None:
     """Measure one tile: its labels encoded once, each of its image chunks decoded once."""
-    kernels = kernels_of(engine)
-    runs = encode_runs(task.read_labels(), kernels, task.plane_shape())
-    if runs.slots == 0:
-        return None
-    geometry = measure_geometry(runs, kernels, task.origin)
-    gathering = None
-    whole = [statistic for statistic in statistics if statistic.whole]
-    if whole and task.split is not None:
-        split = np.isin(runs.ids, task.split)
-        gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
-    partials: list[tuple[slice, Partials]] = []
-    wholes: list[Wholes] = []
-    # Whole instances are gathered by the CPU.
-    encoded = decodes(kernels) and gathering is None
-    for channels, planes in task.read_planes(encoded):
-        tile = Tile(planes, runs, geometry.totals[:, :1], kernels, ignore_nan)
-        found = Partials.of(tile, merged_of(statistics))
-        partials.append((channels, found))
-        if gathering is not None:
-            wholes.append(Wholes.of(tile, found, gathering, whole))
-    return TilePart(runs.ids, geometry, partials, wholes)
+    labels = task.read_labels()
+    plane_shape = None if task.image is None else task.plane_shape()
+    runs = encode_runs(labels, kernels_of(work.engine), plane_shape)
+    return in_one_read(task, [work.steps(task, labels, runs)])[0]
 
 
 def merged_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
     """The partials of some statistics that are merged as tiles arrive."""
     return tuple(name for name in partials_of(statistics) if not PARTIALS[name].whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Instances, and what was measured of them.
+
+    Attributes
+    ----------
+    layers : (instances, c) float64 each
+        Statistics by name.
+    shapes : (instances,) float64 each
+        Columns of shapes by name, measured with the first channel.
+    contacts
+        Labels of pairs that touch, and their sides along z, y and x, likewise, if asked for.
+    """
+
+    instances: Instances
+    layers: dict[str, np.ndarray]
+    shapes: dict[str, np.ndarray] = field(default_factory=dict)
+    contacts: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class StatisticsTable:
@@ -159,8 +254,8 @@ class StatisticsTable:
             for name in ("id", "count", "bbox")
         )
 
-    def finish(self, index: np.ndarray | None) -> tuple[Instances, dict[str, np.ndarray]]:
-        """Return instances by id, or as in `index`, and each statistic, (instances, c) float64."""
+    def finish(self, index: np.ndarray | None) -> Measured:
+        """Return what was measured of all instances by id, or as in `index`."""
         known = self._index.ids
         order = np.argsort(known)
         rows, present = order, np.ones(len(order), bool)
@@ -176,7 +271,8 @@ class StatisticsTable:
         bbox = np.zeros((len(rows), 6), np.int64)
         bbox[present] = self._geometry.box[rows[present]]
         ids = known[rows] if index is None else index
-        return Instances(ids, count, centroid, bbox), self._finished(rows, present, count)
+        instances = Instances(ids, count, centroid, bbox)
+        return Measured(instances, self._finished(rows, present, count))
 
     def _finished(
         self, rows: np.ndarray, present: np.ndarray, count: np.ndarray

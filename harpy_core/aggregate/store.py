@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ import numpy as np
 import zarr
 
 from harpy_core.aggregate.aggregation import Aggregation
+from harpy_core.aggregate.layers import Together, stacked
+from harpy_core.aggregate.neighbors import Neighbors
 from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
+from harpy_core.raster.raster import Raster
 from harpy_core.running.progress import track
-from harpy_core.statistics.declared import Statistic
+from harpy_core.statistics.asked import Stats
 from harpy_core.storage import codecs
 from harpy_core.storage.folders import staging
 
@@ -34,7 +38,7 @@ def aggregate_to_store(
     labels: Any,
     path: str | os.PathLike[str],
     instances: Instances,
-    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
+    stats: Stats = ("mean", "count"),
     channels: Sequence[str] | None = None,
     engine: str = "auto",
     client: Client | None = None,
@@ -43,6 +47,9 @@ def aggregate_to_store(
     ignore_nan: bool = False,
     strict: bool | None = None,
     region: str = "labels",
+    spacing: Sequence[float] | None = None,
+    neighbors: Neighbors | None = None,
+    layers: Mapping[str, Any] | None = None,
     slab_bytes: int = SLAB_BYTES,
 ) -> None:
     """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
@@ -52,7 +59,7 @@ def aggregate_to_store(
 
     Parameters
     ----------
-    image, labels, stats, channels, engine, client, progress, ignore_nan, strict
+    image, labels, stats, channels, engine, client, progress, ignore_nan, strict, spacing, neighbors
         See `aggregate_stats`.
     path
         Folder of the store; an existing one is replaced.
@@ -60,6 +67,9 @@ def aggregate_to_store(
         Result of `find_instances` for `labels`.
     region
         Name of the labels that the instances belong to.
+    layers
+        Other labels by name, to be measured in the same read: their rows follow, `obs` has their
+        names in ``region``, and ``parent`` and ``overlap`` as `harpy_core.aggregate_layers`.
     slab_bytes
         Memory for the statistics of a slab; a slab has at least one chunk of channels.
 
@@ -68,38 +78,63 @@ def aggregate_to_store(
     InputError
         See `aggregate_stats`; or the instances are not those of the labels.
     """
-    job = Aggregation.of(
-        image, labels, stats, channels, engine, ignore_nan, strict, client, instances
+    raster = Raster.of(image, {region: labels, **(layers or {})}, channels)
+    together = Together.of(
+        raster,
+        stats,
+        engine,
+        client,
+        ignore_nan,
+        strict,
+        instances,
+        spacing=spacing,
+        neighbors=neighbors,
     )
+    job = together.jobs[0]
     edges = job.channel_edges
-    in_channel = len(instances) * job.bytes_per_value
+    in_channel = len(instances) * job.bytes_per_value * len(together.jobs)
     slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes)
-    with staging(path) as folder:
-        group = _begin_table(folder, job, instances, region)
-        shape = (len(instances), len(job.raster.channels))
-        width = max(slab[-1] - slab[0] for slab in slabs)
-        arrays = {
-            name: create_layer(group, f"layers/{name}", shape, width) for name in job.statistics
-        }
-        arrays["X"] = create_layer(group, "X", shape, width)
-        first = next(iter(job.statistics))
-        with track(job.pixels, "aggregate", enabled=progress) as bar:
-            for slab in slabs:
-                found, layers = job.measure(slab, client, bar, None)
-                if not np.array_equal(found.id, instances.id):
-                    raise InputError(
-                        f"instances: {len(instances)} given, {len(found)} in the labels; "
-                        "find the instances of these labels again"
-                    )
-                for name, values in (*layers.items(), ("X", layers[first])):
-                    arrays[name][:, slab[0] : slab[-1]] = values
+    arrays: dict[str, zarr.Array] = {}
+    with staging(path) as folder, track(job.pixels, "aggregate", enabled=progress) as bar:
+        for slab in slabs:
+            found, parents = together.measure(slab, client, bar)
+            _refuse_others(instances, found[0].instances)
+            if slab is slabs[0]:
+                # With the first channels comes what the labels say.
+                without = [replace(measured, layers={}) for measured in found]
+                tables = together.tables(without, parents)
+                table = stacked(tables) if len(tables) > 1 else tables[region]
+                group = write_table(folder, table)
+                arrays = _create_values(group, job, len(table), slabs)
+            for name, array in arrays.items():
+                layer = next(iter(job.statistics)) if name == "X" else name
+                first = 0
+                for measured in found:
+                    last = first + len(measured.instances)
+                    array[first:last, slab[0] : slab[-1]] = measured.layers[layer]
+                    first = last
         with quiet_consolidation():
             zarr.consolidate_metadata(folder)
 
 
-def _begin_table(folder: Path, job: Aggregation, instances: Instances, region: str) -> zarr.Group:
-    """Write a table, all but its values."""
-    return write_table(folder, job.table(instances, {}, region))
+def _refuse_others(given: Instances, found: Instances) -> None:
+    if not np.array_equal(found.id, given.id):
+        raise InputError(
+            f"instances: {len(given)} given, {len(found)} in the labels; "
+            "find the instances of these labels again"
+        )
+
+
+def _create_values(
+    group: zarr.Group, job: Aggregation, instances: int, slabs: Sequence[tuple[int, ...]]
+) -> dict[str, zarr.Array]:
+    """Create X and the layers of a table, if channels are measured."""
+    shape = (instances, len(job.raster.channels))
+    width = max(slab[-1] - slab[0] for slab in slabs)
+    arrays = {name: create_layer(group, f"layers/{name}", shape, width) for name in job.statistics}
+    if arrays:
+        arrays["X"] = create_layer(group, "X", shape, width)
+    return arrays
 
 
 def write_table(folder: Path, table: AnnData) -> zarr.Group:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -104,15 +105,18 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
     section = section_of(Aggregate, typed)
     _refuse_taken(output, overwrite)
     info = _described(typed)
+    from harpy_core.aggregate.layers import made_layers
     from harpy_core.aggregate.store import aggregate_to_store
     from harpy_core.instances.finding import find_instances
-    from harpy_core.raster import open_described
+    from harpy_core.raster import open_described, open_layer
     from harpy_core.storage.locks import sole_writer
 
     raster = open_described(info)
     engine = typed["engine"] or "auto"
     with sole_writer(output), _workers(typed) as client:
-        _announce("aggregate", info, typed, output, stats=section.stats)
+        layers = section.model_dump()["layers"]
+        planned = {"stats": section.stats, "layers": layers, "neighbors": section.neighbors}
+        _announce("aggregate", info, typed, output, **planned)
         instances = find_instances(
             raster.labels, engine=engine, client=client, progress=True, strict=info.strict
         )
@@ -127,6 +131,9 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
             client=client,
             progress=True,
             ignore_nan=section.ignore_nan,
+            spacing=raster.spacing_of(section.spacing),
+            neighbors=section.neighbors,
+            layers=made_layers(layers, raster, partial(open_layer, info)),
             strict=info.strict,
             region=next(iter(raster.layers)),
         )

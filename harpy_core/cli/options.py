@@ -134,7 +134,7 @@ def _holds(field: FieldInfo, kind: type) -> bool:
 
 def _read(field: FieldInfo, text: Any) -> Any:
     """Convert what was typed to the field's type; what makes no sense is left as it is."""
-    if not isinstance(text, str):
+    if not isinstance(text, str) or text in _choices(field):
         return text
     if (_holds(field, list) and text.startswith("[")) or _holds(field, dict):
         try:

@@ -91,6 +91,8 @@ def _as_folder(path: str) -> str:
 
 Address = Annotated[str, AfterValidator(_without_credentials)]
 Size = Annotated[str, AfterValidator(_checked_size)]
+Reach = Annotated[float, Field(ge=0, le=10_000)]
+Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ChunkShape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
 CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 
@@ -196,11 +198,56 @@ class Tile(Section):
         return self
 
 
+class Layer(Section):
+    """Other labels, measured in the same read: one of labels, expand, ring and without."""
+
+    labels: Address | None = key(
+        "Name of another labels element of the source, or the path or address of a label TIFF or "
+        "Zarr array.",
+        _NAME_RULE,
+        default=None,
+    )
+    of: str | None = key(
+        "Name of the layer before it that it is made of; null: the source's labels.",
+        _NAME_RULE,
+        default=None,
+    )
+    expand: Reach | None = key(
+        "Pixels by which labels grow into the background, as scikit-image's expand_labels.",
+        "a distance is a number from 0 to 10000",
+        default=None,
+    )
+    ring: Annotated[list[Reach], Field(min_length=2, max_length=2)] | None = key(
+        "Ring around each instance: [inner, outer], the pixels farther than inner and no farther "
+        "than outer.",
+        "a ring is two numbers from 0 to 10000: [inner, outer]",
+        default=None,
+    )
+    without: str | None = key(
+        "Name of the layer before it whose pixels are taken away: cytoplasm is cells without "
+        "nuclei.",
+        _NAME_RULE,
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _is_made_in_one_way(self) -> Layer:
+        ways = ("labels", "expand", "ring", "without")
+        given = [way for way in ways if getattr(self, way) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("together", "give one of labels, expand, ring and without")
+        if given == ["labels"] and self.of is not None:
+            raise PydanticCustomError("together", "of goes with expand, ring or without")
+        if self.ring is not None and self.ring[0] >= self.ring[1]:
+            raise PydanticCustomError("together", "the outer distance of a ring is the larger one")
+        return self
+
+
 class Aggregate(Section):
     """Statistics of every channel in every instance."""
 
     stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
-        f"Statistics of each channel in each instance: any of {NAMES}.",
+        f"Statistics of each channel in each instance, and shapes of instances: any of {NAMES}.",
         f"statistics are {NAMES}, each at most once",
         default_factory=lambda: ["mean", "count"],
     )
@@ -210,6 +257,41 @@ class Aggregate(Section):
         "use true or false",
         default=False,
     )
+    spacing: (
+        Literal["metadata"] | Annotated[list[Side], Field(min_length=2, max_length=3)] | None
+    ) = key(
+        "Side of a pixel, in whose unit shapes and distances are: metadata (the image's, in "
+        "micrometres), or a number along each of (z, ) y and x, such as [0.5, 0.5]; null: pixels.",
+        "spacing is metadata, a list of positive numbers, one for each axis of the labels, or null",
+        default=None,
+    )
+    neighbors: Literal["touching"] | Side | None = key(
+        "Neighbours of each instance, as squidpy has them in obsp: touching (pixels of theirs "
+        "share a side), or the longest distance between two centroids; null: not found.",
+        "neighbors are touching, a positive number, or null",
+        default=None,
+    )
+    layers: dict[CaseName, Layer] | None = key(
+        "Other labels by name, measured in the same read: their rows follow in the table. Its obs "
+        "has the layer in region and, in parent, the instance of the source's labels that has most "
+        "of the row's pixels (0: none).",
+        "layers are a mapping of a name (ASCII letters, digits, - and _) to its keys, or null",
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _layers_are_made_of_those_before(self) -> Aggregate:
+        before: list[str] = []
+        for name, layer in (self.layers or {}).items():
+            for other in (layer.of, layer.without):
+                if other is not None and other not in before:
+                    raise PydanticCustomError(
+                        "together",
+                        "layer {name} names {other}, which is no layer before it",
+                        {"name": name, "other": other},
+                    )
+            before.append(name)
+        return self
 
 
 class Table(Section):
@@ -387,6 +469,23 @@ class Case(Section):
         if self.puts_table and (self.tile or not self.aggregate):
             raise PydanticCustomError(
                 "together", "table.into_store needs aggregate, and takes the source without tile"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_have_their_image(self) -> Case:
+        layers = (self.aggregate.layers if self.aggregate else None) or {}
+        if layers and self.fields is not None:
+            raise PydanticCustomError(
+                "together", "layers take one image: give source instead of fields"
+            )
+        if self.tile is not None and any(layer.labels for layer in layers.values()):
+            raise PydanticCustomError(
+                "together", "other labels are not tiled: leave out tile, or layers with labels"
+            )
+        if layers and self.puts_table:
+            raise PydanticCustomError(
+                "together", "table.into_store annotates the source's labels alone: leave out layers"
             )
         return self
 

@@ -74,6 +74,29 @@ class Instances:
             )
         return self.rows(place)
 
+    def at(self, index: np.ndarray) -> Instances:
+        """Instances of some labels, in that order; one that is not there has no pixel."""
+        place = np.searchsorted(self.id, index)
+        place[place == len(self)] = 0
+        present = self.id[place] == index if len(self) else np.zeros(len(index), bool)
+        count = np.zeros(len(index), np.int64)
+        centroid = np.full((len(index), 3), np.nan)
+        bbox = np.zeros((len(index), 6), np.int64)
+        for mine, all_of_them in (
+            (count, self.count),
+            (centroid, self.centroid),
+            (bbox, self.bbox),
+        ):
+            mine[present] = all_of_them[place[present]]
+        return Instances(index, count, centroid, bbox)
+
+    def is_like(self, other: Instances | None) -> bool:
+        """Whether another has the same instances, with as many pixels in the same boxes."""
+        return other is not None and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("id", "count", "bbox")
+        )
+
     def rows(self, rows: np.ndarray) -> Instances:
         """Return the instances at some positions, in that order."""
         return Instances(*(getattr(self, name)[rows] for name in self.__slots__))

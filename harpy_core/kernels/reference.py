@@ -10,6 +10,12 @@ import numpy as np
 
 from harpy_core.kernels import layout
 from harpy_core.kernels.layout import LONGEST_RUN, Family, Loop, bias_of, family_of, place_of
+from harpy_core.kernels.reference_contacts import contacts as contacts
+from harpy_core.kernels.reference_contacts import overlaps as overlaps
+from harpy_core.kernels.reference_shapes import borders as borders
+from harpy_core.kernels.reference_shapes import holes as holes
+from harpy_core.kernels.reference_shapes import hulls as hulls
+from harpy_core.kernels.reference_shapes import second_moments as second_moments
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)

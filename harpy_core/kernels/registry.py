@@ -29,6 +29,12 @@ FUNCTIONS = (
     "collect",
     "order_statistics",
     "gather",
+    "second_moments",
+    "borders",
+    "hulls",
+    "holes",
+    "contacts",
+    "overlaps",
 )
 """Functions that the jobs ask of an engine."""
 

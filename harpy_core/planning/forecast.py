@@ -121,8 +121,16 @@ def _plans(
 ) -> Iterator[Plan]:
     yield stage_plan("instances", info, instances=instances, engine=case.engine)
     if case.aggregate is not None:
-        stats = case.aggregate.stats
-        yield stage_plan("aggregate", info, stats=stats, instances=instances, engine=case.engine)
+        section = case.aggregate.model_dump()
+        yield stage_plan(
+            "aggregate",
+            info,
+            stats=section["stats"],
+            layers=section["layers"],
+            neighbors=section["neighbors"],
+            instances=instances,
+            engine=case.engine,
+        )
     if case.extract is not None:
         ratio = _sampled_ratio(case.extract, info, results / name / "instances.zarr")
         yield extract_plan(case.extract, info, instances, ratio, case.engine)

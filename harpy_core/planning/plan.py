@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
@@ -13,7 +13,9 @@ from harpy_core.extract.strips import part_size, strip_shape
 from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.planning.shapes import PIXELS_PER_RUN, RUN_BYTES, WORD, TileShape
 from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.statistics.declared import Statistic, chosen, partials_of, words_of
+from harpy_core.statistics.asked import Stats, resolved
+from harpy_core.statistics.declared import Statistic, partials_of, words_of
+from harpy_core.statistics.shapes import Shape, label_words_of
 from harpy_core.tiles.grid import split_channels
 
 if TYPE_CHECKING:
@@ -30,6 +32,16 @@ SUM_WORDS, POWER_WORDS, GATHER_WORDS, RUN_WORDS = 4, 8, 4, 14
 """Words that an engine of whole arrays, `harpy_core.kernels.reference`, holds at most: per pixel of
 a tile while pixels, or their powers, are summed; per pixel of a batch of crops; and per run while
 runs are found."""
+
+PAIR_BYTES = 300
+"""Bytes of a pair of neighbours while matrices are made of all: three values, twice."""
+
+ROW_WORDS = 8
+"""Words per run of a tile while its runs are sorted by instance, for shapes."""
+
+
+Layers = Mapping[str, Mapping[str, Any]]
+"""`config.models.Layer` of each as builtins, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,9 @@ class Plan:
 class _Asked:
     """Settings of a stage, as in `stage_plan`; `whole_arrays` is its engine's."""
 
-    stats: Sequence[str | Statistic] | str | Statistic
+    stats: Stats
+    layers: Layers
+    neighbors: str | float | None
     crops: CropSettings
     ratio: float
     committed: int
@@ -95,7 +109,9 @@ def stage_plan(
     stage: str,
     info: RasterInfo,
     *,
-    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
+    stats: Stats = ("mean", "count"),
+    layers: Layers | None = None,
+    neighbors: str | float | None = None,
     crops: CropSettings | None = None,
     ratio: float = 1.0,
     committed: int = 0,
@@ -112,7 +128,11 @@ def stage_plan(
     info
         Image and labels.
     stats
-        Statistics to aggregate.
+        Statistics and shapes to aggregate.
+    layers
+        Other layers that are measured in the same read, as in the config.
+    neighbors
+        What neighbours are, if they are found.
     crops
         Settings of crops; None takes the defaults.
     ratio
@@ -131,6 +151,8 @@ def stage_plan(
     planners = {"instances": _instances, "aggregate": _aggregate, "extract": _extract}
     asked = _Asked(
         stats=stats,
+        layers=layers or {},
+        neighbors=neighbors,
         crops=crops or CropSettings(),
         ratio=ratio,
         committed=committed,
@@ -162,7 +184,10 @@ def _instances(shape: TileShape, number: int, known: int | None, asked: _Asked) 
 
 
 def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
-    statistics = chosen(asked.stats)
+    wanted = resolved(asked.stats)
+    statistics, shapes = wanted.statistics, wanted.shapes.values()
+    if wanted.in_image is None:
+        return _shapes_alone(shape, shapes, number, known, asked)
     words = words_of(statistics.values(), shape.dtype)
     in_channel = number * WORD * (2 * words + len(statistics))
     slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
@@ -171,12 +196,15 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
     widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = math.ceil(number * shape.tile / shape.plane)
     part = in_tile * widest * words * WORD
-    table = number * shape.channels * WORD * (len(statistics) + 1)
-    whole = any(statistic.whole for statistic in statistics.values())
+    others = len(asked.layers)
+    table = number * WORD * (shape.channels * (len(statistics) + 1) + _columns(shapes))
+    table *= 1 + others
+    pieces, waiting = _pieces(shape, number, widest * bool(wanted.whole))
     return Plan(
         stage="aggregate",
         tasks=shape.tiles * parts,
-        bytes_read=shape.plane * (shape.channels_read * shape.pixel + parts * shape.label),
+        bytes_read=shape.plane
+        * (shape.channels_read * shape.pixel + parts * (1 + others) * shape.label),
         bytes_written=table,
         bytes_stored=table,
         bytes_per_task=(
@@ -184,9 +212,15 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + shape.reading
             + 2 * part
             + asked.whole_arrays * _summing(shape, statistics.values())
-            + whole * (_gathered(shape) + 2 * _pieces(shape, number, widest)[0])
+            + bool(wanted.whole) * (_gathered(shape) + 2 * pieces)
+            + _outlining(shape, shapes, number)
+            + others * (shape.label_buffer + 2 * part + _outlining(shape, shapes, number))
+            + _growing(shape, asked.layers)
         ),
-        result_bytes=in_channel * widest + whole * _pieces(shape, number, widest)[1],
+        result_bytes=(
+            (1 + others) * (in_channel * widest + waiting + _outlines(shape, shapes, number))
+            + (1 + others) * _paired(shape, number, asked)
+        ),
         instances=known,
         device_bytes_per_task=(
             shape.device_labels
@@ -195,6 +229,79 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + _device_sums(shape, words, in_tile)
         ),
     )
+
+
+def _shapes_alone(
+    shape: TileShape, shapes: Collection[Shape], number: int, known: int | None, asked: _Asked
+) -> Plan:
+    """Plan shapes without statistics: the image is not read."""
+    finding, others = _instances(shape, number, known, asked), len(asked.layers)
+    table = number * WORD * _columns(shapes)
+    return replace(
+        finding,
+        stage="aggregate",
+        bytes_written=(1 + others) * table,
+        bytes_stored=(1 + others) * table,
+        bytes_per_task=(
+            finding.bytes_per_task
+            + others * shape.label_buffer
+            + (1 + others) * _outlining(shape, shapes, number)
+            + _growing(shape, asked.layers)
+        ),
+        result_bytes=(
+            (1 + others) * (finding.result_bytes + _outlines(shape, shapes, number))
+            + (1 + others) * _paired(shape, number, asked)
+        ),
+    )
+
+
+def _paired(shape: TileShape, number: int, asked: _Asked) -> int:
+    """Bytes of the pairs of neighbours, and of the faces of tiles that wait for their others."""
+    if asked.neighbors is None:
+        return 0
+    if isinstance(asked.neighbors, str):
+        # Cells that fill the plane have six neighbours on average.
+        pairs, faces = 3 * number, shape.plane // min(shape.area) * 2 * WORD
+    else:
+        pairs = math.ceil(number * number / shape.plane * shape.depth * 2 * asked.neighbors**2)
+        faces = 0
+    return pairs * PAIR_BYTES + faces
+
+
+def _growing(shape: TileShape, layers: Layers) -> int:
+    """Bytes of a tile and its surroundings while labels grow."""
+    reach = max((max(one["ring"] or [one["expand"] or 0]) for one in layers.values()), default=0)
+    if reach == 0:
+        return 0
+    tall, wide = (
+        min(math.ceil(n / k) + 2 * math.floor(reach), n)
+        for n, k in zip(shape.area, (shape.rows, shape.columns), strict=True)
+    )
+    # As read, in the kernel's type, twice the nearest labels and their squares, and the result.
+    return shape.depth * tall * wide * (2 * shape.label + 3 * WORD + 2 * WORD)
+
+
+def _columns(shapes: Collection[Shape]) -> int:
+    """Number of columns of some shapes, at most."""
+    return 6 * len(shapes)
+
+
+def _outlining(shape: TileShape, shapes: Collection[Shape], number: int) -> int:
+    """Bytes of a tile's runs by instance, and of the words that shapes are finished from."""
+    in_tile = math.ceil(number * shape.tile / shape.plane)
+    words = 2 * in_tile * label_words_of(shapes)
+    whole = any(one.whole for one in shapes)
+    return WORD * (words + whole * ROW_WORDS * shape.runs)
+
+
+def _outlines(shape: TileShape, shapes: Collection[Shape], number: int) -> int:
+    """Bytes of the words and columns of all instances, and of the runs of those not yet whole."""
+    geometry = 2 * 11 * bool(shapes)
+    held = number * WORD * (geometry + 2 * label_words_of(shapes) + 2 * _columns(shapes))
+    if not any(one.whole for one in shapes):
+        return held
+    pixels = _pieces(shape, number, 1)[1] // shape.held
+    return held + 4 * WORD * pixels // PIXELS_PER_RUN
 
 
 def _finding(shape: TileShape) -> int:
@@ -303,7 +410,7 @@ def _open_crops(shape: TileShape, crops: CropSettings, number: int) -> int:
 def plan_aggregate(
     image: Any,
     labels: Any,
-    stats: Sequence[str | Statistic] | str | Statistic = ("mean", "count"),
+    stats: Stats = ("mean", "count"),
     *,
     instances: int | None = None,
     threads: int = 1,

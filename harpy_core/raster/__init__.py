@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harpy_core.raster.info import RasterInfo
-    from harpy_core.raster.opening import describe, open_described, open_raster
+    from harpy_core.raster.opening import describe, open_described, open_layer, open_raster
     from harpy_core.raster.raster import Raster
 
 _HOME = {
@@ -18,10 +18,11 @@ _HOME = {
     "RasterInfo": "info",
     "describe": "opening",
     "open_described": "opening",
+    "open_layer": "opening",
     "open_raster": "opening",
 }
 
-__all__ = ["Raster", "RasterInfo", "describe", "open_described", "open_raster"]
+__all__ = ["Raster", "RasterInfo", "describe", "open_described", "open_layer", "open_raster"]
 
 
 def __getattr__(name: str) -> Any:

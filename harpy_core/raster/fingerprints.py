@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harpy_core.raster.formats import owner_of
+from harpy_core.raster.grown import LabelView
 from harpy_core.raster.reading import is_dask
 from harpy_core.raster.views import AxesView, ChannelView
 from harpy_core.storage.manifest import digest_of
@@ -47,6 +48,8 @@ def _facts(array: Any, times: bool) -> list[Any]:
         return [array.name, list(array.shape), *_behind(array, times)]
     if isinstance(array, ChannelView):
         return [list(array.indices), *_facts(array.array, times)]
+    if isinstance(array, LabelView):
+        return [*array.facts(), *(fact for one in array.arrays for fact in _facts(one, times))]
     if isinstance(array, AxesView):
         return _facts(array.array, times)
     owner = owner_of(array)

@@ -14,6 +14,7 @@ from zarr.core.sync import sync
 
 from harpy_core.errors import InputError
 from harpy_core.raster import axes as axes_names
+from harpy_core.raster import spacing
 from harpy_core.raster.formats.format import Element, Storage, listed
 from harpy_core.raster.placement import placement
 from harpy_core.raster.views import AxesView
@@ -151,7 +152,9 @@ def element(node: zarr.Array | zarr.Group, name: str, where: str, kind: str, lev
             f"{where}: its multiscales metadata cannot be understood "
             f"({type(error).__name__}: {error}); write it again"
         ) from error
-    return Element(name, _with_axes(arrays[chosen], axes, where, kind), channels, placed, shapes)
+    array = _with_axes(arrays[chosen], axes, where, kind)
+    sides = spacing.of_multiscale(scales["axes"], placed)
+    return Element(name, array, channels, placed, shapes, sides=sides)
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array:

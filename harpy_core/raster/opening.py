@@ -22,6 +22,7 @@ from harpy_core.raster.formats.format import Element
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.placement import difference
 from harpy_core.raster.raster import Raster, channel_names
+from harpy_core.raster.spacing import along
 from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.storage.manifest import digest_of, read_manifest
 
@@ -135,6 +136,24 @@ def open_described(info: RasterInfo) -> Raster:
     return raster
 
 
+def open_layer(info: RasterInfo, labels: str) -> Any:
+    """Open other labels of the image that `describe` described.
+
+    Parameters
+    ----------
+    info
+        The image.
+    labels
+        Name of an element, or path or address, as in `open_raster`.
+
+    Raises
+    ------
+    InputError
+        See `open_raster`.
+    """
+    return open_described(dataclasses.replace(info, labels=labels, files="")).labels
+
+
 def _opened(
     uri: str,
     image: str | None,
@@ -146,7 +165,8 @@ def _opened(
 ) -> tuple[Raster, str | None]:
     """Return the raster, and the place of its labels if they are a file of their own."""
     pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
-    names = check_elements(uri, pixels, segmentation).channels
+    checked = check_elements(uri, pixels, segmentation)
+    names = checked.channels
     image_array, label_array = (_kept(e.array, cache) for e in (pixels, segmentation))
     chosen = chosen_channels(uri, names, channels)
     if len(chosen) < len(names):
@@ -156,7 +176,7 @@ def _opened(
     )
     name = segmentation.name if apart is None else _FILE.sub("", os.path.basename(apart))
     raster = Raster.of(image_array, {name: label_array}, [names[i] for i in chosen])
-    return raster, apart
+    return dataclasses.replace(raster, spacing=checked.spacing), apart
 
 
 def _files(uri: str, raster: Raster, apart: str | None) -> str:
@@ -213,7 +233,8 @@ def check_elements(uri: str, image: Element, labels: Element) -> Raster:
             )
     where = f"{uri}: channels of the image{_called(image)}"
     names = channel_names(image.channels, len(raster.channels), where)
-    return dataclasses.replace(raster, channels=names)
+    sides = along(image.sides, axes.of("labels", labels.array.ndim))
+    return dataclasses.replace(raster, channels=names, spacing=sides)
 
 
 def _called(image: Element) -> str:

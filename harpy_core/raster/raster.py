@@ -48,11 +48,15 @@ class Raster:
         arrays, or none is.
     channels
         Name of each channel of `image`.
+    spacing
+        Side of a pixel along (z, ) y and x of the labels in micrometres; None where the image's
+        metadata do not say it.
     """
 
     image: Any
     layers: Mapping[str, Any]
     channels: list[str]
+    spacing: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -126,6 +130,23 @@ class Raster:
         """Fingerprint without the times of files: equal for copies of a store."""
         return fingerprint(*self._arrays, times=False)
 
+    def spacing_of(self, asked: str | Sequence[float] | None) -> Sequence[float] | None:
+        """Return the spacing that a config asks for.
+
+        Raises
+        ------
+        InputError
+            It is that of the metadata, and they have none.
+        """
+        if not isinstance(asked, str):
+            return asked
+        if self.spacing is None:
+            raise InputError(
+                f"spacing = {asked}: the metadata do not say how large a pixel is; give its sides, "
+                "such as [0.5, 0.5]"
+            )
+        return self.spacing
+
     def image_edges(self) -> Edges:
         """Edges of the image's chunks along c, z, y and x."""
         return _edges(self.image, 4)
@@ -155,15 +176,16 @@ class Raster:
         return reader_of(self.labels, 3, bool(strict))
 
     def info(self) -> RasterInfo:
-        """Describe shapes and types alone, without a place."""
-        image = whole_image(self.image)
+        """Describe shapes and types alone, without a place; no image is one without channels."""
+        image = whole_image(self.labels if self.image is None else self.image)
+        apart = () if self.image is not None else (0,)
         return RasterInfo(
             uri="",
             image=None,
             labels=None,
             channels=self.channels,
-            image_shape=tuple(image.shape),
-            image_chunks=_chunks(image),
+            image_shape=(*apart, *image.shape),
+            image_chunks=(*apart, *_chunks(image)),
             image_dtype=_type_name(image),
             labels_shape=tuple(self.labels.shape),
             labels_chunks=_chunks(self.labels),

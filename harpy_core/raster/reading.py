@@ -15,6 +15,7 @@ import numpy as np
 from harpy_core.raster.chunks import covering
 from harpy_core.raster.formats import owner_of
 from harpy_core.raster.formats.format import StoredChunks
+from harpy_core.raster.grown import LabelView
 from harpy_core.raster.views import AxesView, ChannelView, stored_in
 from harpy_core.tiles.grid import Edges, Region, regular_edges
 from harpy_core.tiles.scratch import scratch
@@ -282,6 +283,9 @@ def reader_of(array: Any, axes: int, strict: bool | None = False) -> Reader:
     strict
         Make missing chunks of a Zarr array errors; None reports them, False takes them as filled.
     """
+    if isinstance(array, LabelView):
+        reader: Reader = array.reader(*(reader_of(one, axes, strict) for one in array.arrays))
+        return reader
     if isinstance(array, ChannelView):
         return ViewReader(ChunkReader(array.array, axes, strict), array.indices)
     if owner_of(stored_in(array)) is not None:

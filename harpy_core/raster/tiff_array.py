@@ -16,7 +16,7 @@ import tifffile
 import zarr
 
 from harpy_core.errors import InputError
-from harpy_core.raster import axes
+from harpy_core.raster import axes, spacing
 from harpy_core.raster.formats.format import Element, listed
 from harpy_core.raster.views import whole_key
 
@@ -61,6 +61,8 @@ class TiffArray:
         Shape of each resolution in the file, the finest first.
     compression
         Name of the compression of its segments.
+    sides
+        Side of a pixel along each spatial axis for which the metadata have one, in micrometres.
 
     Raises
     ------
@@ -86,6 +88,8 @@ class TiffArray:
                     levels[level].keyframe.compression
                 ).name.lower()
                 self.channels = _channel_names(tiff.ome_metadata, self._number)
+                sides = spacing.of_ome_xml(tiff.ome_metadata, self._number)
+                self.sides = spacing.at_level(sides, levels[0].shape, shape, axes)
         except tifffile.TiffFileError as error:
             raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
         names = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
@@ -157,7 +161,7 @@ def open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
     if level and (kind == "images" or len(array.levels) > 1):
         array = TiffArray(path, series, kind == "images", level)
     axes.check(kind, array.axes, array.axes, path)
-    return Element(series or path, array, array.channels, None, array.levels)
+    return Element(series or path, array, array.channels, None, array.levels, sides=array.sides)
 
 
 def contents(path: str) -> Iterator[tuple[str, str]]:

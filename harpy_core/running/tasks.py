@@ -38,6 +38,8 @@ class Task:
         Readers of the pixels; the image is None for a job on labels alone.
     split : (n,) uint64
         Labels of its instances that extend into other tiles, if a job needs them.
+    beside
+        Readers of other labels whose instances need the image's pixels too.
     """
 
     region: Region
@@ -45,6 +47,7 @@ class Task:
     labels: Reader
     image: Reader | None
     split: np.ndarray | None = None
+    beside: tuple[Reader, ...] = ()
 
     @property
     def pixels(self) -> int:
@@ -118,16 +121,17 @@ class Task:
         """Refuse a missing chunk where an instance has pixels: its values would be made up."""
         spans = zip(gap.region[1:], self.region, strict=True)
         inside = tuple((max(a, first), min(b, last)) for (a, b), (first, last) in spans)
-        labels = np.empty(self.labels.layout(inside), self.labels.dtype)
-        self.labels.read(inside, labels)
-        there = labels[tuple(slice(0, b - a) for a, b in inside)]
-        found = there[there != 0]
-        if found.size:
-            raise InputError(
-                f"{gap.name} is missing, where instance {found.min()} has pixels: "
-                "restore it; or, where the writer leaves out chunks of background, take it as its "
-                "fill value: strict=False (in a config: source.missing_chunks: fill)"
-            )
+        for reader in (self.labels, *self.beside):
+            labels = np.empty(reader.layout(inside), reader.dtype)
+            reader.read(inside, labels)
+            there = labels[tuple(slice(0, b - a) for a, b in inside)]
+            found = there[there != 0]
+            if found.size:
+                raise InputError(
+                    f"{gap.name} is missing, where instance {found.min()} has pixels: "
+                    "restore it; or, where the writer leaves out chunks of background, take it as "
+                    "its fill value: strict=False (in a config: source.missing_chunks: fill)"
+                )
 
 
 def _pixels(region: Region, channels: tuple[int, ...]) -> int:
@@ -135,16 +139,20 @@ def _pixels(region: Region, channels: tuple[int, ...]) -> int:
     return planes * math.prod(b - a for a, b in region)
 
 
-def label_tasks(raster: Raster, strict: bool | None = None) -> list[Task] | list[LazyTask]:
-    """Make tasks on labels alone, tiled by their own chunks.
+def label_tasks(
+    raster: Raster, strict: bool | None = None, edges: Edges | None = None
+) -> list[Task] | list[LazyTask]:
+    """Make tasks on labels alone.
 
     Parameters
     ----------
     strict
         Make missing chunks of Zarr arrays errors; None does of an image's where an instance has
         pixels, False takes them as filled.
+    edges
+        Edges of the tiles; None takes `label_tiles`.
     """
-    edges = coarsened(raster.label_edges())
+    edges = edges or label_tiles(raster)
     regions = regions_of(edges)
     if raster.lazy:
         blocks = _blocks(raster.labels, edges)
@@ -153,6 +161,11 @@ def label_tasks(raster: Raster, strict: bool | None = None) -> list[Task] | list
         ]
     reader = raster.label_reader(strict)
     return [Task(region, (), reader, None) for region in regions]
+
+
+def label_tiles(raster: Raster) -> Edges:
+    """Edges of the tiles of tasks on labels alone, along z, y and x."""
+    return coarsened(raster.label_edges())
 
 
 def image_tasks(
@@ -219,6 +232,78 @@ class LazyTask:
     def without_blocks(self) -> LazyTask:
         """Return the task alone, to be sent beside its computed blocks."""
         return LazyTask(self.region, self.channels, None, [], self.split)
+
+
+@dataclass(frozen=True, slots=True)
+class LayeredTask:
+    """Tasks on the same tile and channels with the labels of one layer each: one read of the image.
+
+    Attributes
+    ----------
+    tasks
+        The first has the image.
+    """
+
+    tasks: tuple[Task, ...]
+
+    @classmethod
+    def of(cls, tasks: Sequence[Task]) -> LayeredTask:
+        """Put tasks together."""
+        first, *others = tasks
+        beside = tuple(task.labels for task in others)
+        without = (replace(task, image=None) for task in others)
+        return cls((replace(first, beside=beside), *without))
+
+    @property
+    def region(self) -> Region:
+        """Region of the tile."""
+        return self.tasks[0].region
+
+    @property
+    def pixels(self) -> int:
+        """Number of image pixels in all its channels."""
+        return self.tasks[0].pixels
+
+    def detached(self) -> LayeredTask:
+        """Return it with no more pixels than it needs, to be sent to another process."""
+        first, *others = (task.detached() for task in self.tasks)
+        return LayeredTask.of((first, *others))
+
+
+@dataclass(frozen=True, slots=True)
+class LazyLayeredTask:
+    """Lazy tasks on the same tile with the labels of one layer each."""
+
+    tasks: tuple[LazyTask, ...]
+
+    @property
+    def region(self) -> Region:
+        """Region of the tile."""
+        return self.tasks[0].region
+
+    @property
+    def pixels(self) -> int:
+        """Number of image pixels in all its channels."""
+        return self.tasks[0].pixels
+
+    @property
+    def labels(self) -> list[Any]:
+        """The label blocks, not yet computed."""
+        return [task.labels for task in self.tasks]
+
+    @property
+    def image(self) -> list[Any]:
+        """The image blocks, not yet computed."""
+        return self.tasks[0].image
+
+    def on_blocks(self, labels: list[np.ndarray], blocks: list[np.ndarray]) -> LayeredTask:
+        """Return the tasks on their computed blocks."""
+        each = zip(self.tasks, labels, strict=True)
+        return LayeredTask.of([task.on_blocks(one, blocks) for task, one in each])
+
+    def without_blocks(self) -> LazyLayeredTask:
+        """Return the tasks alone, to be sent beside their computed blocks."""
+        return LazyLayeredTask(tuple(task.without_blocks() for task in self.tasks))
 
 
 class BlockReader:

@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from harpy_core.errors import InputError
+from harpy_core.statistics.shapes import SHAPES, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,28 +199,36 @@ _ALL = (
     ),
 )
 
-STATISTICS: dict[str, Statistic] = {statistic.name: statistic for statistic in _ALL}
-"""Statistics with a name of their own; percentiles ``q01`` to ``q99`` are statistics too."""
+STATISTICS: dict[str, Statistic | Shape] = {
+    **{statistic.name: statistic for statistic in _ALL},
+    **SHAPES,
+}
+"""Statistics of channels, and shapes, by name; percentiles ``q01`` to ``q99`` are statistics too.
+"""
 
 _PERCENTILE = "q(0[1-9]|[1-9][0-9])"
 NAMES = f"{', '.join(STATISTICS)}, and the percentiles q01 to q99"
 NAME_PATTERN = f"^({'|'.join(STATISTICS)}|{_PERCENTILE})$"
 
 
-def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Statistic]:
-    """The statistics asked for, by name, in the order asked for.
+Declared = str | Statistic | Shape
+"""What a user asks for: a name, or a declaration of their own."""
+
+
+def chosen(asked: Sequence[Declared] | Declared) -> dict[str, Statistic | Shape]:
+    """The statistics and shapes asked for, by name, in the order asked for.
 
     Raises
     ------
     InputError
         A name is not a statistic, two statistics share a name, or none is given.
     """
-    wanted = [asked] if isinstance(asked, str | Statistic) else list(asked)
+    wanted = [asked] if isinstance(asked, Declared) else list(asked)
     if not wanted:
         raise InputError(f"stats = []: choose at least one of {NAMES}")
-    found: dict[str, Statistic] = {}
+    found: dict[str, Statistic | Shape] = {}
     for one in wanted:
-        statistic = one if isinstance(one, Statistic) else _named(one)
+        statistic = one if isinstance(one, Statistic | Shape) else _named(one)
         if found.setdefault(statistic.name, statistic) is not statistic:
             raise InputError(
                 f"stats: two statistics are called {statistic.name!r}; rename one of them"
@@ -227,7 +236,17 @@ def chosen(asked: Sequence[str | Statistic] | str | Statistic) -> dict[str, Stat
     return found
 
 
-def _named(name: str) -> Statistic:
+def of_channels(found: Mapping[str, Statistic | Shape]) -> dict[str, Statistic]:
+    """Those that are measured in each channel."""
+    return {name: one for name, one in found.items() if isinstance(one, Statistic)}
+
+
+def of_labels(found: Mapping[str, Statistic | Shape]) -> dict[str, Shape]:
+    """Those that follow from the labels alone."""
+    return {name: one for name, one in found.items() if isinstance(one, Shape)}
+
+
+def _named(name: str) -> Statistic | Shape:
     percentile = re.fullmatch(_PERCENTILE, str(name))
     if percentile:
         return _percentile(int(percentile[1]))

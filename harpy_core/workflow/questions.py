@@ -12,9 +12,10 @@ from typing import Any
 from harpy_core import provenance
 from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import CropSettings, Extract
-from harpy_core.config.models import DATASETS, Aggregate, Benchmark, Config, Section, Source
+from harpy_core.config.models import DATASETS, Aggregate, Benchmark, Case, Config, Section, Source
 from harpy_core.datasets import REGISTRY
 from harpy_core.planning import preflight
+from harpy_core.statistics.asked import resolved
 
 _STORES = {"aggregate": "table", "extract": "crops"}
 _FIGURES = {"aggregate": "heatmap", "extract": "crops"}
@@ -36,6 +37,14 @@ def most_workers(sweep: Benchmark) -> int:
 def plain(section: Section | None) -> dict[str, Any] | None:
     """Convert a section of the config to builtins: Snakemake compares no others between runs."""
     return None if section is None else section.model_dump()
+
+
+def _is_drawn(stage: str, case: ImageCase | Case) -> bool:
+    """Whether a case has a picture of a stage: shapes alone have no heat map."""
+    section = getattr(case, stage)
+    if not isinstance(section, Aggregate):
+        return section is not None
+    return bool(resolved(section.stats).statistics)
 
 
 class Questions:
@@ -128,6 +137,16 @@ class Questions:
         """A case's aggregate section as builtins, or its defaults where it has none."""
         return (self.case(wildcards).aggregate or Aggregate()).model_dump()
 
+    def layer_stamps(self, wildcards: Any) -> dict[str, str]:
+        """Stamps of the files of a case's other labels, by the layer's name."""
+        case = self.case(wildcards)
+        layers = (case.aggregate.layers if case.aggregate else None) or {}
+        return {
+            name: preflight.files_digest(case.source.model_copy(update={"labels": layer.labels}))
+            for name, layer in layers.items()
+            if layer.labels is not None
+        }
+
     def extract(self, wildcards: Any) -> dict[str, Any]:
         """A case's extract section as builtins, or its defaults where it has none."""
         return (self.case(wildcards).extract or Extract()).model_dump()
@@ -207,11 +226,12 @@ class Questions:
         drawn = []
         for name, case in self.images.items():
             figures = ["tissue"]
-            figures += [f for stage, f in _FIGURES.items() if getattr(case, stage) is not None]
+            figures += [f for stage, f in _FIGURES.items() if _is_drawn(stage, case)]
             stages = case.benchmark.stages if case.benchmark else []
             figures += stages
             figures += [f"{stage}-{figure}" for stage in stages for figure in SWEEP_FIGURES]
             drawn += [f"<results>/{name}/figures/{figure}.png" for figure in figures]
         drawn += ["<results>/figures/overview.png"] if self.sweeps() else []
-        joined = [name for name in self.fields if self.config.cases[name].aggregate is not None]
+        cases = self.config.cases
+        joined = [name for name in self.fields if _is_drawn("aggregate", cases[name])]
         return drawn + [f"<results>/{name}/figures/heatmap.png" for name in joined]

@@ -103,6 +103,8 @@ class Needs:
             stage,
             RasterInfo.from_json(raster),
             stats=self._asked.aggregate(wildcards)["stats"],
+            layers=self._asked.aggregate(wildcards)["layers"],
+            neighbors=self._asked.aggregate(wildcards)["neighbors"],
             crops=CropSettings.within(self._asked.extract(wildcards)),
             instances=read_manifest(found)["instances"] if found.is_file() else None,
             engine=engine,

@@ -65,6 +65,38 @@ def test_the_table_is_that_of_aggregate_stats(
     assert found.uns["spatialdata_attrs"]["region"] == "labels"
 
 
+def test_the_table_has_shapes_neighbours_and_layers(typed: Typed, store: Path) -> None:
+    layers = "{grown: {expand: 2}, rest: {of: grown, without: grown}}"
+    options = ["--stats", "mean,area,perimeter", "--neighbors", "touching", "--spacing", "0.5,0.5"]
+    call = ["aggregate", store, "-o", "table.zarr", *options, "--layers", layers]
+    assert typed(*call, "--channels", "dab")[0] == 0
+    found = anndata.read_zarr("table.zarr")
+    raster = hc.open_raster(store, channels=["dab"])
+    grown = hc.expand_labels(raster.labels, 2)
+    for region, labels in ((next(iter(raster.layers)), raster.labels), ("grown", grown)):
+        expected = hc.aggregate_stats(
+            raster.image,
+            labels,
+            ("mean", "area", "perimeter"),
+            spacing=(0.5, 0.5),
+            neighbors="touching",
+        )
+        rows = np.flatnonzero(found.obs["region"] == region)
+        np.testing.assert_array_equal(found.X[rows], expected.X)
+        np.testing.assert_array_equal(found.obs["perimeter"].iloc[rows], expected.obs["perimeter"])
+        borders = found.obsp["spatial_borders"].tocsr()[rows][:, rows]
+        assert (borders != expected.obsp["spatial_borders"]).nnz == 0
+    assert set(found.obs["region"]) == {next(iter(raster.layers)), "grown"}
+
+
+def test_micrometres_of_an_image_without_a_scale_are_told(typed: Typed, store: Path) -> None:
+    call = ["aggregate", store, "-o", "table.zarr", "--stats", "area", "--spacing", "metadata"]
+    code, _, said = typed(*call)
+    assert code == 2
+    assert "spacing = metadata: the metadata do not say how large a pixel is" in said
+    assert not Path("table.zarr").exists()
+
+
 def test_tiffs_with_a_label_tiff_are_measured(typed: Typed, tmp_path: Path) -> None:
     image = np.arange(2 * 64 * 64, dtype=np.uint16).reshape(2, 64, 64)
     labels = np.zeros((64, 64), np.uint32)

@@ -82,6 +82,31 @@ def test_an_empty_section_takes_its_defaults() -> None:
             "cases.liver.extract.diameter = 0: a window must be at least 1 pixel",
         ),
         (
+            with_case(aggregate={"spacing": [0.5, 0]}),
+            "cases.liver.aggregate.spacing[1] = 0: spacing is metadata, a list of positive "
+            "numbers, one for each axis of the labels, or null",
+        ),
+        (
+            with_case(aggregate={"neighbors": "near"}),
+            "cases.liver.aggregate.neighbors = near: neighbors are touching, a positive number, or "
+            "null",
+        ),
+        (
+            with_case(aggregate={"layers": {"ring": {"ring": [8, 2]}}}),
+            "cases.liver.aggregate.layers.ring = {ring}: the outer distance of a ring is the "
+            "larger one",
+        ),
+        (
+            with_case(aggregate={"layers": {"a": {"expand": 2, "labels": "nuclei"}}}),
+            "cases.liver.aggregate.layers.a = {expand, labels}: give one of labels, expand, ring "
+            "and without",
+        ),
+        (
+            with_case(aggregate={"layers": {"rest": {"without": "nucleus"}}}),
+            "cases.liver.aggregate = {layers}: layer rest names nucleus, which is no layer before "
+            "it",
+        ),
+        (
             with_case(extract={"shard_size": 700}),
             "cases.liver.extract = {shard_size}: shard_size = 700: give a multiple of "
             "batch_size, 500",

@@ -21,7 +21,7 @@ from oracle import crops as cropped
 from tables import EXACT, assert_close, assert_same_bits, measured, scale_of, tissue
 
 import harpy_core as hc
-from harpy_core.aggregate.merging import measure_tile
+from harpy_core.aggregate.merging import TileWork, measure_tile
 from harpy_core.instances.finding import find_instances
 from harpy_core.kernels import compiled, gpu, layout, reference
 from harpy_core.planning.plan import plan_aggregate, plan_extract
@@ -295,7 +295,7 @@ def test_planes_runs_and_labels_of_a_tile_go_to_the_card_once(
     readers = reader_of(labels, 3), reader_of(image, 4)
     task = Task(((0, 1), (0, 30), (0, 30)), (0, 1, 2, 3), *readers)
     with sent(monkeypatch) as sizes:
-        measure_tile(task, "cupy", [*chosen(STATISTICS).values()], ignore_nan=False)
+        measure_tile(task, TileWork("cupy", tuple(chosen(STATISTICS).values()), False))
     assert sizes[plane] == 3
     assert sizes[labels.nbytes] == 1
     assert sizes[8 * runs] == sizes[4 * runs] == 1

@@ -12,7 +12,7 @@ from cases import NARROW, REAL, WIDE, pixels
 from emulated import emulation
 
 from harpy_core import InputError
-from harpy_core.kernels import compiled, engine, gpu, layout, reference
+from harpy_core.kernels import compiled, compiled_index, engine, gpu, layout, reference
 from harpy_core.kernels.layout import LONGEST_RUN, bias_of, place_of
 from harpy_core.kernels.registry import ENGINES
 
@@ -170,11 +170,11 @@ def test_the_table_of_labels_finds_what_was_put_in() -> None:
     rng = np.random.default_rng(6)
     labels = np.unique(rng.integers(1, 2**64 - 1, 5000, np.uint64))
     labels[-1] = 2**64 - 1
-    keys, rows = compiled.rehash(labels[:3000], 3000, 16384)
+    keys, rows = compiled_index.rehash(labels[:3000], 3000, 16384)
     known = np.empty(len(labels), np.uint64)
     known[:3000] = labels[:3000]
     order = rng.permutation(len(labels))
-    found, count = compiled.rows_of(labels[order], keys, rows, known, 3000)
+    found, count = compiled_index.rows_of(labels[order], keys, rows, known, 3000)
     assert count == len(labels)
     np.testing.assert_array_equal(known[found], labels[order])
     np.testing.assert_array_equal(found[order < 3000], order[order < 3000])

@@ -23,6 +23,7 @@ MOST = 2.5
 """Largest ratio of planned to measured memory."""
 
 MEAN, ALL, MAD = ({"stats": stats} for stats in (["mean"], ["mean", "std", "max"], ["mad"]))
+SHAPES = {"stats": ["area", "orientation", "perimeter", "solidity", "area_filled"]}
 CROPS = {"diameter": 64}
 
 SETTINGS = {
@@ -38,6 +39,7 @@ SETTINGS = {
     ),
     "small chunks of bytes": Setting("aggregate", (1, 256, 256), dtype="u1", options=MEAN),
     "not compressed": Setting("aggregate", (4, 2048, 1024), codec="none", options=MEAN),
+    "shapes alone": Setting("aggregate", (1, 1024, 1024), (2048, 2048), options=SHAPES),
     "order statistics": Setting("aggregate", (4, 1024, 1024), options=MAD),
     "one channel of a chunk of eight": Setting(
         "aggregate", (8, 1024, 1024), channels=8, chosen=(1,), options=MEAN

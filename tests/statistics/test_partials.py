@@ -16,13 +16,13 @@ from harpy_core.errors import InputError
 from harpy_core.kernels import compiled
 from harpy_core.raster.reading import delivered
 from harpy_core.statistics import wide
-from harpy_core.statistics.declared import PARTIALS, STATISTICS, Statistic, chosen
+from harpy_core.statistics.declared import PARTIALS, STATISTICS, Statistic, chosen, of_channels
 from harpy_core.statistics.declared import partials_of as partials_of_statistics
 from harpy_core.statistics.partials import Partials, Tile
 from harpy_core.tiles.runs import RunTable
 
 MERGED = tuple(name for name, partial in PARTIALS.items() if not partial.whole)
-FINISHED = {name: s for name, s in STATISTICS.items() if not s.whole}
+FINISHED = {name: s for name, s in of_channels(STATISTICS).items() if not s.whole}
 
 
 def partials_of(values: np.ndarray, partials: Sequence[str] = MERGED) -> Partials:

@@ -28,6 +28,7 @@ rule aggregate:
     params:
         engine=ASKED.engine,
         aggregate=ASKED.aggregate,
+        layers=ASKED.layer_stamps,
         code=provenance.source_digest("harpy_core.aggregate.store"),
     script:
         "../../scripts/aggregate.py"

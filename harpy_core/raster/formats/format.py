@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Element:
         Placement in each coordinate system; None if the metadata has none.
     levels
         Shapes of all its resolutions, as they are stored.
+    sides
+        Side of a pixel along each spatial axis for which the metadata have one, in micrometres.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Element:
     channels: list[str] | None
     placed: Placement | None
     levels: list[tuple[int, ...]]
+    sides: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

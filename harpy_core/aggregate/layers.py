@@ -1,0 +1,324 @@
+"""Statistics of several label layers in one read of the image, and which instance has which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harpy_core.aggregate.aggregation import Aggregation
+from harpy_core.aggregate.merging import Measured, TilePart, TileWork, in_one_read
+from harpy_core.aggregate.neighbors import Neighbors
+from harpy_core.errors import InputError
+from harpy_core.instances.finding import Instances
+from harpy_core.kernels import engine as kernels_of
+from harpy_core.raster.growing import expand_labels, label_rings, subtract_labels
+from harpy_core.raster.raster import Raster
+from harpy_core.running import schedule
+from harpy_core.running.progress import Bar, track
+from harpy_core.running.tasks import LayeredTask, LazyLayeredTask, label_tiles
+from harpy_core.statistics.asked import Stats
+from harpy_core.tiles.runs import encode_runs
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from distributed import Client
+
+
+def aggregate_layers(
+    image: Any,
+    layers: Mapping[str, Any],
+    stats: Stats = ("mean", "count"),
+    channels: Sequence[str] | None = None,
+    engine: str = "auto",
+    client: Client | None = None,
+    progress: bool = False,
+    *,
+    ignore_nan: bool = False,
+    strict: bool | None = None,
+    spacing: Sequence[float] | None = None,
+    neighbors: Neighbors | None = None,
+) -> dict[str, AnnData]:
+    """Statistics of every channel in every instance of several layers, in one read of the image.
+
+    Parameters
+    ----------
+    image
+        See `harpy_core.aggregate_stats`.
+    layers
+        Labels by name, such as ``{"cell": cells, "nucleus": nuclei}``: arrays of one shape. They
+        may be made of each other: `harpy_core.subtract_labels`, `harpy_core.label_rings`.
+    stats, channels, engine, client, progress, ignore_nan, strict, spacing, neighbors
+        See `harpy_core.aggregate_stats`.
+
+    Returns
+    -------
+    A table for each layer, by name, as `harpy_core.aggregate_stats` returns. In obs of all but the
+    first, ``parent`` is the instance of the first layer that has most of an instance's pixels, the
+    smaller label of two with as many, 0 if none has any; ``overlap`` is their number.
+
+    Raises
+    ------
+    InputError
+        See `harpy_core.aggregate_stats`; or there is no layer, or their shapes differ.
+    """
+    raster = Raster.of(image, layers, channels)
+    together = Together.of(
+        raster, stats, engine, client, ignore_nan, strict, spacing=spacing, neighbors=neighbors
+    )
+    first = together.jobs[0]
+    with track(first.pixels, "aggregate", enabled=progress) as bar:
+        found, parents = together.measure(first.channel_edges, client, bar)
+    return together.tables(found, parents)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Measurements of one image in several layers.
+
+    Attributes
+    ----------
+    jobs
+        Measurement of each layer, by its name in the job's raster.
+    """
+
+    jobs: tuple[Aggregation, ...]
+
+    @classmethod
+    def of(
+        cls,
+        raster: Raster,
+        stats: Stats,
+        engine: str,
+        client: Client | None,
+        ignore_nan: bool,
+        strict: bool | None,
+        instances: Instances | None = None,
+        **options: Any,
+    ) -> Together:
+        """Check what is asked for, and prepare the measurement of each layer of a raster.
+
+        Parameters
+        ----------
+        instances
+            Those of the first layer, if they are known.
+        options
+            `spacing` and `neighbors` of `harpy_core.aggregate_stats`.
+        """
+        _refuse_unlike(raster.layers)
+        return cls(
+            tuple(
+                Aggregation.of(
+                    raster.image,
+                    {name: labels},
+                    stats,
+                    raster.channels if raster.image is not None else None,
+                    engine,
+                    ignore_nan,
+                    strict,
+                    client,
+                    None if number else instances,
+                    **options,
+                )
+                for number, (name, labels) in enumerate(raster.layers.items())
+            )
+        )
+
+    def measure(
+        self, edges: tuple[int, ...], client: Client | None, bar: Bar
+    ) -> tuple[list[Measured], list[Parents]]:
+        """Measure some channels in all layers; see `Aggregation.measure`."""
+        raster = self.jobs[0].raster
+        runs = [job.begin(edges, client, label_tiles(raster)) for job in self.jobs]
+        put = LazyLayeredTask if raster.lazy else LayeredTask.of
+        tasks = [put(tuple(each)) for each in zip(*(run.tasks for run in runs), strict=True)]
+        work = partial(measure_layers, works=tuple(run.work for run in runs), first=edges[0])
+        parents = [Parents() for _ in runs[1:]]
+        for task, part in schedule.results(work, tasks, client, lazy=raster.lazy):
+            for run, one, own in zip(runs, task.tasks, part.parts, strict=True):
+                run.add(one, own)
+            for found, shared in zip(parents, part.overlaps, strict=True):
+                found.add(*shared)
+            bar.advance(task.pixels)
+        return [run.finish(None) for run in runs], parents
+
+    def tables(self, found: Sequence[Measured], parents: Sequence[Parents]) -> dict[str, AnnData]:
+        """Make the table of each layer, by name."""
+        tables = {}
+        for job, measured, above in zip(self.jobs, found, (None, *parents), strict=True):
+            name = next(iter(job.raster.layers))
+            tables[name] = job.table(measured, name)
+            if above is not None:
+                parent, overlap = above.of(measured.instances.id)
+                tables[name].obs["parent"], tables[name].obs["overlap"] = parent, overlap
+        return tables
+
+
+def made_layers(
+    sections: Mapping[str, Mapping[str, Any]] | None,
+    raster: Raster,
+    opened: Callable[[str], Any],
+) -> dict[str, Any]:
+    """Make the layers of a config's section aggregate.
+
+    Parameters
+    ----------
+    sections
+        `config.models.Layer` of each as builtins, by name.
+    raster
+        The image, and the labels that layers are made of where they name no others.
+    opened
+        Function that opens other labels by the name of an element or their place.
+
+    Raises
+    ------
+    InputError
+        A layer has the name of the raster's labels, or its labels cannot be opened.
+    """
+    region, labels = next(iter(raster.layers.items()))
+    made: dict[str, Any] = {}
+    for name, section in (sections or {}).items():
+        if name == region:
+            raise InputError(f"layers: {name!r} is the name of the labels too; rename the layer")
+        base = made.get(section["of"], labels)
+        if section["labels"] is not None:
+            made[name] = opened(section["labels"])
+        elif section["expand"] is not None:
+            made[name] = expand_labels(base, section["expand"])
+        elif section["ring"] is not None:
+            made[name] = label_rings(base, *section["ring"])
+        else:
+            made[name] = subtract_labels(base, made[section["without"]])
+    return made
+
+
+def stacked(tables: Mapping[str, AnnData]) -> AnnData:
+    """Put the tables of layers below each other, as one table of several regions, without values.
+
+    Its `obs` says the region of each row, whose name is ``region-id``; an id is unique within its
+    region.
+    """
+    import anndata
+    import pandas as pd
+
+    names = list(tables)
+    parts = []
+    for name, table in tables.items():
+        part = anndata.AnnData(obs=table.obs, var=table.var, obsm=table.obsm, obsp=table.obsp)
+        part.obs_names = pd.Index([f"{name}-{i}" for i in table.obs_names], dtype=object)
+        part.obs["region"] = pd.Categorical(part.obs["region"], categories=names)
+        for column in ("parent", "overlap"):
+            if column not in part.obs and len(names) > 1:
+                part.obs[column] = np.zeros(len(part), np.uint64 if column == "parent" else int)
+        parts.append(part)
+    whole = anndata.concat(parts, merge="same", pairwise=True)
+    whole.uns = dict(tables[names[0]].uns)
+    whole.uns["spatialdata_attrs"] = {
+        **whole.uns["spatialdata_attrs"],
+        "region": names if len(names) > 1 else names[0],
+    }
+    return whole
+
+
+def _refuse_unlike(layers: Mapping[str, Any]) -> None:
+    (first, array), *others = layers.items()
+    for name, other in others:
+        if tuple(other.shape) != tuple(array.shape):
+            raise InputError(
+                f"layers: {first!r} {tuple(array.shape)} and {name!r} {tuple(other.shape)} do not "
+                "cover the same pixels: give labels of the same image"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LayersPart:
+    """Contribution of a tile to several layers.
+
+    Attributes
+    ----------
+    parts
+        Contribution to each layer.
+    overlaps
+        Of each layer but the first: labels of its instances and of those of the first, (pairs, 2),
+        and the number of pixels that both have; nothing where another task on the tile has it.
+    """
+
+    parts: list[TilePart | None]
+    overlaps: list[tuple[np.ndarray, np.ndarray]]
+
+
+def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> LayersPart:
+    """Measure a tile in the labels of each layer, with one read of its planes.
+
+    Parameters
+    ----------
+    works
+        What is measured of each layer.
+    first
+        First channel of the job: of the tasks on a tile, the one that has it finds overlaps.
+    """
+    image = task.tasks[0]
+    kernels = kernels_of(works[0].engine)
+    plane_shape = None if image.image is None else image.plane_shape()
+    tables, measurements = [], []
+    for one, work in zip(task.tasks, works, strict=True):
+        labels = one.read_labels()
+        if len(works) > 1:
+            # The next layer is read into the same buffer.
+            labels = labels.copy()
+        runs = encode_runs(labels, kernels, plane_shape)
+        tables.append(runs)
+        measurements.append(work.steps(one, labels, runs))
+    parts = in_one_read(image, measurements)
+    if image.channels[:1] not in ((), (first,)):
+        return LayersPart(parts, [_NOTHING for _ in tables[1:]])
+    overlaps = []
+    for runs in tables[1:]:
+        pairs, pixels = kernels.overlaps(
+            runs.start,
+            runs.length,
+            runs.slot,
+            tables[0].start,
+            tables[0].length,
+            tables[0].slot,
+        )
+        ids = np.stack([runs.ids[pairs[:, 0]], tables[0].ids[pairs[:, 1]]], axis=1)
+        overlaps.append((ids, pixels))
+    return LayersPart(parts, overlaps)
+
+
+_NOTHING = np.empty((0, 2), np.uint64), np.empty(0, np.int64)
+
+
+class Parents:
+    """Overlaps of the instances of a layer with those of another, as tiles arrive."""
+
+    def __init__(self) -> None:
+        self._pairs, self._pixels = [_NOTHING[0]], [_NOTHING[1]]
+
+    def add(self, pairs: np.ndarray, pixels: np.ndarray) -> None:
+        """Take the overlaps of a tile."""
+        self._pairs.append(pairs)
+        self._pixels.append(pixels)
+
+    def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the parent of each instance, and their common pixels; 0 for one without.
+
+        Parameters
+        ----------
+        ids
+            Labels, ascending.
+        """
+        pairs, place = np.unique(np.concatenate(self._pairs), axis=0, return_inverse=True)
+        pixels = np.zeros(len(pairs), np.int64)
+        np.add.at(pixels, place.reshape(-1), np.concatenate(self._pixels))
+        # The largest overlap of each instance comes first, of equal ones the smaller parent.
+        order = np.lexsort((pairs[:, 1], -pixels, pairs[:, 0]))
+        known, best = np.unique(pairs[order, 0], return_index=True)
+        parent, overlap = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.int64)
+        rows = np.searchsorted(ids, known)
+        parent[rows], overlap[rows] = pairs[order[best], 1], pixels[order[best]]
+        return parent, overlap

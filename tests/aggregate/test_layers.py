@@ -1,0 +1,175 @@
+"""Several layers in one read, against each of them alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata
+import numpy as np
+import pytest
+from cases import Case, as_form, cases, counted_reads, threads, tiles_of
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import labels_in
+from tables import tissue
+
+import harpy_core as hc
+from harpy_core.aggregate.layers import made_layers
+from harpy_core.aggregate.store import aggregate_to_store
+from harpy_core.raster import Raster
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from distributed import Client
+
+STATS = ("mean", "max", "median", "area", "perimeter_crofton", "euler_number")
+
+
+def parents(labels: np.ndarray, first: np.ndarray) -> tuple[list[int], list[int]]:
+    """The label of another layer that has most of each instance's pixels, and how many it has."""
+    found, shared = [], []
+    for label in labels_in(labels):
+        under = first[labels == label]
+        each, count = np.unique(under[under > 0], return_counts=True)
+        found.append(int(each[np.argmax(count)]) if len(each) else 0)
+        shared.append(int(count.max(initial=0)))
+    return found, shared
+
+
+def assert_same_table(found: AnnData, expected: AnnData) -> None:
+    alone = [name for name in found.obs if name not in ("parent", "overlap", "region")]
+    assert found.obs[alone].equals(expected.obs[alone])
+    assert list(found.layers) == list(expected.layers)
+    for name in found.layers:
+        np.testing.assert_array_equal(found.layers[name], expected.layers[name], err_msg=name)
+    np.testing.assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+
+
+@given(
+    cases(dtypes=("u2",), depths=False),
+    st.sampled_from(["numpy", "zarr", "dask"]),
+    st.sampled_from(["numba", "numpy"]),
+    st.sampled_from([1, 4]),
+)
+def test_layers_have_the_tables_that_they_have_alone_and_their_parents(
+    case: Case, form: str, engine: str, number: int
+) -> None:
+    others = np.roll(case.labels, (2, 1), (0, 1))
+    with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile), threads(number):
+        image = as_form(form, case.image, case.image_chunks, folder)
+        cells = as_form(form, case.labels, case.label_chunks, folder, "labels")
+        nuclei = as_form(form, others, case.labels.shape, folder, "labels")
+        layers = {"cell": cells, "nucleus": nuclei, "rest": hc.subtract_labels(cells, nuclei)}
+        found = hc.aggregate_layers(image, layers, STATS, engine=engine)
+    rest = np.where(others == 0, case.labels, 0)
+    assert list(found) == ["cell", "nucleus", "rest"]
+    for (name, table), labels in zip(found.items(), (case.labels, others, rest), strict=True):
+        assert_same_table(table, hc.aggregate_stats(case.image, labels, STATS))
+        assert table.uns["spatialdata_attrs"]["region"] == name
+        if name != "cell":
+            expected, shared = parents(labels, case.labels)
+            assert table.obs["parent"].tolist() == expected
+            assert table.obs["overlap"].tolist() == shared
+    assert "parent" not in found["cell"].obs
+
+
+def test_of_two_parents_with_as_many_pixels_the_smaller_label_is_taken() -> None:
+    cells = np.array([[9, 9, 4, 4, 0, 0]], "u2")
+    nuclei = np.array([[0, 5, 5, 0, 0, 7]], "u2")
+    found = hc.aggregate_layers(None, {"cell": cells, "nucleus": nuclei}, "area")["nucleus"]
+    assert found.obs["parent"].tolist() == [4, 0]
+    assert found.obs["overlap"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("number", [1, 8])
+def test_each_chunk_of_the_image_is_decoded_once_for_all_layers(
+    number: int, tmp_path: Path
+) -> None:
+    case = tissue("u2")
+    image = as_form("zarr", case.image, (1, 4, 5), tmp_path)
+    layers = {
+        "cell": as_form("zarr", case.labels + 1, (7, 6), tmp_path),
+        "grown": hc.expand_labels(as_form("zarr", case.labels, (30, 30), tmp_path), 2),
+        "none": np.zeros_like(case.labels),
+    }
+    with tiles_of(1), threads(number), counted_reads(image) as reads:
+        found = hc.aggregate_layers(image, layers, ("mean", "median"))
+    assert len(reads) == 3 * 8 * 6
+    assert set(reads.values()) == {1}
+    assert len(found["none"]) == 0
+
+
+@pytest.mark.parametrize("form", ["zarr", "dask"])
+def test_workers_measure_the_layers_that_threads_measure(
+    form: str, client: Client, tmp_path: Path
+) -> None:
+    case = tissue("u2")
+    image = as_form(form, case.image, case.image_chunks, tmp_path)
+    cells = as_form(form, case.labels, case.label_chunks, tmp_path, "labels")
+    layers = {"cell": cells, "ring": hc.label_rings(cells, 0, 1)}
+    with tiles_of(1):
+        found = hc.aggregate_layers(image, layers, STATS, client=client, neighbors="touching")
+        expected = hc.aggregate_layers(image, layers, STATS, neighbors="touching")
+    for name, table in found.items():
+        assert_same_table(table, expected[name])
+        assert table.obs.equals(expected[name].obs)
+        borders = (
+            one.obsp["spatial_borders"].toarray().tolist() for one in (table, expected[name])
+        )
+        assert next(borders) == next(borders)
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ({}, "labels: none given"),
+        (
+            {"cell": np.ones((4, 4), "u1"), "nucleus": np.ones((4, 5), "u1")},
+            r"'cell' \(4, 4\) and 'nucleus' \(4, 5\) do not cover the same pixels",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_measured_are_told_in_one_line(
+    layers: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(hc.InputError, match=told):
+        hc.aggregate_layers(None, layers, "area")
+
+
+def test_a_store_has_the_rows_of_all_layers_in_one_table(tmp_path: Path) -> None:
+    case = tissue("u2")
+    others = np.roll(case.labels, 2, 0)
+    layers = {"nucleus": others, "none": np.zeros_like(others)}
+    instances = hc.find_instances(case.labels)
+    aggregate_to_store(
+        case.image,
+        case.labels,
+        tmp_path / "table.zarr",
+        instances,
+        ("mean", "median", "area"),
+        region="cell",
+        layers=layers,
+        slab_bytes=1,
+        neighbors="touching",
+    )
+    found = anndata.read_zarr(tmp_path / "table.zarr")
+    expected = hc.aggregate_layers(
+        case.image, {"cell": case.labels, **layers}, ("mean", "median", "area")
+    )
+    assert list(found.obs["region"]) == ["cell"] * 9 + ["nucleus"] * 9
+    assert list(found.obs_names[8:10]) == ["cell-83", "nucleus-3"]
+    assert list(found.uns["spatialdata_attrs"]["region"]) == ["cell", "nucleus", "none"]
+    assert found.obs["parent"].tolist() == [0] * 9 + expected["nucleus"].obs["parent"].tolist()
+    for name in ("mean", "median"):
+        rows = [expected[layer].layers[name] for layer in ("cell", "nucleus")]
+        np.testing.assert_array_equal(found.layers[name], np.concatenate(rows))
+    np.testing.assert_array_equal(found.X, found.layers["mean"])
+
+
+def test_a_layer_may_not_have_the_name_of_the_labels() -> None:
+    raster = Raster.of(None, {"cell": np.ones((3, 3), "u1")})
+    section = {"labels": None, "of": None, "expand": 1.0, "ring": None, "without": None}
+    with pytest.raises(hc.InputError, match="'cell' is the name of the labels too"):
+        made_layers({"cell": section}, raster, lambda name: name)
