@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[1]
 
 GROUPS = {
     "Images": ("open_raster", "find_instances"),
-    "Labels": ("expand_labels", "label_rings", "subtract_labels"),
+    "Labels": (
+        "expand_labels",
+        "label_rings",
+        "subtract_labels",
+        "polygon_labels",
+        "read_polygons",
+    ),
     "Statistics": (
         "aggregate_stats",
         "aggregate_layers",

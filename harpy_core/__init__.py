@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harpy_core.planning.plan import plan_aggregate, plan_extract
     from harpy_core.raster import open_raster
     from harpy_core.raster.growing import expand_labels, label_rings, subtract_labels
+    from harpy_core.raster.polygons import polygon_labels, read_polygons
     from harpy_core.statistics.declared import STATISTICS, Statistic
     from harpy_core.statistics.shapes import Shape
     from harpy_core.training.batches import CropBatches
@@ -44,6 +45,8 @@ _HOME = {
     "open_raster": "raster",
     "plan_aggregate": "planning.plan",
     "plan_extract": "planning.plan",
+    "polygon_labels": "raster.polygons",
+    "read_polygons": "raster.polygons",
     "subtract_labels": "raster.growing",
 }
 
@@ -65,6 +68,8 @@ __all__ = [
     "open_raster",
     "plan_aggregate",
     "plan_extract",
+    "polygon_labels",
+    "read_polygons",
     "subtract_labels",
 ]
 

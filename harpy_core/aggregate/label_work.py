@@ -9,6 +9,7 @@ import numpy as np
 
 from harpy_core.aggregate.neighbors import ContactPart, ContactTable
 from harpy_core.aggregate.outlines import ShapePart, ShapeTable
+from harpy_core.errors import InputError
 from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.running.tasks import LazyTask, Task
 from harpy_core.statistics.shapes import Shape
@@ -71,7 +72,7 @@ class LabelPart:
         cls,
         work: LabelWork,
         task: Task,
-        labels: np.ndarray,
+        labels: np.ndarray | None,
         runs: RunTable,
         geometry: Geometry,
         kernels: ModuleType,
@@ -83,6 +84,11 @@ class LabelPart:
                 runs, geometry, work.shapes, kernels, task.origin, task.split, work.flat
             )
         if work.touching:
+            if labels is None:
+                raise InputError(
+                    "neighbors = touching: polygons may overlap, and share no sides of pixels; "
+                    "give the longest distance between two centroids"
+                )
             contacts = ContactPart.of(runs, labels, kernels)
         return cls(runs.ids, geometry, shapes, contacts)
 

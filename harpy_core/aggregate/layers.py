@@ -21,7 +21,6 @@ from harpy_core.running import schedule
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.tasks import LayeredTask, LazyLayeredTask, label_tiles
 from harpy_core.statistics.asked import Stats
-from harpy_core.tiles.runs import encode_runs
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -265,11 +264,10 @@ def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> 
     plane_shape = None if image.image is None else image.plane_shape()
     tables, measurements = [], []
     for one, work in zip(task.tasks, works, strict=True):
-        labels = one.read_labels()
-        if len(works) > 1:
+        runs, labels = one.read_runs(kernels, plane_shape)
+        if len(works) > 1 and labels is not None:
             # The next layer is read into the same buffer.
             labels = labels.copy()
-        runs = encode_runs(labels, kernels, plane_shape)
         tables.append(runs)
         measurements.append(work.steps(one, labels, runs))
     parts = in_one_read(image, measurements)

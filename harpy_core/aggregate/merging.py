@@ -18,7 +18,7 @@ from harpy_core.statistics.declared import PARTIALS, Statistic, partials_of
 from harpy_core.statistics.partials import Partials
 from harpy_core.statistics.pixels import Gathering
 from harpy_core.statistics.tile import Tile
-from harpy_core.tiles.runs import Geometry, RunTable, encode_runs, measure_geometry
+from harpy_core.tiles.runs import Geometry, RunTable, measure_geometry
 
 _VALUES_AT_ONCE = 2**15
 """Values of a statistic that are finished together: some thirty arrays of them fit the cache."""
@@ -70,13 +70,13 @@ class TileWork:
     ignore_nan: bool
     on_labels: LabelWork | None = None
 
-    def steps(self, task: Task, labels: np.ndarray, runs: RunTable) -> Steps:
+    def steps(self, task: Task, labels: np.ndarray | None, runs: RunTable) -> Steps:
         """Measure a tile step by step: yield whether planes may stay encoded, then take them.
 
         Parameters
         ----------
         labels
-            Labels of the tile, until the first step is done.
+            Labels of the tile, until the first step is done; None where they are no image.
         runs
             Their runs.
         """
@@ -141,9 +141,8 @@ def in_one_read(task: Task, measurements: Sequence[Steps]) -> list[TilePart | No
 
 def measure_tile(task: Task, work: TileWork) -> TilePart | None:
     """Measure one tile: its labels encoded once, each of its image chunks decoded once."""
-    labels = task.read_labels()
     plane_shape = None if task.image is None else task.plane_shape()
-    runs = encode_runs(labels, kernels_of(work.engine), plane_shape)
+    runs, labels = task.read_runs(kernels_of(work.engine), plane_shape)
     return in_one_read(task, [work.steps(task, labels, runs)])[0]
 
 

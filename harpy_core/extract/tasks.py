@@ -25,7 +25,6 @@ from harpy_core.extract.windows import Strip
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.kernels.blosc import Encoded, decodes
 from harpy_core.running.tasks import LazyTask, Task
-from harpy_core.tiles.runs import encode_runs
 from harpy_core.tiles.scratch import scratch
 
 COMMITS_IN_FLIGHT = 2
@@ -321,7 +320,7 @@ def _planes(
 
 
 def _instance_copies(tile: Task, cut: Cut, kernels: Any) -> Copies:
-    runs = encode_runs(tile.read_labels(), kernels, tile.plane_shape())
+    runs, _ = tile.read_runs(kernels, tile.plane_shape())
     order = np.argsort(cut.ids)
     place = np.searchsorted(cut.ids[order], runs.ids)
     place[place == len(order)] = 0

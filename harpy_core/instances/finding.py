@@ -20,7 +20,7 @@ from harpy_core.running.tasks import Task, label_tasks
 from harpy_core.storage import codecs
 from harpy_core.storage.folders import staging
 from harpy_core.tiles.labels import checked_labels
-from harpy_core.tiles.runs import Geometry, encode_runs, measure_geometry
+from harpy_core.tiles.runs import Geometry, measure_geometry
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -149,7 +149,7 @@ class GeometryTable:
 
 def _locate(task: Task, engine: str) -> tuple[np.ndarray, Geometry] | None:
     kernels = kernels_of(engine)
-    runs = encode_runs(task.read_labels(), kernels)
+    runs, _ = task.read_runs(kernels)
     if runs.slots == 0:
         return None
     return runs.ids, measure_geometry(runs, kernels, task.origin)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from harpy_core.raster.chunks import covering
 from harpy_core.raster.formats import owner_of
 from harpy_core.raster.formats.format import StoredChunks
 from harpy_core.raster.grown import LabelView
+from harpy_core.raster.polygons import PolygonLabels, PolygonReader
 from harpy_core.raster.views import AxesView, ChannelView, stored_in
 from harpy_core.tiles.grid import Edges, Region, regular_edges
+from harpy_core.tiles.runs import RunTable
 from harpy_core.tiles.scratch import scratch
 
 
@@ -70,6 +72,14 @@ class Reader(Protocol):
 
     def detach(self, region: Region) -> Reader:
         """Return a reader of this region that is cheap to send to another process."""
+
+
+@runtime_checkable
+class RunSource(Protocol):
+    """A reader of labels that has their runs, of which several may share a pixel."""
+
+    def runs(self, region: Region, row_stride: int, plane_stride: int) -> RunTable:
+        """Return the runs of a region, in planes of these strides."""
 
 
 def delivered(dtype: np.dtype) -> np.dtype:
@@ -283,6 +293,8 @@ def reader_of(array: Any, axes: int, strict: bool | None = False) -> Reader:
     strict
         Make missing chunks of a Zarr array errors; None reports them, False takes them as filled.
     """
+    if isinstance(array, PolygonLabels):
+        return PolygonReader(array)
     if isinstance(array, LabelView):
         reader: Reader = array.reader(*(reader_of(one, axes, strict) for one in array.arrays))
         return reader

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from harpy_core.errors import InputError
 from harpy_core.kernels.blosc import Encoded
 from harpy_core.phases import phase
 from harpy_core.raster.raster import Raster
-from harpy_core.raster.reading import ArrayReader, Gap, Reader, delivered
+from harpy_core.raster.reading import ArrayReader, Gap, Reader, RunSource, delivered
 from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
+from harpy_core.tiles.runs import RunTable, encode_runs
 from harpy_core.tiles.scratch import scratch
 
 
@@ -75,6 +77,25 @@ class Task:
             self.labels.read(self.region, buffer)
         # Contiguous at the image's edge too, or the kernels would be compiled again for it.
         return np.ascontiguousarray(buffer[tuple(slice(0, b - a) for a, b in self.region)])
+
+    def read_runs(
+        self, kernels: ModuleType, plane_shape: tuple[int, int, int] | None = None
+    ) -> tuple[RunTable, np.ndarray | None]:
+        """Read the runs of the tile, and its labels; None where these are no image.
+
+        Parameters
+        ----------
+        kernels
+            The engine's module.
+        plane_shape
+            Shape of the (z, y, x) buffers that the runs will be used on, if they are padded.
+        """
+        if isinstance(self.labels, RunSource):
+            extent = tuple(b - a for a, b in self.region)
+            _, height, width = plane_shape or extent
+            return self.labels.runs(self.region, width, height * width), None
+        labels = self.read_labels()
+        return encode_runs(labels, kernels, plane_shape), labels
 
     def plane_shape(self) -> tuple[int, int, int]:
         """Shape of the (z, y, x) buffers in which the image's channels arrive."""
