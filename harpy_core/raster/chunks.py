@@ -14,7 +14,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -184,12 +184,21 @@ class _Files:
     sharding: _Sharding | None
 
     def content(self, index: tuple[int, ...], file: mmap.mmap) -> Any:
-        """Return the encoded chunk in its file; None where the shard has no such chunk."""
+        """Return the encoded chunk in its file; None where the shard has no such chunk.
+
+        The system is asked for all of it at once: a page fault fetches no more than 128 KiB.
+        """
         if self.sharding is None:
+            file.madvise(mmap.MADV_WILLNEED)
             return file
         _, number = self.sharding.place(index)
         count = math.prod(self.sharding.counts)
-        return shards.piece_of(file, number, count, self.sharding.at_start)
+        span = shards.span_of(file, number, count, self.sharding.at_start)
+        if span is None:
+            return None
+        first = span[0] - span[0] % mmap.PAGESIZE
+        file.madvise(mmap.MADV_WILLNEED, first, max(sum(span) - first, 1))
+        return memoryview(file)[span[0] : sum(span)]
 
     def key(self, index: tuple[int, ...]) -> str:
         """Name of the file that holds a chunk."""
@@ -372,6 +381,13 @@ class ChunkFiles:
         except (OSError, ValueError):
             return None
         return None if encoded is None else np.frombuffer(encoded, np.uint8)
+
+    def ahead(self, index: tuple[int, ...]) -> None:
+        """Ask the system for the chunk at `index`, so that `read` need not wait for the disk."""
+        if self._files is not None:
+            # A chunk that cannot be found is reported by `read`.
+            with suppress(OSError, ValueError):
+                self._encoded(index, self._files)
 
     def _encoded(self, index: tuple[int, ...], files: _Files) -> Any:
         """Map the encoded chunk in its file into memory; None if there is none."""

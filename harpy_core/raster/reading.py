@@ -14,7 +14,7 @@ import numpy as np
 
 from harpy_core.raster.chunks import covering
 from harpy_core.raster.formats import owner_of
-from harpy_core.raster.formats.format import StoredChunks
+from harpy_core.raster.formats.format import ChunksAhead, StoredChunks
 from harpy_core.raster.grown import LabelView
 from harpy_core.raster.polygons import PolygonLabels, PolygonReader
 from harpy_core.raster.views import AxesView, ChannelView, stored_in
@@ -80,6 +80,14 @@ class RunSource(Protocol):
 
     def runs(self, region: Region, row_stride: int, plane_stride: int) -> RunTable:
         """Return the runs of a region, in planes of these strides."""
+
+
+@runtime_checkable
+class ReaderAhead(Protocol):
+    """A reader of pixels that have a way to come."""
+
+    def ahead(self, region: Region) -> None:
+        """Have a region fetched, while others are worked on, that `read` will be asked for."""
 
 
 def delivered(dtype: np.dtype) -> np.dtype:
@@ -199,6 +207,12 @@ class ChunkReader:
             return None
         return self._files.stored(self._place(covering(region, self._chunks)[0]))
 
+    def ahead(self, region: Region) -> None:
+        """Have the chunks that a region touches fetched."""
+        if isinstance(self._files, ChunksAhead):
+            for index in covering(region, self._chunks):
+                self._files.ahead(self._place(index))
+
     def detach(self, region: Region) -> ChunkReader:
         """Return the reader itself: it holds no pixels."""
         return self
@@ -258,6 +272,10 @@ class ViewReader:
 
     def stored(self, region: Region) -> None:
         """Return None: a chunk holds other channels too."""
+
+    def ahead(self, region: Region) -> None:
+        """Have the chunks behind a group of channels fetched."""
+        self._reader.ahead(self._behind(region))
 
     def detach(self, region: Region) -> ViewReader:
         """Return the reader itself: it holds no pixels."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +20,7 @@ from harpy_core.errors import InputError
 from harpy_core.kernels.blosc import Encoded
 from harpy_core.phases import phase
 from harpy_core.raster.raster import Raster
-from harpy_core.raster.reading import ArrayReader, Gap, Reader, RunSource, delivered
+from harpy_core.raster.reading import ArrayReader, Gap, Reader, ReaderAhead, RunSource, delivered
 from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
 from harpy_core.tiles.runs import RunTable, encode_runs
 from harpy_core.tiles.scratch import scratch
@@ -115,8 +115,11 @@ class Task:
         """
         if self.image is None:
             raise ValueError("a task on labels alone has no planes")
-        for first, last in pairwise(self.channels):
-            region = ((first, last), *self.region)
+        groups = [((first, last), *self.region) for first, last in pairwise(self.channels)]
+        for region, following in zip_longest(groups, groups[1:]):
+            (first, last), *_ = region
+            if following is not None and isinstance(self.image, ReaderAhead):
+                self.image.ahead(following)
             stored = self.image.stored(region) if encoded else None
             read = partial(self._read, self.image, region)
             if stored is None:

@@ -39,8 +39,8 @@ def index_bytes(count: int) -> int:
     return count * _ENTRY + SIZE
 
 
-def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memoryview | None:
-    """Return one of the pieces of a file; None where it is missing.
+def span_of(file: Any, number: int, count: int, at_start: bool = False) -> tuple[int, int] | None:
+    """Return the first byte and the size of a piece of a file; None where it is missing.
 
     Parameters
     ----------
@@ -58,11 +58,10 @@ def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memo
     ValueError
         The file is cut off, or its index is damaged.
     """
-    content = memoryview(file)
     size = index_bytes(count)
-    if len(content) < size:
+    if len(file) < size:
         raise ValueError("it is cut off")
-    index = content[:size] if at_start else content[-size:]
+    index = file[:size] if at_start else file[-size:]
     try:
         entries = verified(index)
     except ValueError as error:
@@ -70,6 +69,12 @@ def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memo
     offset, length = np.frombuffer(entries, "<u8")[2 * number : 2 * number + 2].tolist()
     if offset == length == int(_MISSING):
         return None
-    if offset + length > len(content):
+    if offset + length > len(file):
         raise ValueError("it is cut off")
-    return content[offset : offset + length]
+    return offset, length
+
+
+def piece_of(file: Any, number: int, count: int, at_start: bool = False) -> memoryview | None:
+    """Return one of the pieces of a file, like `span_of`, as a view of it."""
+    span = span_of(file, number, count, at_start)
+    return None if span is None else memoryview(file)[span[0] : sum(span)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import time
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from zarr.codecs import (
 from zarr.storage import LocalStore, ZipStore
 
 from harpy_core import InputError
+from harpy_core.benchmark.page_cache import InputFiles
 from harpy_core.raster.chunks import ChunkFiles, covering
 from harpy_core.raster.formats import owner_of
 from harpy_core.raster.reading import reader_of
@@ -274,6 +276,41 @@ def test_a_corrupt_shard_is_refused(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"image.*: chunk \(0, 0, 0\) cannot be read"):
         chunk_of(array, (0, 0, 0))
+
+
+@pytest.mark.parametrize("shards", [None, (2, 512, 1024)])
+def test_a_chunk_asked_for_ahead_comes_from_the_disk_alone(
+    shards: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(1).integers(0, 2**16, (2, 512, 1024)).astype("u2")
+    chunks = (1, 256, 512)
+    array = zarr.create_array(
+        tmp_path / "image", data=values, chunks=chunks, shards=shards, compressors=None
+    )
+    files = InputFiles.of(array)
+    try:
+        files.bring_into("cold")
+    except InputError:
+        pytest.skip("the page cache of this file system cannot be emptied")
+    reader = reader_of(array, 4)
+    reader.ahead(((1, 2), (0, 1), (256, 512), (0, 512)))
+    # The index of a shard brings the pages beside it along.
+    eighth, most = 0.12, 0.15 if shards is None else 1.0
+    until = time.monotonic() + 10
+    while files.cached_share() < eighth and time.monotonic() < until:
+        time.sleep(0.01)
+    assert eighth <= files.cached_share() <= most
+
+
+def test_of_a_chunk_asked_for_ahead_nothing_is_told_before_it_is_read(tmp_path: Path) -> None:
+    array, file = stored("raw", tmp_path)
+    chunks = ChunkFiles(array, strict=True)
+    file.write_bytes(b"")
+    chunks.ahead((0, 0, 0))
+    file.unlink()
+    chunks.ahead((0, 0, 0))
+    with pytest.raises(InputError, match="is missing"):
+        chunks.read((0, 0, 0), np.empty(array.chunks, array.dtype))
 
 
 def test_a_chunk_that_is_a_folder_is_refused(tmp_path: Path) -> None:

@@ -98,6 +98,14 @@ class StoredChunks(Protocol):
         """Return a chunk in Blosc's format, uint8; None for others, or where `read` must report."""
 
 
+@runtime_checkable
+class ChunksAhead(Protocol):
+    """Chunks that can be asked for before they are read."""
+
+    def ahead(self, index: tuple[int, ...]) -> None:
+        """Have a chunk fetched while others are decoded; nothing is reported before `read`."""
+
+
 class Peek:
     """View of a source through names and small files alone; this one shows nothing."""
 
