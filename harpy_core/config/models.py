@@ -203,7 +203,7 @@ class Layer(Section):
 
     labels: Address | None = key(
         "Name of another labels element of the source, or the path or address of a label TIFF or "
-        "Zarr array.",
+        "Zarr array, or the path of polygons in pixels (.geojson, .parquet).",
         _NAME_RULE,
         default=None,
     )

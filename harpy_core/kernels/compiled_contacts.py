@@ -129,23 +129,26 @@ def _shared(
     other_start: Any,
     other_length: Any,
     other_slot: Any,
+    longest: Any,
     key: Any,
     size: Any,
 ) -> Any:
+    """Write the common pixels of all runs that have some, if there is room; their number."""
     found = 0
-    a = 0
-    b = 0
-    while a < start.size and b < other_start.size:
+    begin = 0
+    for a in range(start.size):
         last = start[a] + length[a]
-        other_last = other_start[b] + other_length[b]
-        pixels = min(last, other_last) - max(start[a], other_start[b])
-        if pixels > 0:
-            key[found] = np.uint64(slot[a]) << _32 | np.uint64(other_slot[b])
-            size[found] = pixels
-            found += 1
-        if last < other_last:
-            a += 1
-        else:
+        # Those of polygons overlap each other, so that a later one may end first.
+        while begin < other_start.size and other_start[begin] + longest <= start[a]:
+            begin += 1
+        b = begin
+        while b < other_start.size and other_start[b] < last:
+            pixels = min(last, other_start[b] + other_length[b]) - max(start[a], other_start[b])
+            if pixels > 0:
+                if found < key.size:
+                    key[found] = np.uint64(slot[a]) << _32 | np.uint64(other_slot[b])
+                    size[found] = pixels
+                found += 1
             b += 1
     return found
 
@@ -159,9 +162,14 @@ def overlaps(
     other_slot: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels that instances of two layers share; see `reference_contacts.overlaps`."""
+    longest = int(other_length.max(initial=0))
+    runs = (start, length, slot, other_start, other_length, other_slot, longest)
     room = len(start) + len(other_start)
     key, size = np.empty(room, np.uint64), np.empty(room, np.int64)
-    found = _shared(start, length, slot, other_start, other_length, other_slot, key, size)
+    found = _shared(*runs, key, size)
+    if found > room:
+        key, size = np.empty(found, np.uint64), np.empty(found, np.int64)
+        _shared(*runs, key, size)
     place, keys = number(key[:found])
     pixels = np.bincount(place, size[:found], len(keys)).astype(np.int64)
     return np.stack([keys >> _32, keys & _LOW], axis=1).astype(np.int64), pixels

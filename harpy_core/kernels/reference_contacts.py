@@ -72,7 +72,7 @@ def overlaps(
     Parameters
     ----------
     start, length, slot
-        Runs of a layer.
+        Runs of a layer, by their first pixel; those of polygons may overlap.
     other_start, other_length, other_slot
         Runs of another, in planes of the same strides.
 
@@ -83,14 +83,15 @@ def overlaps(
     pixels : (pairs,) int64
         Number of pixels that both have.
     """
-    whose = {}
+    whose: dict[int, list[int]] = {}
     for first, pixels, owner in zip(other_start, other_length, other_slot, strict=True):
-        whose.update(dict.fromkeys(range(first, first + pixels), int(owner)))
+        for place in range(first, first + pixels):
+            whose.setdefault(place, []).append(int(owner))
     shared: dict[tuple[int, int], int] = {}
     for first, pixels, owner in zip(start, length, slot, strict=True):
         for place in range(first, first + pixels):
-            if place in whose:
-                pair = int(owner), whose[place]
+            for other in whose.get(place, ()):
+                pair = int(owner), other
                 shared[pair] = shared.get(pair, 0) + 1
     pairs = np.array([*shared], np.int64).reshape(-1, 2)
     return pairs, np.array([*shared.values()], np.int64)

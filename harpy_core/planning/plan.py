@@ -36,8 +36,9 @@ runs are found."""
 PAIR_BYTES = 300
 """Bytes of a pair of neighbours while matrices are made of all: three values, twice."""
 
-ROW_WORDS = 8
-"""Words per run of a tile while its runs are sorted by instance, for shapes."""
+ROW_WORDS = 5
+"""Words per run of a tile while its runs are sorted by instance, for shapes (measured; of the runs
+that dense tissue has, which are fewer than are planned, it is twice that)."""
 
 
 Layers = Mapping[str, Mapping[str, Any]]

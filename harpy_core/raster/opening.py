@@ -21,6 +21,7 @@ from harpy_core.raster.formats import beside, format_of, is_apart, remote
 from harpy_core.raster.formats.format import Element
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.placement import difference
+from harpy_core.raster.polygons import POLYGONS, read_polygons
 from harpy_core.raster.raster import Raster, channel_names
 from harpy_core.raster.spacing import along
 from harpy_core.raster.views import AxesView, ChannelView, whole_image
@@ -144,13 +145,18 @@ def open_layer(info: RasterInfo, labels: str) -> Any:
     info
         The image.
     labels
-        Name of an element, or path or address, as in `open_raster`.
+        Name of an element, or path or address, as in `open_raster`; or path of polygons, as in
+        `harpy_core.read_polygons`, in pixels of the image.
 
     Raises
     ------
     InputError
-        See `open_raster`.
+        See `open_raster` and `harpy_core.read_polygons`; or polygons are of a volume.
     """
+    if labels.lower().endswith(POLYGONS):
+        if len(info.labels_shape) > 2:
+            raise InputError(f"{labels}: polygons are flat, the image is a volume; leave it out")
+        return read_polygons(beside(labels, info.uri), info.labels_shape)
     return open_described(dataclasses.replace(info, labels=labels, files="")).labels
 
 

@@ -18,6 +18,9 @@ from harpy_core.tiles.grid import Region, regular_edges
 from harpy_core.tiles.labels import checked_labels
 from harpy_core.tiles.runs import RunTable
 
+POLYGONS = (".geojson", ".json", ".parquet")
+"""Endings of files of polygons."""
+
 TILE = 2048
 """Side of the tiles of a job on polygons alone."""
 
@@ -282,7 +285,7 @@ def read_polygons(
     InputError
         The file is not there, is of another kind, or has no polygon; or geopandas is missing.
     """
-    if os.fspath(path).endswith(".parquet"):
+    if os.fspath(path).lower().endswith(".parquet"):
         return polygon_labels(_of_parquet(path), shape, scale=scale, translation=translation)
     try:
         with open(path, encoding="utf-8") as file:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
 import pytest
+import zarr
 from cases import Case, as_form, cases, counted_reads, threads, tiles_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +21,7 @@ from tables import tissue
 import harpy_core as hc
 from harpy_core.aggregate.layers import made_layers
 from harpy_core.aggregate.store import aggregate_to_store
-from harpy_core.raster import Raster
+from harpy_core.raster import Raster, describe, open_described, open_layer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -173,3 +176,18 @@ def test_a_layer_may_not_have_the_name_of_the_labels() -> None:
     section = {"labels": None, "of": None, "expand": 1.0, "ring": None, "without": None}
     with pytest.raises(hc.InputError, match="'cell' is the name of the labels too"):
         made_layers({"cell": section}, raster, lambda name: name)
+
+
+def test_a_layer_may_be_a_file_of_polygons(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("image", data=np.ones((2, 12, 12), "u2"))
+    group.create_array("labels", data=np.ones((12, 12), "u2"))
+    corners = [[2, 2], [8, 2], [8, 5], [2, 5], [2, 2]]
+    geometry = {"type": "Polygon", "coordinates": [corners]}
+    (tmp_path / "cells.geojson").write_text(json.dumps([{"geometry": geometry}]))
+    info = describe(tmp_path / "a.zarr", image="image", labels="labels")
+    section = dict.fromkeys(("of", "expand", "ring", "without")) | {"labels": "cells.geojson"}
+    layers = made_layers({"cell": section}, open_described(info), partial(open_layer, info))
+    found = hc.aggregate_layers(None, {"all": np.ones((12, 12), "u2"), **layers}, "area")["cell"]
+    assert found.obs["area"].tolist() == [18.0]
+    assert found.obs["parent"].tolist() == [1]

@@ -91,6 +91,19 @@ def test_tiles_without_a_polygon_are_not_read(tmp_path: Path) -> None:
     assert set(reads) == {(0, 1, 1), (1, 1, 1)}
 
 
+@given(st.integers(0, 10**6), st.sampled_from([1, 150, 10**6]), st.sampled_from(["numba", "numpy"]))
+def test_the_parent_of_a_polygon_has_most_of_it(seed: int, tile: int, engine: str) -> None:
+    cells, nuclei = stars(seed, 9), stars(seed + 1, 6)
+    layers = {"cell": hc.polygon_labels(cells, SHAPE), "nucleus": hc.polygon_labels(nuclei, SHAPE)}
+    with tiles_of(tile):
+        found = hc.aggregate_layers(None, layers, "area", engine=engine)["nucleus"].obs
+    shared = np.array([[(inside(n) & inside(c)).sum() for c in cells] for n in nuclei])
+    rows = [i for i, nucleus in enumerate(nuclei) if inside(nucleus).any()]
+    assert found["overlap"].tolist() == shared.max(axis=1)[rows].tolist()
+    most = np.where(shared.max(axis=1) > 0, shared.argmax(axis=1) + 1, 0)
+    assert found["parent"].tolist() == most[rows].tolist()
+
+
 def test_workers_measure_the_polygons_that_threads_measure(client: Client) -> None:
     image = np.random.default_rng(0).integers(0, 99, (2, *SHAPE)).astype("u2")
     labels = hc.polygon_labels(stars(1, 9), SHAPE)
