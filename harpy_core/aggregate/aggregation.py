@@ -290,7 +290,9 @@ class Aggregation:
         shapes, touching = tuple(self.asked.shapes.values()), self.neighbors == TOUCHING
         if not shapes and not touching:
             return None
-        return LabelWork(shapes, touching, len(self.spacing) == 2, self.channel_edges[0])
+        flat, shape = len(self.spacing) == 2, tuple(self.raster.labels.shape)
+        extent = (1, *shape) if flat else shape
+        return LabelWork(shapes, touching, flat, extent, self.channel_edges[0])
 
     def _with_split(self, tasks: Any, edges: Edges) -> Any:
         """Return the tasks with the instances split between them."""

@@ -29,6 +29,8 @@ class LabelWork:
         Whether contacts are found.
     flat
         Whether the labels have two axes.
+    extent
+        Pixels of the labels along z, y and x.
     first
         First channel of the job: of the tasks on a tile, the one that has it does this work.
     """
@@ -36,6 +38,7 @@ class LabelWork:
     shapes: tuple[Shape, ...]
     touching: bool
     flat: bool
+    extent: tuple[int, ...]
     first: int = 0
 
     @property
@@ -89,7 +92,7 @@ class LabelPart:
                     "neighbors = touching: polygons may overlap, and share no sides of pixels; "
                     "give the longest distance between two centroids"
                 )
-            contacts = ContactPart.of(runs, labels, kernels)
+            contacts = ContactPart.of(runs, labels, kernels, task.region, work.extent)
         return cls(runs.ids, geometry, shapes, contacts)
 
 

@@ -65,25 +65,47 @@ class ContactPart:
     sides : (pairs, 3) int64
         Number of sides between neighbours along z, y and x.
     low, high
-        Labels of the tile's first and last pixels along each axis.
+        Labels of the tile's first and last pixels along each axis; None at the labels' own border.
     """
 
     pairs: np.ndarray
     sides: np.ndarray
-    low: tuple[np.ndarray, ...]
-    high: tuple[np.ndarray, ...]
+    low: tuple[np.ndarray | None, ...]
+    high: tuple[np.ndarray | None, ...]
 
     @classmethod
-    def of(cls, runs: RunTable, labels: np.ndarray, kernels: ModuleType) -> ContactPart:
-        """Find the contacts of a tile, whose `labels` may be overwritten later."""
+    def of(
+        cls,
+        runs: RunTable,
+        labels: np.ndarray,
+        kernels: ModuleType,
+        region: Region,
+        extent: tuple[int, ...],
+    ) -> ContactPart:
+        """Find the contacts of a tile.
+
+        Parameters
+        ----------
+        labels
+            Labels of the tile, which may be overwritten later.
+        region
+            Region of the tile.
+        extent
+            Pixels of all labels along z, y and x.
+        """
         pairs, sides = kernels.contacts(
             runs.start, runs.length, runs.slot, labels.shape[:2], runs.row_stride, runs.plane_stride
         )
-        low, high = (
-            tuple(np.take(labels, end, axis).astype(np.uint64) for axis in range(3))
-            for end in (0, -1)
-        )
-        return cls(pairs, sides, low, high)
+        low = [None if r[0] == 0 else _at(labels, axis, 0) for axis, r in enumerate(region)]
+        high = [
+            None if r[1] == n else _at(labels, axis, -1)
+            for axis, (r, n) in enumerate(zip(region, extent, strict=True))
+        ]
+        return cls(pairs, sides, tuple(low), tuple(high))
+
+
+def _at(labels: np.ndarray, axis: int, end: int) -> np.ndarray:
+    return np.take(labels, end, axis).astype(np.uint64)
 
 
 class ContactTable:
@@ -113,9 +135,11 @@ class ContactTable:
             before = self._faces.pop((axis, _face(region, axis, 0)), None)
             if part is None:
                 continue
-            self._faces[axis, _face(region, axis, 1)] = part.high[axis]
-            if before is not None:
-                self._join(before, part.low[axis], axis)
+            after, kept = part.low[axis], part.high[axis]
+            if kept is not None:
+                self._faces[axis, _face(region, axis, 1)] = kept
+            if before is not None and after is not None:
+                self._join(before, after, axis)
         if ids is not None and part is not None and len(part.pairs):
             self._keep(self._index.rows(ids)[part.pairs], part.sides)
 

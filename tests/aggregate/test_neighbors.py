@@ -18,6 +18,8 @@ import harpy_core as hc
 from harpy_core.aggregate import neighbors
 from harpy_core.aggregate.fields import join_tables
 from harpy_core.aggregate.store import aggregate_to_store
+from harpy_core.kernels import engine as kernels_of
+from harpy_core.tiles.runs import encode_runs
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -63,6 +65,27 @@ def test_instances_that_touch_are_those_with_sides_in_common(
     np.testing.assert_array_equal(found["spatial_connectivities"].toarray(), expected > 0)
     distances = np.where(expected > 0, far, 0)
     np.testing.assert_allclose(found["spatial_distances"].toarray(), distances, 1e-12)
+
+
+def test_of_faces_only_those_wait_that_meet_another_tile() -> None:
+    labels = np.ones((1, 6, 6), "u1")
+    kernels = kernels_of("numpy")
+    table, runs = neighbors.ContactTable(kernels.LabelIndex()), encode_runs(labels, kernels)
+    extent = (1, 12, 12)
+    for y, x in np.ndindex(2, 2):
+        region = ((0, 1), (6 * y, 6 * y + 6), (6 * x, 6 * x + 6))
+        part = neighbors.ContactPart.of(runs, labels, kernels, region, extent)
+        sizes = [None if face is None else face.size for face in (*part.low, *part.high)]
+        assert sizes == [
+            None,
+            6 * y or None,
+            6 * x or None,
+            None,
+            6 - 6 * y or None,
+            6 - 6 * x or None,
+        ]
+        table.add(region, runs.ids, part)
+    assert not table._faces
 
 
 @given(cases(dtypes=("u1",)), st.sampled_from([1.5, 4.0, 100.0]))
