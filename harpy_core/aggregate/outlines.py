@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from harpy_core.instances.finding import Instances
+from harpy_core.kernels.deep_hulls import deep_hulls
 from harpy_core.statistics.label_partials import FINISHED, Measured, merge_moments, shifted
 from harpy_core.statistics.shapes import LABEL_PARTIALS, Shape, label_partials_of
 from harpy_core.tiles.runs import Geometry, RunTable
@@ -79,7 +80,7 @@ class Rows:
         if "borders" in partials:
             made["borders"] = kernels.borders(*table, flat)
         if "hull" in partials:
-            made["hull"] = kernels.hulls(*table)
+            made["hull"] = kernels.hulls(*table) if flat else deep_hulls(*table)
         if "holes" in partials:
             made["holes"] = kernels.holes(*table, flat)
         return made

@@ -43,7 +43,7 @@ LABEL_PARTIALS: dict[str, LabelPartial] = {
     "size": LabelPartial("pixels, sums of their coordinates, bounding box", 10),
     "moments": LabelPartial("sums of products of two coordinates", 12),
     "borders": LabelPartial("counts of border pixels, crossings and corners", 11, whole=True),
-    "hull": LabelPartial("pixels and diameter of the convex hull", 2, whole=True, axes=(2,)),
+    "hull": LabelPartial("pixels and diameter of the convex hull", 2, whole=True),
     "holes": LabelPartial("pixels, those of holes too", 1, whole=True),
 }
 """Every label partial by name."""
@@ -70,7 +70,7 @@ class Shape:
     axes
         Numbers of axes that the labels may have.
     square
-        Whether pixels must be as high as wide.
+        Whether all sides of a pixel must be equal.
     """
 
     name: str
@@ -184,14 +184,12 @@ _ALL = (
         ("hull",),
         lambda h: h.area,
         "length^2",
-        axes=(2,),
     ),
     Shape(
         "solidity",
         "area / area_convex",
         ("size", "hull"),
         lambda s, h: s.area / h.area,
-        axes=(2,),
     ),
     Shape(
         "feret_diameter_max",
@@ -199,7 +197,6 @@ _ALL = (
         ("hull",),
         lambda h: h.diameter,
         "length",
-        axes=(2,),
         square=True,
     ),
     Shape(
@@ -243,6 +240,6 @@ def refuse_impossible(shapes: Iterable[Shape], axes: int, spacing: Sequence[floa
         if shape.square and spacing is not None and len(set(spacing)) > 1:
             sides = " x ".join(f"{side:g}" for side in spacing)
             raise InputError(
-                f"stats: {shape.name} needs square pixels, these are {sides}; leave it out, or "
-                "ask for it in pixels"
+                f"stats: {shape.name} needs sides of one length, these are {sides}; leave it out, "
+                "or ask for it in pixels"
             )
