@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,8 +27,10 @@ DAMAGE = (
     SyntaxError,  # of XML too
     TypeError,
     ValueError,
+    lzma.LZMAError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 """Errors that libraries raise for files that are damaged, or made to harm."""
 

@@ -280,7 +280,7 @@ def _told(name: str, index: tuple[int, ...]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (*DAMAGE, zlib.error) as error:
+    except DAMAGE as error:
         if "imagecodecs" in str(error):
             raise InputError(
                 f"{name}: its compression needs a package: pip install imagecodecs ({error})"

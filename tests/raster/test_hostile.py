@@ -112,6 +112,32 @@ def test_a_member_of_an_archive_that_unpacks_to_gigabytes_is_refused(
     refused("bytes of metadata|unpacks to more", *doors, uri=path)
 
 
+METHODS = {
+    "deflate": zipfile.ZIP_DEFLATED,
+    "bzip2": zipfile.ZIP_BZIP2,
+    "lzma": zipfile.ZIP_LZMA,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["images/image/zarr.json", "images/image/c/0/0/0"])
+def test_a_damaged_member_of_an_archive_is_told(
+    name: str, method: str, store: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.zarr.zip"
+    with zipfile.ZipFile(path, "w", METHODS[method]) as archive:
+        for file in sorted(store.rglob("*")):
+            archive.write(file, file.relative_to(store))
+        member = archive.getinfo(name)
+    content = bytearray(path.read_bytes())
+    first = member.header_offset + 30 + len(name)
+    # An LZMA stream comes after its properties.
+    content[first + 9 : first + member.compress_size] = b"\xff" * (member.compress_size - 9)
+    path.write_bytes(content)
+    doors = (measured, looked_at) if name.endswith("json") else (measured,)
+    refused("cannot be understood|cannot be read", *doors, uri=path)
+
+
 def with_chunk(store: Path, codecs: list[dict[str, Any]], content: bytes) -> None:
     path = store / "images/image/zarr.json"
     found = json.loads(path.read_text())
