@@ -11,6 +11,7 @@ def main(snakemake):
         from harpy_core.aggregate.layers import made_layers
         from harpy_core.aggregate.store import aggregate_to_store
         from harpy_core.instances.finding import Instances
+        from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described, open_layer
         from harpy_core.storage.manifest import tree_digest, write_manifest
 
@@ -21,7 +22,7 @@ def main(snakemake):
         stats = settings["stats"]
         layers = settings["layers"]
         planned = {name: settings[name] for name in ("stats", "layers", "neighbors")}
-        planned["instances"] = len(instances)
+        planned |= {"instances": len(instances), "densest": densest_tile(info, instances)}
         with workers(snakemake, "aggregate", info, **planned) as client:
             aggregate_to_store(
                 raster.image,

@@ -13,6 +13,7 @@ def main(snakemake):
             stored_ratio,
         )
         from harpy_core.instances.finding import Instances
+        from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import write_manifest
         from harpy_core.tiles.labels import read_labels
@@ -27,6 +28,7 @@ def main(snakemake):
             instances = instances.chosen(read_labels(index) if isinstance(index, str) else index)
         planned = {
             "instances": len(instances),
+            "densest": densest_tile(info, instances),
             "crops": settings,
             "ratio": stored_ratio(raster, instances, settings),
             "committed": committed_bytes(

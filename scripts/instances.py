@@ -7,6 +7,7 @@ def main(snakemake):
     """Read the labels once and write their instances."""
     with running(snakemake) as logger:
         from harpy_core.instances.finding import find_instances
+        from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import tree_digest, write_manifest
 
@@ -27,6 +28,7 @@ def main(snakemake):
             kind="instances",
             digest=tree_digest(snakemake.output.store),
             instances=len(instances),
+            densest_tile=densest_tile(info, instances),
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import delivered
 from harpy_core.running.tasks import tile_edges
 from harpy_core.storage import codecs
+from harpy_core.tiles.grid import regular_step
 
 LARGEST_CHUNK = 2**31 - 1 - 2**10
 """Bytes that Blosc takes at most, less its header."""
@@ -77,7 +77,7 @@ class CropLayout:
             depth=spatial[0][-1],
             diameter=settings.diameter,
             chunk=settings.batch_size,
-            group=_regular(edges),
+            group=regular_step(edges),
             batch=settings.batch,
             pixels=pixels,
             dtype=settings.dtype or pixels,
@@ -173,9 +173,3 @@ def _coverage(instances: Instances, diameter: int) -> float:
     depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
     inside = np.minimum(instances.count / depth, diameter**2)
     return float(inside.mean()) / diameter**2 if len(instances) else 0.0
-
-
-def _regular(edges: tuple[int, ...]) -> int:
-    """Channels in a chunk of the store: as in the image, or all where its chunks are irregular."""
-    sizes = [b - a for a, b in pairwise(edges)] or [1]
-    return sizes[0] if set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] else sum(sizes)

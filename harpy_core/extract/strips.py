@@ -1,4 +1,4 @@
-"""Height of a strip: arithmetic on counts alone, shared by the plan and the job."""
+"""Sizes of a strip and of its files: arithmetic on counts alone, shared by the plan and the job."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ BATCHES_IN_STRIP = 8
 
 BATCHES_IN_COLUMNS = 4
 """Batches that a column must fill; columns with fewer instances are worked on together."""
+
+COMMITS_IN_FLIGHT = 2
+"""Files of a task that are encoded but not on disk yet, at most."""
 
 SMALLEST_PART = 512
 """Windows in a file of fragments where chunks have fewer."""

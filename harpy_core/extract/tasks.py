@@ -21,14 +21,12 @@ from harpy_core.extract.store import (
     batch_name,
     fragments_name,
 )
+from harpy_core.extract.strips import COMMITS_IN_FLIGHT
 from harpy_core.extract.windows import Strip
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.kernels.blosc import Encoded, decodes
 from harpy_core.running.tasks import LazyTask, Task
 from harpy_core.tiles.scratch import scratch
-
-COMMITS_IN_FLIGHT = 2
-"""Files of a task that are encoded but not on disk yet, at most."""
 
 
 @dataclass(frozen=True, slots=True)

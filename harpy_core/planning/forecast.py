@@ -159,7 +159,13 @@ def extract_plan(
         Engine that cuts them.
     """
     if section.channels is not None:
-        info = dataclasses.replace(info, channels=section.channels)
+        # The channels of a data set that is not there yet have no names.
+        known = set(section.channels) <= set(info.channels)
+        info = (
+            info.choosing(section.channels)
+            if known
+            else dataclasses.replace(info, channels=section.channels, numbers=None)
+        )
     if isinstance(section.index, list):
         instances = len(section.index)
     return stage_plan(

@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
 from harpy_core.config.crops import CropSettings
-from harpy_core.extract.strips import part_size, strip_shape
+from harpy_core.extract.strips import COMMITS_IN_FLIGHT, part_size, strip_shape
 from harpy_core.kernels.registry import AUTO, ENGINES
-from harpy_core.planning.shapes import PIXELS_PER_RUN, RUN_BYTES, WORD, TileShape
+from harpy_core.planning.shapes import (
+    PIXELS_PER_RUN,
+    RUN_BYTES,
+    WORD,
+    TileShape,
+    spatial_tiles,
+)
 from harpy_core.raster.info import RasterInfo, itemsize
 from harpy_core.statistics.asked import Stats, resolved
 from harpy_core.statistics.declared import Statistic, partials_of, words_of
 from harpy_core.statistics.shapes import Shape, label_words_of
-from harpy_core.tiles.grid import split_channels
+from harpy_core.tiles.grid import regular_step, split_channels
 
 if TYPE_CHECKING:
     from harpy_core.instances.finding import Instances
@@ -102,6 +108,7 @@ class _Asked:
     crops: CropSettings
     ratio: float
     committed: int
+    densest: int | None
     threads: int
     whole_arrays: bool
 
@@ -117,6 +124,7 @@ def stage_plan(
     ratio: float = 1.0,
     committed: int = 0,
     instances: int | None = None,
+    densest: int | None = None,
     threads: int = 1,
     engine: str = AUTO,
 ) -> Plan:
@@ -142,6 +150,9 @@ def stage_plan(
         Bytes of crops that an interrupted run has on disk already.
     instances
         Number of instances; None guesses it from the area.
+    densest
+        Number of instances of the tile that has most, as `densest_tile` finds it; None guesses that
+        it has twice as many as others.
     threads
         Number of tasks that run at the same time.
     engine
@@ -157,6 +168,7 @@ def stage_plan(
         crops=crops or CropSettings(),
         ratio=ratio,
         committed=committed,
+        densest=densest,
         threads=threads,
         whole_arrays=engine != AUTO and ENGINES[engine].whole_arrays,
     )
@@ -191,11 +203,13 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
         return _shapes_alone(shape, shapes, number, known, asked)
     words = words_of(statistics.values(), shape.dtype)
     in_channel = number * WORD * (2 * words + len(statistics))
-    slabs = slabs_of(shape.channel_edges, in_channel, SLAB_BYTES)
-    groups = [split_channels(slab, shape.tiles, asked.threads) for slab in slabs]
-    parts = sum(map(len, groups))
+    edges = shape.channel_edges
+    slabs = [edges] if shape.lazy else slabs_of(edges, in_channel, SLAB_BYTES)
+    parts = sum(
+        1 if shape.lazy else len(split_channels(slab, shape.tiles, asked.threads)) for slab in slabs
+    )
     widest = max(slab[-1] - slab[0] for slab in slabs)
-    in_tile = math.ceil(number * shape.tile / shape.plane)
+    in_tile = _in_tile(shape, number, asked)
     part = in_tile * widest * words * WORD
     others = len(asked.layers)
     table = number * WORD * (shape.channels * (len(statistics) + 1) + _columns(shapes))
@@ -330,7 +344,7 @@ def _gathered(shape: TileShape) -> int:
 def _pieces(shape: TileShape, number: int, channels: int) -> tuple[int, int]:
     """Bytes of the pixels of instances in several tiles: of one tile's, and of those waiting."""
     # About those within an instance's reach of a border; large ones are counted.
-    reach = math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
+    reach = _reach(shape, number)
     tall, wide = (
         math.ceil(n / k) for n, k in zip(shape.area, (shape.rows, shape.columns), strict=True)
     )
@@ -343,19 +357,22 @@ def _device_sums(shape: TileShape, words: int, in_tile: int) -> int:
     """Bytes on a GPU of the words of a tile's instances, and of the parts of their sums."""
     parts = shape.runs // 32 + shape.tile // 8192 + in_tile
     pivots = in_tile
-    return (parts + in_tile + pivots) * min(shape.group, shape.channels) * words * WORD
+    return (parts + in_tile + pivots) * shape.together * words * WORD
 
 
 def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
     crops = asked.crops
     window = shape.depth * crops.diameter**2
-    group = min(shape.group, shape.channels)
+    group = regular_step(shape.channel_edges)
     stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
     written = number * window * (shape.channels * stored + crops.extract_mask)
     on_disk = math.ceil(written * min(asked.ratio, 1.0))
-    rows, columns = strip_shape(number, shape.rows, shape.columns, crops.batch)
+    rows, columns = (
+        (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
+    )
     strips = math.ceil(shape.rows / rows) * math.ceil(shape.columns / columns)
-    groups = len(split_channels(shape.channel_edges, strips, asked.threads))
+    groups = 1 if group == shape.channels else shape.groups(strips, asked.threads)
+    seen = _windows(shape, number, asked)
     return Plan(
         stage="extract",
         tasks=strips * groups,
@@ -366,46 +383,89 @@ def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) ->
         bytes_per_task=(
             TASK_BYTES
             + shape.reading
+            + crops.extract_mask * shape.tile
             + asked.whole_arrays * max(_finding(shape), _gathering(shape, crops))
-            + _copies(shape, crops, number, rows * columns)
-            + _open_crops(shape, crops, number) * window * group * max(shape.held, stored)
+            + _copies(shape, crops, number, seen, rows * columns)
+            + _crops_held(shape, asked, number, seen, stored) * window * group
         ),
         result_bytes=number * WORD * 16,
         instances=known,
         device_bytes_per_task=(
             shape.device_labels
             + shape.device_planes
-            + 3 * (shape.runs + _window_rows(shape, crops, number)) * WORD
+            + 3 * (shape.runs + _window_rows(shape, crops, seen)) * WORD
             + crops.batch * window * group * shape.held
         ),
     )
 
 
-def _copies(shape: TileShape, crops: CropSettings, number: int, tiles: int) -> int:
+def _in_tile(shape: TileShape, number: int, asked: _Asked) -> int:
+    """Number of instances of the densest tile; tissue is seldom twice as dense as on average."""
+    if asked.densest is not None:
+        return asked.densest
+    return min(math.ceil(2 * number * shape.tile / shape.plane), number)
+
+
+def _reach(shape: TileShape, number: int) -> int:
+    """Distance of instances: a cell is no longer than that."""
+    return math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
+
+
+def _windows(shape: TileShape, number: int, asked: _Asked) -> int:
+    """Number of windows that need pixels of the densest tile: its own, and those around it."""
+    over = asked.crops.diameter
+    if asked.crops.remove_background:
+        over = min(over, _reach(shape, number))
+    around = math.prod(1 + over / side for side in shape.side)
+    return min(math.ceil(_in_tile(shape, number, asked) * around), number)
+
+
+def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles: int) -> int:
     """Bytes of the copies to be made, for all tiles of a strip."""
-    in_tile = math.ceil(number * shape.tile / shape.plane)
-    # A cell is no higher than the distance of cells, and a row of it is rarely more than a run.
-    height = math.ceil(math.sqrt(shape.plane / max(number, 1)))
-    runs = min(2 * shape.tile // PIXELS_PER_RUN, 2 * in_tile * height)
-    rows = _window_rows(shape, crops, number)
+    # A row of a cell is rarely more than a run.
+    runs = min(2 * shape.tile // PIXELS_PER_RUN, seen * _reach(shape, number) * shape.depth)
+    rows = _window_rows(shape, crops, seen)
     # Four columns for each tile, and a dozen for the one in progress.
     return (4 * tiles + 12) * (runs + rows) * WORD
 
 
-def _window_rows(shape: TileShape, crops: CropSettings, number: int) -> int:
+def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
     """Number of rows of a tile's windows: those that keep their background are copied by row."""
-    in_tile = math.ceil(number * shape.tile / shape.plane)
-    return 0 if crops.remove_background else in_tile * shape.depth * crops.diameter
+    return 0 if crops.remove_background else seen * shape.depth * crops.diameter
 
 
-def _open_crops(shape: TileShape, crops: CropSettings, number: int) -> int:
-    """Number of crops that a task holds: in open batches and fragments, and being written."""
-    in_tile = math.ceil(number * shape.tile / shape.plane)
+def _crops_held(shape: TileShape, asked: _Asked, number: int, seen: int, stored: int) -> int:
+    """Bytes of a pixel of crops, times the crops that a task holds: open ones, and encoded ones."""
+    crops = asked.crops
     part = part_size(crops.batch_size, crops.batch)
-    unit = crops.batch if crops.shuffle is None else part
-    open_units = min(math.ceil(2 * in_tile / unit) + 1, math.ceil(number / unit))
-    leaving = 2 * min(unit, number)
-    return open_units * unit + min(part, number) + leaving
+    unit = min(crops.batch if crops.shuffle is None else part, number)
+    units = min(math.ceil(seen / max(unit, 1)) + 1, math.ceil(number / max(unit, 1)))
+    opened = units * unit + min(part, number)
+    # Those that wait for the disk, and the one that is encoded next.
+    leaving = math.ceil((COMMITS_IN_FLIGHT + 1) * unit * min(asked.ratio, 1.0))
+    converted = unit if crops.dtype or crops.scale else 0
+    return opened * shape.held + (leaving + converted) * stored
+
+
+def densest_tile(info: RasterInfo, instances: Instances) -> int:
+    """Number of instances of the tile that has most of their centroids.
+
+    Parameters
+    ----------
+    info
+        Raster that is worked on.
+    instances
+        All instances that are.
+    """
+    import numpy as np
+
+    edges = [np.asarray(axis[1:-1]) for axis in spatial_tiles(info)]
+    places = [
+        np.searchsorted(inner, centroid, side="right")
+        for inner, centroid in zip(edges, instances.centroid.T, strict=True)
+    ]
+    tile = np.ravel_multi_index(places, [len(inner) + 1 for inner in edges])
+    return int(np.bincount(tile).max(initial=0))
 
 
 def plan_aggregate(
@@ -413,7 +473,7 @@ def plan_aggregate(
     labels: Any,
     stats: Stats = ("mean", "count"),
     *,
-    instances: int | None = None,
+    instances: int | Instances | None = None,
     threads: int = 1,
     engine: str = AUTO,
 ) -> Plan:
@@ -424,7 +484,8 @@ def plan_aggregate(
     image, labels, stats
         See `aggregate_stats`.
     instances
-        Number of instances; None guesses it from the area.
+        Number of instances, or the result of `find_instances`: then the densest tile is known. None
+        guesses the number from the area.
     threads
         Number of tasks that run at the same time.
     engine
@@ -433,9 +494,8 @@ def plan_aggregate(
     from harpy_core.raster import Raster
 
     info = Raster.of(image, labels).info()
-    return stage_plan(
-        "aggregate", info, stats=stats, instances=instances, threads=threads, engine=engine
-    )
+    counted = _counted(info, instances)
+    return stage_plan("aggregate", info, stats=stats, threads=threads, engine=engine, **counted)
 
 
 def plan_extract(
@@ -454,8 +514,9 @@ def plan_extract(
     image, labels
         See `extract_instances`.
     instances
-        Number of instances, or the result of `find_instances`: then the compressed size is
-        estimated from a sample of their crops. None guesses the number from the area.
+        Number of instances, or the result of `find_instances`: then the densest tile is known, and
+        the compressed size is estimated from a sample of their crops. None guesses the number from
+        the area.
     threads
         Number of tasks that run at the same time.
     engine
@@ -468,18 +529,24 @@ def plan_extract(
 
     settings = CropSettings.of(**crops)
     raster = Raster.of(image, labels)
-    if instances is None or isinstance(instances, int):
-        number, ratio = instances, 1.0
-    else:
+    ratio = 1.0
+    if instances is not None and not isinstance(instances, int):
         from harpy_core.extract.extraction import stored_ratio
 
-        number, ratio = len(instances), stored_ratio(raster, instances, settings)
+        ratio = stored_ratio(raster, instances, settings)
     return stage_plan(
         "extract",
         raster.info(),
         crops=settings,
         ratio=ratio,
-        instances=number,
         threads=threads,
         engine=engine,
+        **_counted(raster.info(), instances),
     )
+
+
+def _counted(info: RasterInfo, instances: int | Instances | None) -> dict[str, Any]:
+    """Return what `stage_plan` takes of instances."""
+    if instances is None or isinstance(instances, int):
+        return {"instances": instances}
+    return {"instances": len(instances), "densest": densest_tile(info, instances)}

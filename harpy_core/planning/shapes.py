@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.tiles.grid import coarsened, regular_edges
+from harpy_core.tiles.grid import Edges, coarsened, regular_edges, split_channels
 
 RUN_BYTES = 16
 PIXELS_PER_RUN = 20
@@ -26,13 +26,19 @@ class TileShape:
     channels
         Number of channels in use.
     channels_read
-        Number of channels decoded for them, at most: a chunk is decoded whole.
+        Number of channels decoded for them: a chunk is decoded whole.
+    channel_edges
+        Edges of the channels in use that lie in the same chunk.
     group
         Number of channels in a chunk.
+    together
+        Number of channels in use in a chunk, at most.
     plane, tile
         Number of pixels of the whole and of the largest tile, along z, y and x.
     tiles, rows, columns
         Number of tiles, in all and along y and x.
+    lazy
+        Whether the arrays are Dask arrays: a task holds all channels of its tile.
     pixel, held, label
         Bytes of a pixel on disk and in memory, and of a label.
     dtype
@@ -46,14 +52,19 @@ class TileShape:
         while it is decoded.
     depth, area
         Number of pixels of the whole along z, and along (y, x).
+    side
+        Number of pixels of the largest tile along (y, x).
     """
 
     channels: int
     channels_read: int
+    channel_edges: tuple[int, ...]
     group: int
+    together: int
     plane: int
     tile: int
     tiles: int
+    lazy: bool
     pixel: int
     held: int
     dtype: str
@@ -66,12 +77,12 @@ class TileShape:
     columns: int
     depth: int
     area: tuple[int, int]
+    side: tuple[int, int]
 
     @classmethod
     def of(cls, info: RasterInfo) -> TileShape:
         shape, chunks = _canonical(info.image_shape), _canonical(info.image_chunks)
-        edges = regular_edges(shape, chunks)
-        tiles = coarsened(edges[1:])
+        tiles = spatial_tiles(info)
         widest = [max((b - a for a, b in pairwise(axis)), default=1) for axis in tiles]
         tile = math.prod(widest)
         pixel, label = itemsize(info.image_dtype), itemsize(info.labels_dtype)
@@ -83,17 +94,20 @@ class TileShape:
         own = _canonical((1, *info.labels_chunks))[1:]
         as_tiles = widest == [min(c, n) for c, n in zip(own, shape[1:], strict=True)]
         in_place = alone and held == pixel and info.image_dtype != "bool"
-        in_use = len(info.channels)
+        edges = _channel_edges(info.in_use, chunks[0])
+        together = max((b - a for a, b in pairwise(edges)), default=1)
         # A view of some channels is copied from the chunk that holds them.
-        copied = min(group, in_use) if in_use < shape[0] else 0
+        copied = together if len(info.channels) < shape[0] else 0
         return cls(
-            channels=in_use,
-            # Each may be in a chunk of its own, which is read whole.
-            channels_read=min(in_use * chunks[0], shape[0]),
+            channels=len(info.channels),
+            channels_read=min((len(edges) - 1) * chunks[0], shape[0]),
+            channel_edges=edges,
             group=chunks[0],
+            together=together,
             plane=math.prod(shape[1:]),
             tile=tile,
             tiles=math.prod(len(axis) - 1 for axis in tiles),
+            lazy=info.lazy,
             pixel=pixel,
             held=held,
             dtype=info.image_dtype,
@@ -109,12 +123,12 @@ class TileShape:
             columns=len(tiles[2]) - 1,
             depth=shape[1],
             area=(shape[2], shape[3]),
+            side=(widest[1], widest[2]),
         )
 
-    @property
-    def channel_edges(self) -> tuple[int, ...]:
-        """Edges of the chunks of channels."""
-        return regular_edges((self.channels,), (self.group,))[0]
+    def groups(self, tiles: int, threads: int) -> int:
+        """Number of tasks that share the channels of a tile: see `split_channels`."""
+        return 1 if self.lazy else len(split_channels(self.channel_edges, tiles, threads))
 
     @property
     def runs(self) -> int:
@@ -140,12 +154,27 @@ class TileShape:
     def reading(self) -> int:
         """Bytes of the labels and planes of a tile, and of the chunks they are decoded from."""
         files = max(self.image_file, self.label_file)
-        return self.image_buffer + self.chunk_buffer + files + self.label_buffer
+        # Dask computes all blocks of a task before it runs; a chunk of them is decoded at a time.
+        blocks = self.tile * (self.channels * self.pixel + self.label) if self.lazy else 0
+        return blocks + self.image_buffer + self.chunk_buffer + files + self.label_buffer
 
     @property
     def label_buffer(self) -> int:
         """Bytes of a tile's labels and of its runs."""
         return self.tile * self.label + self.runs * RUN_BYTES
+
+
+def spatial_tiles(info: RasterInfo) -> Edges:
+    """Edges of the tiles of a raster along z, y and x, as `harpy_core.running.tasks` has them."""
+    shape, chunks = _canonical(info.image_shape), _canonical(info.image_chunks)
+    z, y, x = coarsened(regular_edges(shape, chunks)[1:])
+    return ((0, z[-1]), y, x) if info.lazy else (z, y, x)
+
+
+def _channel_edges(numbers: Sequence[int], chunk: int) -> tuple[int, ...]:
+    """Edges of channels whose numbers lie in the same chunk along c."""
+    changes = [i for i, (a, b) in enumerate(pairwise(numbers), 1) if a // chunk != b // chunk]
+    return (0, *changes, len(numbers)) if numbers else (0,)
 
 
 def _canonical(values: Sequence[int]) -> tuple[int, ...]:

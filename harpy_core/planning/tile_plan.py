@@ -24,6 +24,7 @@ def tiled(source: RasterInfo, tile: Tile) -> RasterInfo:
     return dataclasses.replace(
         source,
         channels=[str(channel) for channel in range(tile.c)],
+        numbers=None,
         image_shape=(tile.c, *depth, tile.y, tile.x),
         image_chunks=(tile.chunks[0], *source.image_chunks[1:-2], *tile.chunks[1:]),
         labels_shape=(*depth, tile.y, tile.x),

@@ -50,6 +50,10 @@ class RasterInfo:
     files
         Digest of the files, whichever channels are in use; it is compared when the raster is opened
         again.
+    numbers
+        Numbers of the channels in use, ascending; None where all are.
+    lazy
+        Whether the arrays are Dask arrays: a task holds all channels of its tile.
     """
 
     uri: str
@@ -68,6 +72,13 @@ class RasterInfo:
     cache: str | None = None
     missing: MissingChunks = "refuse"
     files: str = ""
+    numbers: tuple[int, ...] | None = None
+    lazy: bool = False
+
+    @property
+    def in_use(self) -> tuple[int, ...]:
+        """Numbers of the channels in use."""
+        return tuple(range(len(self.channels))) if self.numbers is None else self.numbers
 
     @property
     def strict(self) -> bool | None:
@@ -88,8 +99,14 @@ class RasterInfo:
                     f"{self.uri}: channel {name!r} is not in use; choose from "
                     f"{', '.join(self.channels)}"
                 )
-        kept = [name for name in self.channels if channels is None or name in channels]
-        return dataclasses.replace(self, channels=kept)
+        if channels is None:
+            return self
+        kept = {
+            name: number
+            for name, number in zip(self.channels, self.in_use, strict=True)
+            if name in channels
+        }
+        return dataclasses.replace(self, channels=list(kept), numbers=tuple(kept.values()))
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the description; the text is the same for the same raster.
@@ -115,7 +132,7 @@ class RasterInfo:
         with open(path, encoding="utf-8") as handle:
             fields = json.load(handle)
         for name, value in fields.items():
-            if name.endswith(("_shape", "_chunks")):
+            if isinstance(value, list) and name != "channels":
                 fields[name] = tuple(value)
         return cls(**fields)
 

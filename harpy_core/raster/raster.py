@@ -25,7 +25,7 @@ from harpy_core.raster.reading import (
     reader_of,
 )
 from harpy_core.raster.untrusted import refuse_absurd
-from harpy_core.raster.views import whole_image
+from harpy_core.raster.views import ChannelView, whole_image
 from harpy_core.tiles.grid import Edges
 
 LABELS = "labels"
@@ -191,6 +191,8 @@ class Raster:
             labels_chunks=_chunks(self.labels),
             labels_dtype=_type_name(self.labels),
             fingerprint="",
+            numbers=self.image.indices if isinstance(self.image, ChannelView) else None,
+            lazy=self.lazy,
         )
 
     @property

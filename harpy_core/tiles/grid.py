@@ -66,6 +66,12 @@ def split_channels(edges: tuple[int, ...], tiles: int, threads: int) -> list[tup
     return [tuple(edges[a : b + 1]) for a, b in pairwise(bounds)]
 
 
+def regular_step(edges: tuple[int, ...]) -> int:
+    """Size of equal steps, the last of which may be cut short; of irregular ones, their sum."""
+    sizes = [b - a for a, b in pairwise(edges)] or [1]
+    return sizes[0] if set(sizes[:-1]) <= {sizes[0]} and sizes[-1] <= sizes[0] else sum(sizes)
+
+
 def regions_of(edges: Edges) -> list[Region]:
     """All tiles, row by row."""
     return [tuple(region) for region in product(*(pairwise(axis) for axis in edges))]

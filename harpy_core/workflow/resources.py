@@ -98,7 +98,8 @@ class Needs:
         from harpy_core.raster.info import RasterInfo
         from harpy_core.storage.manifest import read_manifest
 
-        found = Path(raster).with_name("instances.manifest.json")
+        manifest = Path(raster).with_name("instances.manifest.json")
+        found = read_manifest(manifest) if manifest.is_file() else {}
         plan = stage_plan(
             stage,
             RasterInfo.from_json(raster),
@@ -106,7 +107,8 @@ class Needs:
             layers=self._asked.aggregate(wildcards)["layers"],
             neighbors=self._asked.aggregate(wildcards)["neighbors"],
             crops=CropSettings.within(self._asked.extract(wildcards)),
-            instances=read_manifest(found)["instances"] if found.is_file() else None,
+            instances=found.get("instances"),
+            densest=found.get("densest_tile"),
             engine=engine,
         )
         return SNAKEMAKE_MB + job_bytes(plan, workers) // 10**6

@@ -109,7 +109,7 @@ def stored(setting: Setting, folder: Path) -> tuple[Any, Any]:
 def planned(setting: Setting, image: Any, labels: Any, instances: Any, threads: int) -> Plan:
     """The plan of a setting."""
     options = {
-        "instances": len(instances),
+        "instances": instances,
         "threads": threads,
         "engine": setting.engine,
         **setting.options,
