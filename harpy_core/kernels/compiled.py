@@ -244,8 +244,7 @@ def _add_powers(
     words: Any, total: Any, square: Any, cube: Any, fourth_low: Any, fourth_high: Any
 ) -> None:
     words[0] += total
-    # No tile has the 2^32 pixels that it takes to fill a word; tiles are merged in two.
-    words[_SQUARE] += square
+    _add_wide(words, _SQUARE, square, np.uint64(0))
     _add_wide(words, _CUBE, cube, np.uint64(0))
     fourth_high += fourth_low >> _32
     fourth = (fourth_high << _32) | (fourth_low & _LOW)

@@ -231,8 +231,8 @@ struct NarrowFull : NoCentre {
     static constexpr int WORDS = 9;
     static constexpr int CHANNELS = 2;
     static constexpr int STEPS = 1;
-    u64 total = 0, squares = 0;
-    Wide cubes, fourths;
+    u64 total = 0;
+    Wide squares, cubes, fourths;
     u32 least = ALL, most = 0;
 
     __device__ void add(const Chunk<P>& chunk, const Mask<P>& mask, Nothing) {
@@ -253,7 +253,7 @@ struct NarrowFull : NoCentre {
             most = most_of(most, x);
         }
         total += packed.sum();
-        squares += square_sum;
+        squares.add(square_sum);
         cubes.add(cube_sum);
         fourth_high += fourth_low >> 32;
         fourths.add(fourth_high << 32 | (fourth_low & ALL));
@@ -261,7 +261,7 @@ struct NarrowFull : NoCentre {
     }
     __device__ void merge(const NarrowFull& other) {
         total += other.total;
-        squares += other.squares;
+        squares.add(other.squares);
         cubes.add(other.cubes);
         fourths.add(other.fourths);
         least = least_of(least, other.least);
@@ -269,8 +269,8 @@ struct NarrowFull : NoCentre {
     }
     __device__ void write(u64* word) const {
         word[0] = total;
-        word[1] = squares;
-        word[2] = 0;  // no tile has the 2^32 pixels that it takes
+        word[1] = squares.low;
+        word[2] = squares.high;
         word[3] = cubes.low;
         word[4] = cubes.high;
         word[5] = fourths.low;
@@ -281,7 +281,8 @@ struct NarrowFull : NoCentre {
     __device__ static NarrowFull read(const u64* word) {
         NarrowFull sums;
         sums.total = word[0];
-        sums.squares = word[1];
+        sums.squares.low = word[1];
+        sums.squares.high = word[2];
         sums.cubes.low = word[3];
         sums.cubes.high = word[4];
         sums.fourths.low = word[5];

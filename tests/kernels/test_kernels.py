@@ -85,6 +85,15 @@ def test_the_longest_run_of_the_largest_pixels_does_not_overflow(kernels: Module
         assert whole_number(words, powers + place) == number * 65535**power
 
 
+def test_the_square_sum_of_a_tile_has_more_than_one_word() -> None:
+    words = np.zeros(layout.words_of("narrow", "full"), np.uint64)
+    square = place_of("narrow", "full", "powers") + layout.SQUARE
+    words[square] = 2**64 - 1
+    # What a loop over 2^32 pixels comes to.
+    compiled._add_powers(words, *(np.uint64(number) for number in (3, 9, 27, 81, 0)))
+    assert whole_number(words, square) == 2**64 + 8
+
+
 @pytest.mark.parametrize("dtype", WIDE)
 def test_wide_pixels_are_summed_without_rounding(dtype: str, kernels: ModuleType) -> None:
     rng = np.random.default_rng(2)
