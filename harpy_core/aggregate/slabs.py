@@ -1,6 +1,9 @@
-"""Number of channels measured at a time: arithmetic alone, shared by the plan and the job."""
+"""Blocks of a table that are worked on at a time: arithmetic alone, shared by plan and job."""
 
 from __future__ import annotations
+
+ROWS = 2**16
+"""Instances in a chunk of a layer."""
 
 SLAB_BYTES = 2**30
 """Bytes of the statistics of all instances that are held at a time."""

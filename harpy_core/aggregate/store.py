@@ -16,7 +16,7 @@ import zarr
 from harpy_core.aggregate.aggregation import Aggregation
 from harpy_core.aggregate.layers import Together, stacked
 from harpy_core.aggregate.neighbors import Neighbors
-from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
+from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, slabs_of
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
@@ -28,9 +28,6 @@ from harpy_core.storage.folders import staging
 if TYPE_CHECKING:
     from anndata import AnnData
     from distributed import Client
-
-ROWS = 2**16
-"""Instances in a chunk of a layer."""
 
 
 def aggregate_to_store(

@@ -10,13 +10,13 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from harpy_core.datasets.limits import MOST_FILES
 from harpy_core.errors import InputError
 from harpy_core.running.progress import track
 from harpy_core.running.schedule import in_order
 from harpy_core.storage.folders import staging
 
 BLOCK = 1 << 20
-MOST_FILES = 5_000_000
 MOST_GROWTH = 20
 """Bytes unpacked per byte of archive, at most: Zarr chunks are compressed already."""
 SMALL = 1 << 30

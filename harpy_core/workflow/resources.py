@@ -54,6 +54,23 @@ class Needs:
 
         return mem_mb
 
+    def dataset_memory_mb(self, wildcards: Any, threads: int) -> int:
+        """Memory of the rule download in MB (a resource function)."""
+        from harpy_core.datasets import REGISTRY
+        from harpy_core.planning.side_plans import dataset_bytes
+
+        return SNAKEMAKE_MB + dataset_bytes(REGISTRY[wildcards.dataset], threads) // 10**6
+
+    def joined_memory_mb(self, wildcards: Any, input: Any) -> int:
+        """Memory of the rule join_tables in MB (a resource function)."""
+        from harpy_core.aggregate.slabs import ROWS
+        from harpy_core.planning.side_plans import joined_bytes
+        from harpy_core.storage.manifest import read_manifest
+
+        found = [read_manifest(manifest) for manifest in input.manifests]
+        instances = sum(manifest["instances"] for manifest in found)
+        return SNAKEMAKE_MB + joined_bytes(instances, len(found[0]["channels"]), ROWS) // 10**6
+
     def tile_memory_mb(self, wildcards: Any, input: Any, threads: int) -> int:
         """Memory of the rule tile in MB (a resource function)."""
         from harpy_core.planning.tile_plan import at_work, tile_plan

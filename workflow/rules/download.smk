@@ -14,9 +14,9 @@ rule download:
         "<benchmarks>/data/{dataset}.tsv"
     conda:
         "../../envs/workflow.yaml"
-    threads: 1
+    threads: 4
     resources:
-        mem_mb=4000,
+        mem_mb=NEEDED.dataset_memory_mb,
     params:
         code=ASKED.dataset_code,
     script:

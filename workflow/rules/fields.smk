@@ -20,7 +20,7 @@ rule join_tables:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=NEEDED.joined_memory_mb,
     params:
         fields=ASKED.field_names,
         code=provenance.source_digest("harpy_core.aggregate.fields"),
