@@ -10,11 +10,13 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anndata
 import numpy as np
+import psutil
 import tifffile
 import zarr
 from calls import command, small_config, snakemake, write_config
@@ -115,45 +117,110 @@ def test_a_run_killed_while_tiling_is_repeated_with_the_right_pixels(
     np.testing.assert_array_equal(tiled.image[...], expected)
 
 
-def test_a_run_killed_while_cutting_is_repeated_with_the_same_results(
+STOPS_AT_COMMIT = """
+import os, time
+
+real, committed = os.replace, []
+
+
+def replace(source, target, **options):
+    real(source, target, **options)
+    if "commits" in os.fspath(target):
+        committed.append(target)
+        if len(committed) == 3:
+            open("stopped", "w").close()
+            time.sleep(600)
+
+
+os.replace = replace
+"""
+"""Python runs it in every process of a run: the third commit of a stage never returns."""
+
+
+def test_a_stage_ends_when_snakemake_alone_is_killed_and_its_commits_are_gone_on_with(
     finished: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    shutil.rmtree(folder / "logs")
     shutil.rmtree(folder / "results/ihc/crops.zarr")
     manifest = "results/ihc/crops.manifest.json"
     (folder / manifest).unlink()
-    kill_when(folder, "logs/ihc/extract.log", manifest)
+    (folder / "hook").mkdir()
+    (folder / "hook/sitecustomize.py").write_text(STOPS_AT_COMMIT)
+    kill_when(folder, "stopped", manifest, hook=folder / "hook", alone=True)
     assert not (folder / manifest).exists()
+    assert "is gone: stopping" in (folder / "logs/ihc/extract.log").read_text()
+    committed = files_of(folder, ".crops.zarr.work-*/store/image/c")
+    assert len(committed) >= 2
 
     assert snakemake(folder, "--unlock").returncode == 0
     ended = snakemake(folder, manifest)
     assert ended.returncode == 0, ended.stderr
     assert not list((folder / "results/ihc").glob(".*.work-*"))
     assert read_manifest(folder / manifest) == read_manifest(finished / manifest)
+    # The very files: nothing that was committed is made again.
+    assert committed.items() <= files_of(folder, "crops.zarr/image/c").items()
     for name in ("instances", "table"):
         store = f"results/ihc/{name}.zarr"
         assert tree_digest(folder / store) == tree_digest(finished / store), name
 
 
-def kill_when(folder: Path, pattern: str, target: str) -> None:
-    """Start the run and kill it and all its children once a file like `pattern` is there."""
+def files_of(folder: Path, pattern: str) -> dict[str, tuple[int, int]]:
+    """Files below a folder of the results, each with what tells it from a copy of itself."""
+    (root,) = (folder / "results/ihc").glob(pattern)
+    files = {path: path.stat() for path in root.rglob("*") if path.is_file()}
+    return {str(p.relative_to(root)): (s.st_ino, s.st_mtime_ns) for p, s in files.items()}
+
+
+def kill_when(
+    folder: Path, pattern: str, target: str, hook: Path | None = None, alone: bool = False
+) -> None:
+    """Start the run, and kill it once a file like `pattern` is there.
+
+    Parameters
+    ----------
+    hook
+        Folder of modules for every process of the run.
+    alone
+        Kill Snakemake alone, and wait until all its children have ended by themselves; else all.
+    """
+    paths = [str(hook)] if hook else []
+    paths += [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     run = subprocess.Popen(
         command(target),
         cwd=folder,
+        env=os.environ | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not list(folder.glob(pattern)):
-            assert run.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, "the run came to nothing"
-            time.sleep(0.01)
+        wait_for(lambda: list(folder.glob(pattern)) or run.poll() is not None, 120)
+        assert run.poll() is None, "the run ended before it could be killed"
+        if alone:
+            run.kill()
+            run.wait()
+            wait_for(lambda: not members(run.pid), 30)
     finally:
-        os.killpg(run.pid, signal.SIGKILL)
+        if members(run.pid):
+            os.killpg(run.pid, signal.SIGKILL)
         run.wait()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def members(group: int) -> list[int]:
+    """Living processes of a group."""
+    found = []
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError, psutil.Error):
+            if os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def test_a_users_tiffs_come_out_of_workers_as_numpy_has_them(tmp_path: Path) -> None:
