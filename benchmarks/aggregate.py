@@ -29,6 +29,7 @@ from common import (
     SHAPE,
     SPARSE,
     Table,
+    cost_of_checksums,
     decode_all,
     in_turn,
     median_seconds,
@@ -110,6 +111,23 @@ def through_dask(store: Path, repeats: int) -> Table:
     return table
 
 
+def checked(store: Path, folder: Path, repeats: int) -> Table:
+    """Measure what the checksums of a store of ours cost."""
+    table = Table(f"checksums, dense tissue {SHAPE}, 2 workers x 1 thread")
+    group = zarr.open_group(store, mode="r")
+    names = [str(channel) for channel in range(SHAPE[0])]
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, cluster.local(2, 1, "4GB") as client:
+        tiled = Path(scratch) / "tiled.zarr"
+        source = Raster.of(group["lz4"], group["labels"], names)
+        tile_raster(source, tiled, SHAPE, CHUNKS, "copy", codec="lz4")
+        raster = hc.open_raster(tiled)
+        for name, stats in (("mean", ("mean",)), ("nine", NINE)):
+            work = partial(hc.aggregate_stats, raster.image, raster.labels, stats, client=client)
+            cost = cost_of_checksums(work, client, 3 * repeats)
+            table.add(f"{name}: checked / unchecked", cost, "x", "<= 1.03")
+    return table
+
+
 def scaling(folder: Path, repeats: int) -> Table:
     """Measure seconds per gigapixel as the image grows, and as the number of labels grows."""
     table = Table("cost for a gigapixel: mean, LZ4, threads of this process")
@@ -188,6 +206,7 @@ def main() -> None:
         kernels("dense", dense, 2 * options.repeats + 1),
         kernels("sparse", sparse, 2 * options.repeats + 1),
         through_dask(dense, options.repeats),
+        checked(dense, options.data, options.repeats),
         scaling(options.data, options.repeats),
     ]
     if options.peer:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -23,8 +24,10 @@ from zarr.codecs import BloscCodec, ZstdCodec
 import harpy_core
 from harpy_core.benchmark.rows import cpu_model
 from harpy_core.datasets.tissue import Tissue, tissue_tile
+from harpy_core.raster import chunks
 from harpy_core.raster.chunks import ChunkFiles
 from harpy_core.running.progress import track
+from harpy_core.storage import checksums, codecs, shards
 
 SHAPE = (20, 8192, 8192)
 CHUNKS = (10, 2048, 2048)
@@ -39,7 +42,7 @@ SPARSE = 38.0
 
 
 def tissue_store(
-    folder: Path, name: str, shape: tuple[int, int, int], sites: float, codecs: tuple[str, ...]
+    folder: Path, name: str, shape: tuple[int, int, int], sites: float, written: tuple[str, ...]
 ) -> Path:
     """Make a store with ``labels`` and an image for each codec, once."""
     path = folder / f"{name}.zarr"
@@ -59,7 +62,7 @@ def tissue_store(
         codec: group.create_array(
             codec, shape=shape, chunks=CHUNKS, dtype=np.uint16, compressors=CODECS[codec]
         )
-        for codec in codecs
+        for codec in written
     }
 
     def make(corner: tuple[int, int]) -> int:
@@ -118,6 +121,36 @@ def ratio(times: dict[str, list[float]], name: str, floor: str) -> float:
     """Median of the round-by-round ratios."""
     pairs = zip(times[name], times[floor], strict=True)
     return statistics.median(a / b for a, b in pairs)
+
+
+def switch_checksums(on: bool) -> None:
+    """Check and write checksums in this process, or do not, to see what they cost."""
+    for module in (chunks, codecs, shards):
+        module.verified = checksums.verified if on else _unverified
+    for module in (codecs, shards):
+        module.trailer = checksums.trailer if on else _no_trailer
+
+
+def _unverified(content: Any) -> memoryview:
+    return memoryview(content)[: -checksums.SIZE]
+
+
+def _no_trailer(content: Any) -> bytes:
+    return bytes(checksums.SIZE)
+
+
+def cost_of_checksums(work: Callable[[], Any], client: Any, repeats: int) -> float:
+    """Time of a job that checks and writes checksums over that of one that does not."""
+
+    def run(on: bool) -> None:
+        client.run(switch_checksums, on)
+        work()
+
+    try:
+        times = in_turn({"with": partial(run, True), "without": partial(run, False)}, repeats)
+    finally:
+        client.run(switch_checksums, True)
+    return ratio(times, "with", "without")
 
 
 def decode_all(array: zarr.Array, threads: int) -> None:

@@ -29,7 +29,16 @@ from typing import Any
 
 import numpy as np
 import zarr
-from common import DENSE, SHAPE, Table, decode_all, in_turn, record, tissue_store
+from common import (
+    DENSE,
+    SHAPE,
+    Table,
+    cost_of_checksums,
+    decode_all,
+    in_turn,
+    record,
+    tissue_store,
+)
 
 import harpy_core as hc
 from harpy_core.raster.chunks import ChunkFiles
@@ -118,12 +127,14 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
         works |= {"extract, instances known": partial(run, instances)}
         works |= {name: partial(run, **options) for name, options in WAYS.items()}
         times = in_turn(works, repeats, partial(emptied, target))
+        cost = cost_of_checksums(partial(run, instances), client, 2 * repeats)
     for name, values in times.items():
         table.add(name, statistics.median(values), "s")
     sums = [sum(values) for values in zip(*(times[name] for name in FLOORS), strict=True)]
     for name in ("extract, instances known", "extract"):
         ratios = [a / b for a, b in zip(times[name], sums, strict=True)]
         table.add(f"{name} / sum of the floors", statistics.median(ratios), "x", "<= 1.4")
+    table.add("with checksums / without", cost, "x", "<= 1.03")
     return table
 
 
