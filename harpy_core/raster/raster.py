@@ -24,7 +24,7 @@ from harpy_core.raster.reading import (
     lifted,
     reader_of,
 )
-from harpy_core.raster.untrusted import refuse_absurd
+from harpy_core.raster.untrusted import refuse_absurd, refuse_codecs
 from harpy_core.raster.views import ChannelView, whole_image
 from harpy_core.tiles.grid import Edges
 
@@ -90,9 +90,11 @@ class Raster:
         pixels = None if image is None else _unwrapped(image, "image")
         for array in layers.values():
             refuse_absurd(array, "labels")
+            refuse_codecs(array, "labels")
             _check_labels(array)
             if pixels is not None:
                 refuse_absurd(pixels, "image")
+                refuse_codecs(pixels, "image")
                 _check_image(pixels, array)
         number = 0 if pixels is None else pixels.shape[0]
         pixels, *alike = _alike(pixels, *layers.values())

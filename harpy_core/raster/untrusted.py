@@ -5,20 +5,34 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.metadata.v2 import ArrayV2Metadata
+from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import LocalStore, ZipStore
 
 from harpy_core.errors import InputError
 from harpy_core.raster.formats.names import METADATA, refuse_long
+from harpy_core.raster.views import stored_in
 
 MOST_CHUNKS = 10**8
 """Chunks of an array, at most; a terapixel has a hundred thousand, ten million if tiny."""
 
 MOST_CHANNELS = 10**5
+
+CODECS = frozenset(
+    (
+        *("blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4"),
+        *("crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"),
+        *("delta", "shuffle", "fixedscaleoffset", "bitround", "quantize", "packbits", "astype"),
+        *("bytes", "endian", "transpose", "sharding_indexed"),
+    )
+)
+"""Codecs that do nothing but make pixels of bytes; ``pickle`` would run what a file says."""
 
 _PADDING_BYTES = 2**30
 """Bytes of a chunk that may be outside its array, at most."""
@@ -93,3 +107,43 @@ def refuse_absurd(array: Any, kind: str) -> None:
         raise InputError(
             f"{kind}: chunks {chunks} are far larger than shape {shape}: rewrite it with smaller"
         )
+
+
+def refuse_codecs(array: Any, kind: str) -> None:
+    """Refuse an array whose codecs are not known to do no harm.
+
+    Parameters
+    ----------
+    array
+        Array, stored by Zarr or not.
+    kind
+        ``image`` or ``labels``.
+
+    Raises
+    ------
+    InputError
+        It has a codec that is not one of `CODECS`.
+    """
+    metadata = getattr(stored_in(array), "metadata", None)
+    if not isinstance(metadata, (ArrayV2Metadata, ArrayV3Metadata)):
+        return
+    for name in _names(metadata.to_dict()):
+        if name.removeprefix("numcodecs.") not in CODECS:
+            raise InputError(
+                f"{kind}: codec {name!r} is not read; rewrite it with one of blosc, zstd, gzip or "
+                "none"
+            )
+
+
+def _names(metadata: Any) -> Iterator[str]:
+    """Yield the names of all codecs of an array or, in turn, of a shard."""
+    # Zarr names them by `name` in format 3, and by `id` in format 2.
+    steps = [
+        *(metadata.get("codecs") or ()),
+        *(metadata.get("index_codecs") or ()),
+        *(metadata.get("filters") or ()),
+        metadata.get("compressor"),
+    ]
+    for step in filter(None, steps):
+        yield str(step.get("name", step.get("id")))
+        yield from _names(step.get("configuration") or {})

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numcodecs.blosc
 import numpy as np
 import pytest
 import stores
 import tifffile
 import zarr
+from zarr.codecs import VLenBytesCodec
 
 import harpy_core as hc
 from harpy_core.errors import InputError
@@ -207,6 +209,26 @@ def test_an_index_of_a_shard_that_points_outside_is_refused(entry: tuple[int, in
     index = struct.pack("<QQ", *entry)
     with pytest.raises(ValueError, match="cut off"):
         shards.piece_of(b"content" + index + trailer(index), 0, 1)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_codec_that_is_not_known_to_do_no_harm_is_refused(version: int, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "s.zarr", mode="w", zarr_format=version)
+    codec = numcodecs.Base64() if version == 2 else VLenBytesCodec()
+    told = "base64" if version == 2 else "vlen-bytes"
+    array = group.create_array("images/image", data=stores.pixels(), chunks=(1, 16, 16))
+    path = tmp_path / "s.zarr/images/image" / (".zarray" if version == 2 else "zarr.json")
+    found = json.loads(path.read_text())
+    if version == 2:
+        found["filters"] = [codec.get_config()]
+    else:
+        found["codecs"][0] = codec.to_dict()
+    path.write_text(json.dumps(found))
+    labels = group.create_array("labels/cells", data=stores.cells(), chunks=(16, 16))
+    image = zarr.open_array(tmp_path / "s.zarr/images/image", mode="r")
+    assert image.shape == array.shape
+    with pytest.raises(InputError, match=f"image: codec '{told}' is not read"):
+        hc.aggregate_stats(image, labels)
 
 
 def tiff(tmp_path: Path, change: Callable[[bytearray, int], None]) -> Path:
