@@ -44,6 +44,12 @@ SETTINGS = {
     "one channel of a chunk of eight": Setting(
         "aggregate", (8, 1024, 1024), channels=8, chosen=(1,), options=MEAN
     ),
+    "a Dask image of many channels": Setting(
+        "aggregate", (2, 1024, 1024), channels=16, lazy=True, options=MEAN
+    ),
+    "crops of a Dask image": Setting(
+        "extract", (2, 1024, 1024), channels=8, lazy=True, options=CROPS
+    ),
     "crops": Setting("extract", (2, 1024, 1024), options=CROPS | {"codec": "zstd"}),
     "crops with masks": Setting("extract", (2, 2048, 2048), options=CROPS | {"extract_mask": True}),
     "crops with their background, numpy": Setting(

@@ -163,12 +163,14 @@ def test_a_plan_from_a_description_is_that_of_the_arrays(tmp_path: Path) -> None
     assert instances.stage == "instances"
 
 
-def test_memory_does_not_grow_with_the_image() -> None:
-    import dask.array as da
+def empty(shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> zarr.Array:
+    return zarr.create_array({}, shape=shape, chunks=chunks, dtype=dtype)
 
+
+def test_memory_does_not_grow_with_the_image() -> None:
     def planned(size: int) -> Plan:
-        image = da.zeros((100, size, size), chunks=(10, 2048, 2048), dtype="u2")
-        labels = da.zeros((size, size), chunks=2048, dtype="u4")
+        image = empty((100, size, size), (10, 2048, 2048), "u2")
+        labels = empty((size, size), (2048, 2048), "u4")
         return plan_aggregate(image, labels, instances=size**2 // 2000)
 
     small, large = planned(8192), planned(65536)
@@ -227,6 +229,42 @@ def test_channels_are_planned_with_all_that_lie_in_their_chunks() -> None:
     whole, one = plan_aggregate(array, labels), plan_aggregate(ChannelView(array, (9,)), labels)
     assert one.bytes_per_task >= 8 * 512 * 512 * 2
     assert one.bytes_read * 2 == pytest.approx(whole.bytes_read, rel=0.2)
+
+
+def test_channels_are_planned_by_the_chunks_that_they_lie_in() -> None:
+    array, labels = empty((16, 512, 512), (4, 512, 512), "u2"), np.zeros((512, 512), "u4")
+    whole = plan_aggregate(array, labels)
+    near, far = (plan_aggregate(ChannelView(array, of), labels) for of in ((4, 5, 7), (1, 5, 9)))
+    read = [plan.bytes_read - labels.nbytes for plan in (whole, near, far)]
+    assert read == [16 * 2 * 512**2, 4 * 2 * 512**2, 12 * 2 * 512**2]
+    assert near.bytes_per_task - far.bytes_per_task == 2 * 2 * 512**2
+
+
+def test_a_task_of_a_dask_image_holds_all_channels_of_its_tile() -> None:
+    import dask.array as da
+
+    array, labels = (
+        empty((24, 4096, 4096), (2, 2048, 2048), "u2"),
+        empty((4096,) * 2, (2048,) * 2, "u4"),
+    )
+    stored = plan_aggregate(array, labels, instances=500)
+    lazy = plan_aggregate(da.from_zarr(array), da.from_zarr(labels), instances=500)
+    assert lazy.bytes_per_task - stored.bytes_per_task >= 24 * 2 * 2048**2
+    assert lazy.tasks == 4
+
+
+def test_the_densest_tile_decides() -> None:
+    labels = np.zeros((4096, 4096), "u4")
+    labels[:1024, :1024] = cells(1024, 1024, 16)
+    labels[3000:3010, 3000:3010] = labels.max() + 1
+    image = empty((2, 4096, 4096), (2, 2048, 2048), "u2")
+    found = hc.find_instances(labels)
+    known, guessed = (
+        plan_extract(image, labels, instances=given, codec="none", diameter=32)
+        for given in (found, len(found))
+    )
+    # Guessed is twice what the four tiles have on average, which is half of them.
+    assert known.bytes_per_task - guessed.bytes_per_task >= 0.4 * known.bytes_written
 
 
 def test_arrays_that_do_not_match_cannot_be_planned() -> None:

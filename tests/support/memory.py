@@ -54,6 +54,8 @@ class Setting:
         Of the image: how many, from one cell to the next, of the pixels, of the chunks.
     chosen
         Numbers of the channels in use; all without.
+    lazy
+        Whether the arrays are given as Dask arrays.
     options
         Of the stage.
     """
@@ -67,6 +69,7 @@ class Setting:
     dtype: str = "u2"
     codec: str = "lz4"
     chosen: tuple[int, ...] | None = None
+    lazy: bool = False
     engine: str = "numba"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -101,6 +104,10 @@ def stored(setting: Setting, folder: Path) -> tuple[Any, Any]:
         group.create_array("labels", data=labels, chunks=setting.label_chunks)
     group = zarr.open_group(folder / name, mode="r")
     image = group["image"]
+    if setting.lazy:
+        import dask.array as da
+
+        return da.from_zarr(image), da.from_zarr(group["labels"])
     if setting.chosen is not None:
         image = ChannelView(image, setting.chosen)
     return image, group["labels"]
