@@ -13,10 +13,11 @@ def main(snakemake):
         from harpy_core.instances.finding import Instances
         from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described, open_layer
-        from harpy_core.storage.manifest import tree_digest, write_manifest
+        from harpy_core.storage.manifest import refuse_changed, tree_digest, write_manifest
 
         info = RasterInfo.from_json(snakemake.input.raster)
         raster = open_described(info)
+        refuse_changed(snakemake.input.instances, snakemake.input.found)
         instances = Instances.read(snakemake.input.instances)
         settings = snakemake.params.aggregate
         stats = settings["stats"]

@@ -15,13 +15,14 @@ def main(snakemake):
         from harpy_core.instances.finding import Instances
         from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described
-        from harpy_core.storage.manifest import write_manifest
+        from harpy_core.storage.manifest import refuse_changed, write_manifest
         from harpy_core.tiles.labels import read_labels
 
         section = snakemake.params.extract
         settings = CropSettings.within(section)
         info = RasterInfo.from_json(snakemake.input.raster).choosing(section["channels"])
         raster = open_described(info)
+        refuse_changed(snakemake.input.instances, snakemake.input.manifest)
         instances = Instances.read(snakemake.input.instances)
         index = section["index"]
         if index is not None:

@@ -7,9 +7,16 @@ def main(snakemake):
     """Read the tables a block at a time and write the whole."""
     with running(snakemake) as logger:
         from harpy_core.aggregate.fields import join_tables
-        from harpy_core.storage.manifest import read_manifest, tree_digest, write_manifest
+        from harpy_core.storage.manifest import (
+            read_manifest,
+            refuse_changed,
+            tree_digest,
+            write_manifest,
+        )
 
         fields, output = snakemake.params.fields, snakemake.output
+        for table, manifest in zip(snakemake.input.tables, snakemake.input.manifests, strict=True):
+            refuse_changed(table, manifest)
         instances = join_tables(
             dict(zip(fields, snakemake.input.tables, strict=True)), output.table
         )

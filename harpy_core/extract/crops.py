@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, understood
+from harpy_core.raster.stored import read_rows, read_whole
 from harpy_core.tiles.labels import checked_labels
 
 
@@ -54,7 +55,7 @@ class Crops:
         Raises
         ------
         InputError
-            A label has no crop.
+            A label has no crop, or a chunk is damaged.
         """
         wanted = checked_labels(ids, "crops")
         order = np.argsort(self.instance_id)
@@ -64,15 +65,15 @@ class Crops:
             have = self.instance_id[order[place]] if len(self) else np.zeros_like(wanted)
             missing = wanted[have != wanted][0] if len(self) else wanted[0]
             raise InputError(f"{self.path}: instance {missing} has no crop; see instance_id")
-        found: np.ndarray = np.asarray(self.image.oindex[order[place]])
+        found = read_rows(self.image, order[place])
         return found[0] if np.ndim(ids) == 0 else found
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield labels and crops, one chunk of the store after the other."""
         size = self.image.chunks[0]
         for first in range(0, len(self), size):
-            part = slice(first, first + size)
-            yield self.instance_id[part], np.asarray(self.image[part])
+            rows = np.arange(first, min(first + size, len(self)))
+            yield self.instance_id[rows], read_rows(self.image, rows)
 
     @property
     def diameter(self) -> int:
@@ -91,8 +92,13 @@ def open_crops(path: str | os.PathLike[str]) -> Crops:
     Raises
     ------
     InputError
-        There is no finished store of crops.
+        There is no finished store of crops, or it is damaged.
     """
+    with understood(os.fspath(path)):
+        return _opened(path)
+
+
+def _opened(path: str | os.PathLike[str]) -> Crops:
     try:
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = group.attrs.asdict()
@@ -100,8 +106,8 @@ def open_crops(path: str | os.PathLike[str]) -> Crops:
             Path(path),
             _array(group, "image"),
             _array(group, "mask") if "mask" in group else None,
-            np.asarray(_array(group, "instance_id")[...]),
-            np.asarray(_array(group, "centroid")[...]),
+            read_whole(_array(group, "instance_id")),
+            read_whole(_array(group, "centroid")),
             [str(name) for name in attributes["channels"]],
             attributes,
         )

@@ -18,6 +18,7 @@ import zarr
 
 from harpy_core.errors import InputError
 from harpy_core.extract.layout import CropLayout
+from harpy_core.raster.stored import ALL_CHUNKS
 from harpy_core.storage import codecs, shards
 from harpy_core.storage.checksums import crc32c
 from harpy_core.storage.commits import KEPT, WorkFolder
@@ -201,7 +202,12 @@ class CropStore:
             for name, values in arrays.items():
                 chunks = tuple(max(n, 1) for n in values.shape)
                 group.create_array(
-                    name, data=values, chunks=chunks, compressors=codecs.PLAIN, overwrite=True
+                    name,
+                    data=values,
+                    chunks=chunks,
+                    compressors=codecs.PLAIN,
+                    overwrite=True,
+                    config=ALL_CHUNKS,
                 )
             group.attrs.update({**facts, "digest": self.digest()})
             # Metadata that Zarr was writing when a run was killed.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, understood
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.raster.raster import Raster
+from harpy_core.raster.stored import ALL_CHUNKS, read_whole
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import Task, label_tasks
@@ -108,14 +109,23 @@ class Instances:
             for name in self.__slots__:
                 values = getattr(self, name)
                 chunks = tuple(max(n, 1) for n in values.shape)
-                group.create_array(name, data=values, chunks=chunks, compressors=codecs.PLAIN)
+                group.create_array(
+                    name, data=values, chunks=chunks, compressors=codecs.PLAIN, config=ALL_CHUNKS
+                )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Instances:
-        """Read what `write` wrote."""
-        group = zarr.open_group(path, mode="r")
-        arrays = (zarr.open_array(group.store_path / name, mode="r") for name in cls.__slots__)
-        return cls(*(np.asarray(array[...]) for array in arrays))
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        InputError
+            It is not there, or damaged.
+        """
+        with understood(os.fspath(path)):
+            group = zarr.open_group(path, mode="r")
+            arrays = (zarr.open_array(group.store_path / name, mode="r") for name in cls.__slots__)
+            return cls(*map(read_whole, arrays))
 
 
 class GeometryTable:

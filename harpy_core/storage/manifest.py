@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from harpy_core.errors import InputError
 from harpy_core.storage.folders import room_for, sync_folder
 
 
@@ -72,6 +73,21 @@ def _replace(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def refuse_changed(path: str | os.PathLike[str], manifest: str | os.PathLike[str]) -> None:
+    """Refuse a store that is not what its manifest declares.
+
+    Raises
+    ------
+    InputError
+        A file of it is missing, damaged, changed or new.
+    """
+    if tree_digest(path) != read_manifest(manifest)["digest"]:
+        raise InputError(
+            f"{path}: its files are not those that {manifest} declares: they were damaged or "
+            "changed; remove both and run again"
+        )
 
 
 def write_manifest(path: str | os.PathLike[str], *, kind: str, digest: str, **facts: Any) -> None:

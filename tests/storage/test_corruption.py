@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from damages import DAMAGES, appended, damage, flipped
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from harpy_core.errors import InputError
@@ -19,44 +20,6 @@ from harpy_core.storage.codecs import compressors
 
 PIXELS = np.random.default_rng(3).integers(0, 4000, (2, 48, 48)).astype("u2")
 INDEX = (1, 1, 2)
-
-
-def emptied(content: bytes) -> bytes:
-    return b""
-
-
-def truncated(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def one_byte_short(content: bytes) -> bytes:
-    return content[:-1]
-
-
-def flipped(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
-
-
-def appended(content: bytes) -> bytes:
-    return content + b"\0more"
-
-
-def deleted(content: bytes) -> None:
-    return None
-
-
-DAMAGES: tuple[Callable[[bytes], bytes | None], ...] = (
-    *(emptied, truncated, one_byte_short, flipped, appended, deleted),
-)
-
-
-def damage(file: Path, how: Callable[[bytes], bytes | None]) -> None:
-    changed = how(file.read_bytes())
-    if changed is None:
-        file.unlink()
-    else:
-        file.write_bytes(changed)
 
 
 def stored(folder: Path, codecs: Any, shards: Any, **options: Any) -> zarr.Array:

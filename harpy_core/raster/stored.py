@@ -1,0 +1,58 @@
+"""Arrays of stores that we wrote: all of a chunk's content is there and whole, or it is named."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import zarr
+
+from harpy_core.raster.chunks import ChunkFiles
+
+ALL_CHUNKS: Any = {"write_empty_chunks": True}
+"""Configuration of `zarr.create_array` for arrays that are read here: a chunk that is missing is
+lost, whatever its content was."""
+
+
+def read_whole(array: zarr.Array) -> np.ndarray:
+    """Read an array.
+
+    Raises
+    ------
+    InputError
+        A chunk is missing or damaged; the line names it.
+    """
+    return read_rows(array, np.arange(array.shape[0]))
+
+
+def read_rows(array: zarr.Array, rows: np.ndarray) -> np.ndarray:
+    """Read items along the first axis, in any order.
+
+    Parameters
+    ----------
+    rows : (n,) int64
+        Numbers of the items.
+
+    Raises
+    ------
+    InputError
+        A chunk is missing or damaged; the line names it.
+    """
+    files = ChunkFiles(array, strict=True)
+    dtype = np.dtype(array.dtype).newbyteorder("=")
+    found = np.empty((len(rows), *array.shape[1:]), dtype)
+    chunk = np.empty(array.chunks, dtype)
+    block, row = np.divmod(rows, array.chunks[0])
+    others = [range(-(-n // c)) for n, c in zip(array.shape[1:], array.chunks[1:], strict=True)]
+    for number in np.unique(block).tolist():
+        mine = np.flatnonzero(block == number)
+        for index in product(*others):
+            files.read((number, *index), chunk)
+            to = tuple(
+                slice(i * c, min((i + 1) * c, n))
+                for i, c, n in zip(index, array.chunks[1:], array.shape[1:], strict=True)
+            )
+            inside = tuple(slice(part.stop - part.start) for part in to)
+            found[(mine, *to)] = chunk[(row[mine], *inside)]
+    return found
