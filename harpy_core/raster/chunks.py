@@ -40,6 +40,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ZipStore
 
 from harpy_core.errors import DAMAGE, InputError
+from harpy_core.raster.rare import steps_of_format_2, steps_of_format_3, zstd_content
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import verified
 
@@ -76,19 +77,8 @@ def _decode_blosc(encoded: Any, out: np.ndarray) -> None:
 
 
 def _decode_zstd(encoded: Any, out: np.ndarray) -> None:
-    _expect(_zstd_content(encoded) or out.size, out.size)
+    _expect(zstd_content(encoded) or out.size, out.size)
     numcodecs.zstd.decompress(encoded, out)
-
-
-def _zstd_content(encoded: Any) -> int | None:
-    """Bytes that a Zstandard frame declares (RFC 8878, 3.1.1.1); None if it declares none."""
-    descriptor = encoded[4] if len(encoded) > 4 else 0
-    single, width = descriptor >> 5 & 1, descriptor >> 6
-    dictionary = (0, 1, 2, 4)[descriptor & 3]
-    first = 5 + (not single) + dictionary
-    size = 1 << width if width or single else 0
-    field = bytes(encoded[first : first + size])
-    return int.from_bytes(field, "little") + 256 * (size == 2) if field else None
 
 
 def _decode_deflate(encoded: Any, out: np.ndarray) -> None:
@@ -210,20 +200,23 @@ def _files_of(array: zarr.Array) -> _Files | None:
     """Files of an array, decoded into native or swapped bytes; None if zarr must decode them."""
     metadata = array.metadata
     if isinstance(metadata, ArrayV2Metadata):
-        if metadata.filters or metadata.order != "C":
-            return None
-        codec = metadata.compressor
+        codec, filters = metadata.compressor, metadata.filters or ()
         decode = _decode_raw if codec is None else _DECODERS_V2.get(codec.codec_id)
-        return None if decode is None else _Files(array, decode, None)
+        if decode is None or filters or metadata.order != "C":
+            item = np.dtype(array.dtype).itemsize
+            decode = steps_of_format_2(codec, filters, metadata.order, array.chunks, item)
+        return _Files(array, decode, None)
     found = _sharding_of(array, metadata)
     if found is None:
         return None
-    decode = _decoder_of(found[1])
+    decode = _decoder_of(found[1]) or steps_of_format_3(
+        found[1], array.chunks, np.dtype(array.dtype).itemsize
+    )
     return None if decode is None else _Files(array, decode, found[0])
 
 
 def _decoder_of(chain: Sequence[Any]) -> Decoder | None:
-    """The decoder of a chunk's codecs; None if zarr must decode it."""
+    """The decoder of a chunk's codecs; None if they are rare."""
     codecs = [c for c in chain if not _changes_nothing(c)]
     if not codecs or not isinstance(codecs[0], BytesCodec):
         return None
@@ -319,13 +312,13 @@ class ChunkFiles:
         self._stored = _stored_dtype(array)
         self.name = str(array.store_path)
         self._files: _Files | None = None
-        self._archived: _Files | None = None
+        self._elsewhere: _Files | None = None
         if isinstance(array.store_path.store, LocalStore):
             self._folder = Path(array.store_path.store.root) / array.path
             self._files = _files_of(array)
-        elif isinstance(array.store_path.store, ZipStore):
+        else:
             found = _files_of(array)
-            self._archived = found if found and found.sharding is None else None
+            self._elsewhere = found if found and found.sharding is None else None
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         return type(self), (self._array, self._strict)
@@ -358,8 +351,8 @@ class ChunkFiles:
         with _told(self.name, index):
             if self._files is not None:
                 there = self._read_file(index, out, self._files)
-            elif self._archived is not None:
-                there = self._read_member(index, out, self._archived)
+            elif self._elsewhere is not None:
+                there = self._read_value(index, out, self._elsewhere)
             else:
                 there = self._read_through_zarr(index, out)
         return there or self._strict is False
@@ -406,11 +399,12 @@ class ChunkFiles:
     def _read_file(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
         return self._decode(self._encoded(index, files), index, out, files)
 
-    def _read_member(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
+    def _read_value(self, index: tuple[int, ...], out: np.ndarray, files: _Files) -> bool:
         """Read no more of an archive's member than an encoded chunk can take."""
         most = 2 * out.nbytes + _OVERHEAD
         place = self._array.store_path / files.key(index)
-        found = sync(place.get(byte_range=RangeByteRequest(0, most + 1)))
+        archived = isinstance(place.store, ZipStore)
+        found = sync(place.get(byte_range=RangeByteRequest(0, most + 1) if archived else None))
         if found is not None and len(found) > most:
             raise ValueError(f"it unpacks to more than {most:,} bytes")
         return self._decode(None if found is None else found.to_bytes(), index, out, files)

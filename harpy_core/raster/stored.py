@@ -53,6 +53,7 @@ def read_rows(array: zarr.Array, rows: np.ndarray) -> np.ndarray:
                 slice(i * c, min((i + 1) * c, n))
                 for i, c, n in zip(index, array.chunks[1:], array.shape[1:], strict=True)
             )
-            inside = tuple(slice(part.stop - part.start) for part in to)
-            found[(mine, *to)] = chunk[(row[mine], *inside)]
+            target: Any = (mine, *to)
+            source: Any = (row[mine], *(slice(part.stop - part.start) for part in to))
+            found[target] = chunk[source]
     return found

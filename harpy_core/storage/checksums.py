@@ -25,7 +25,7 @@ def crc32c(content: Any, before: int = 0) -> int:
     before
         Checksum of the bytes before them.
     """
-    return checksum.crc32c(np.frombuffer(content, np.uint8), before)
+    return checksum.crc32c(np.frombuffer(content, np.uint8).data, before)
 
 
 def trailer(content: Any) -> bytes:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+import re
 import resource
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ import stores
 import tifffile
 import zarr
 from zarr.codecs import VLenBytesCodec
+from zarr.core.buffer import cpu
 
 import harpy_core as hc
 from harpy_core.errors import InputError
@@ -199,6 +204,40 @@ def test_chunks_that_are_not_what_they_say_are_refused(
 ) -> None:
     with_chunk(store, [codec], content)
     uri = zipped(store, tmp_path / "s.zarr.zip") if archived else store
+    refused(r"chunk \(.*\) cannot be read", measured, uri=uri)
+
+
+RARE = {
+    "bzip2": (numcodecs.BZ2(), lambda: bz2.compress(bytes(2**24))),
+    "xz": (numcodecs.LZMA(), lambda: lzma.compress(bytes(2**24))),
+    "lz4 that claims 2 GB": (numcodecs.LZ4(), lambda: struct.pack("<i", 2**31 - 1) + bytes(99)),
+    "zlib": (numcodecs.Zlib(), lambda: zlib.compress(bytes(2**24))),
+    "blosc": (numcodecs.Blosc(), lambda: blosc(at_4=2**31 - 1)),
+    "zstd": (numcodecs.Zstd(), lambda: zstd_of(20_000)),
+    "cut off": (numcodecs.BZ2(), lambda: bz2.compress(bytes(512))[:-9]),
+}
+
+
+@pytest.mark.parametrize("where", ["folder", "zip", "memory"])
+@pytest.mark.parametrize("kind", RARE)
+def test_bombs_in_rare_arrays_are_refused(kind: str, where: str, tmp_path: Path) -> None:
+    codec, content = RARE[kind]
+    options = {"filters": [numcodecs.Delta("<u2")], "order": "F"}
+    store: Any = {} if where == "memory" else tmp_path / "s.zarr"
+    group = zarr.open_group(store, mode="w", zarr_format=2)
+    group.create_array(
+        "images/image", data=stores.pixels(), chunks=(1, 16, 16), compressors=codec, **options
+    )
+    group.create_array("labels/cells", data=stores.cells(), chunks=(16, 16))
+    if where == "memory":
+        for key in [key for key in store if re.search(r"image/\d", key)]:
+            store[key] = cpu.Buffer.from_bytes(content())
+        arrays = [zarr.open_array(store, path=p) for p in ("images/image", "labels/cells")]
+        refused(r"chunk \(.*\) cannot be read", lambda: hc.aggregate_stats(*arrays))
+        return
+    for file in (store / "images/image").glob("*.*.*"):
+        file.write_bytes(content())
+    uri = zipped(store, tmp_path / "s.zarr.zip") if where == "zip" else store
     refused(r"chunk \(.*\) cannot be read", measured, uri=uri)
 
 
