@@ -67,7 +67,7 @@ HOSTILE = (
 def make(number: int, folder: Path) -> str:
     """Write a case's files and say where its source is."""
     chance = random.Random(number)
-    kind = chance.choice(("0.4", "0.5", "plain", "sharded", "zip", "tiff", "tiff"))
+    kind = chance.choice(("0.4", "0.5", "plain", "rare", "sharded", "zip", "tiff", "tiff"))
     if kind == "tiff":
         return _tiff(chance, folder)
     source = _store(kind, chance, folder)
@@ -98,6 +98,8 @@ def _store(kind: str, chance: random.Random, folder: Path) -> Path:
         version = chance.choice(("0.4", "0.5")) if kind == "zip" else kind
         stores.ome_zarr(path, version)
         return path
+    if kind == "rare":
+        return _rare(chance, path)
     group = zarr.open_group(path, mode="w")
     choices: tuple[Any, ...] = (BloscCodec(), ZstdCodec(), GzipCodec(), None)
     codec = chance.choice(choices)
@@ -114,6 +116,26 @@ def _store(kind: str, chance: random.Random, folder: Path) -> Path:
             shards=shards[cut] if shards else None,
             compressors=steps,
         )
+    return path
+
+
+def _rare(chance: random.Random, path: Path) -> Path:
+    import numcodecs
+    import stores
+    import zarr
+
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    codecs = numcodecs.BZ2(), numcodecs.LZMA(), numcodecs.LZ4(), numcodecs.Zlib(), None
+    filters = [], [numcodecs.Shuffle(2)], [numcodecs.Delta("<u2"), numcodecs.CRC32()]
+    group.create_array(
+        "images/image",
+        data=stores.pixels(),
+        chunks=(1, 16, 16),
+        compressors=chance.choice(codecs),
+        filters=chance.choice(filters),
+        order=chance.choice("CF"),
+    )
+    group.create_array("labels/cells", data=stores.cells(), chunks=(16, 16))
     return path
 
 
