@@ -3,6 +3,7 @@
 # make run     the default pipeline and its report: results/report.zip
 # make test    lint, format, types and tests
 # make test-torch  the training data sets, in an environment with PyTorch (gigabytes)
+# make test-readers  files of microscopes and N5, in an environment with their readers
 # make test-gpu    the engine cupy on an NVIDIA GPU, its memory checked by compute-sanitizer where
 #                  that is installed (CUDA=12 for an older driver)
 # make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
@@ -17,11 +18,12 @@
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run peer tissue-figure test lint types pytest test-torch test-gpu test-faults \
-	test-memory test-slurm fuzz test-package docs format lock clean
+.PHONY: help setup run peer tissue-figure test lint types pytest test-torch test-readers test-gpu \
+	test-faults test-memory test-slurm fuzz test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
+READERS_VENV := .venv-readers
 DOCS_VENV := .venv-docs
 PEER_VENV := .venv-peer
 OTHERS_VENV := .venv-others
@@ -77,6 +79,9 @@ pytest: setup
 test-torch: $(TORCH_VENV)/.ready
 	$(TORCH_VENV)/bin/python -m pytest tests/training/test_loading.py tests/training/test_training.py
 
+test-readers: $(READERS_VENV)/.ready
+	$(READERS_VENV)/bin/python -m pytest tests/raster/test_microscopes.py tests/raster/test_n5.py
+
 test-gpu: $(CUDA_VENV)/.ready
 	$(CUDA_VENV)/bin/python -m pytest -m gpu
 	if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 \
@@ -131,7 +136,7 @@ lock: | $(UV)
 		-o docs/requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(PEER_VENV) $(OTHERS_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(READERS_VENV) $(PEER_VENV) $(OTHERS_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
 
 $(VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(UV) pip sync --python $(BIN)/python requirements.lock
@@ -142,6 +147,13 @@ $(TORCH_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(BIN)/python -m venv --without-pip $(TORCH_VENV)
 	$(UV) pip sync --python $(TORCH_VENV)/bin/python requirements.lock
 	$(UV) pip install --python $(TORCH_VENV)/bin/python --no-build-isolation --editable ".[torch]"
+	touch $@
+
+$(READERS_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
+	$(BIN)/python -m venv --without-pip $(READERS_VENV)
+	$(UV) pip sync --python $(READERS_VENV)/bin/python requirements.lock
+	$(UV) pip install --python $(READERS_VENV)/bin/python --no-build-isolation \
+		--editable ".[czi,lif,nd2,n5]"
 	touch $@
 
 $(DOCS_VENV)/.ready: docs/requirements.lock $(BIN)/python | $(UV)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 GROUPS = {
     "Images": ("open_raster", "find_instances"),
     "Labels": (
+        "label_connected",
         "expand_labels",
         "label_rings",
         "subtract_labels",
@@ -37,7 +38,11 @@ GROUPS = {
 """Public names, in the order of the reference."""
 
 RETURNED = {
-    "Images": ("raster.Raster", "instances.finding.Instances"),
+    "Images": (
+        "raster.Raster",
+        "raster.label_views.ConnectedLabels",
+        "instances.finding.Instances",
+    ),
     "Crops": ("extract.crops.Crops",),
     "Training": ("training.batches.Batch",),
     "Planning": ("planning.plan.Plan",),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harpy_core.extract.extraction import extract_instances
     from harpy_core.instances.finding import find_instances
     from harpy_core.planning.plan import plan_aggregate, plan_extract
-    from harpy_core.raster import open_raster
+    from harpy_core.raster import label_connected, open_raster
     from harpy_core.raster.growing import expand_labels, label_rings, subtract_labels
     from harpy_core.raster.polygons import polygon_labels, read_polygons
     from harpy_core.statistics.declared import STATISTICS, Statistic
@@ -40,6 +40,7 @@ _HOME = {
     "expand_labels": "raster.growing",
     "extract_instances": "extract.extraction",
     "find_instances": "instances.finding",
+    "label_connected": "raster",
     "label_rings": "raster.growing",
     "open_crops": "extract.crops",
     "open_raster": "raster",
@@ -63,6 +64,7 @@ __all__ = [
     "expand_labels",
     "extract_instances",
     "find_instances",
+    "label_connected",
     "label_rings",
     "open_crops",
     "open_raster",

@@ -28,6 +28,7 @@ CONDA = {
 """Packages with another name on conda-forge and bioconda."""
 
 OTHERS = {
+    "bioio",
     "cupy",
     "dask_jobqueue",
     "geopandas",
@@ -35,6 +36,7 @@ OTHERS = {
     "shapely",
     "snakemake",
     "spatialdata",
+    "tensorstore",
     "torch",
 }
 """Imported inside functions only: of extras, and of the peer in an environment of its own."""

@@ -16,7 +16,7 @@ from harpy_core.aggregate.neighbors import TOUCHING, Neighbors, checked_neighbor
 from harpy_core.aggregate.run import Run
 from harpy_core.aggregate.whole import Assembly, refuse_unbounded, with_split
 from harpy_core.errors import InputError
-from harpy_core.instances.finding import Instances, find_instances
+from harpy_core.instances.finding import Instances, find_instances, tell_of_a_mask
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
@@ -66,7 +66,8 @@ def aggregate_stats(
         (c, y, x) or (c, z, y, x), integers or floats: a NumPy, Dask, Zarr or xarray array. Shapes
         alone do not need it: it is not read, and may be None.
     labels
-        (y, x) or (z, y, x), non-negative integers of any kind; 0 is background.
+        (y, x) or (z, y, x), non-negative integers of any kind, or floats that are whole numbers; 0
+        is background. Of a binary mask, `harpy_core.label_connected`.
     stats
         Names from `harpy_core.STATISTICS`, of which shapes, such as ``area`` and ``eccentricity``,
         follow from the labels alone; or a `harpy_core.Statistic` or `harpy_core.Shape` of your
@@ -119,8 +120,9 @@ def aggregate_stats(
     Raises
     ------
     InputError
-        Shapes do not match, labels are negative or floats, a statistic or engine is unknown, the
-        number of channel names is wrong, or labels or pixels like these have no such shape.
+        Shapes do not match, labels are negative or no whole numbers, a statistic or engine is
+        unknown, the number of channel names is wrong, or labels or pixels like these have no such
+        shape.
     """
     job = Aggregation.of(
         image,
@@ -138,6 +140,8 @@ def aggregate_stats(
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
         measured = job.measure(job.channel_edges, client, bar, wanted)
+    if job.instances is None and wanted is None:
+        tell_of_a_mask(measured.instances)
     return job.table(measured, region)
 
 

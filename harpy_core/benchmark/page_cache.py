@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from zarr.storage import LocalStore, ZipStore
 
 from harpy_core.errors import InputError
-from harpy_core.raster.formats.planes import Planes
-from harpy_core.raster.reading import AxesView, ChannelView
-from harpy_core.raster.tiff_array import TiffArray
+from harpy_core.raster.formats import owner_of
+from harpy_core.raster.views import behind
 
 STATES = ("warm", "cold")
 """States that a run may find: all its files in the cache, or none of them."""
@@ -130,19 +128,10 @@ class InputFiles:
 
 
 def _files(array: Any) -> Iterable[Path]:
-    if isinstance(array, AxesView | ChannelView):
-        return _files(array.array)
-    if isinstance(array, TiffArray):
-        return [Path(array.path)]
-    if isinstance(array, Planes):
-        return map(Path, array.paths)
-    store = getattr(getattr(array, "store_path", None), "store", None)
-    if isinstance(store, ZipStore):
-        return [Path(store.path)]
-    if not isinstance(store, LocalStore):
-        return []
-    root = Path(store.root) / array.path
-    return [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
+    for stored in behind(array):
+        owner = owner_of(stored)
+        if owner is not None:
+            yield from map(Path, owner.files(stored))
 
 
 def _pages_held(path: Path) -> np.ndarray:

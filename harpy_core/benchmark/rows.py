@@ -296,10 +296,9 @@ def columns() -> list[str]:
 
 def _codec(info: RasterInfo) -> str | None:
     from harpy_core.raster import open_described
+    from harpy_core.raster.views import behind
 
-    array = open_described(info).image
-    while hasattr(array, "array"):
-        array = array.array
+    array = behind(open_described(info).image)[0]
     found = getattr(array, "compressors", None)
     return None if found is None else " ".join(map(str, found)) or "none"
 

@@ -238,14 +238,7 @@ def check(**typed: Any) -> None:
     source = section_of(Source, typed)
     from harpy_core.planning.survey import survey
 
-    found = survey(
-        source.uri,
-        source.image,
-        source.labels,
-        source.channels,
-        level=source.level,
-        storage_options=source.storage_options,
-    )
+    found = survey(**source.model_dump(exclude={"cache", "missing_chunks"}))
     click.echo("\n".join(found.lines))
     if found.problem:
         raise InputError(found.problem)

@@ -141,10 +141,15 @@ def _read(field: FieldInfo, text: Any) -> Any:
             return yaml.safe_load(text)
         except yaml.YAMLError:
             return text
+    if _PATHS.search(text):
+        return text
     # Where a path is allowed too, a list is one of numbers.
     if _holds(field, list) and (str not in get_args(field.annotation) or _NUMBERS.fullmatch(text)):
         return text.split(",")
     return text
 
+
+_PATHS = re.compile(r"^[^,]+\.([ct]sv|txt)$")
+"""Text that is the path of a file with names rather than a name."""
 
 _NUMBERS = re.compile(r"\d+(,\d+)*")

@@ -5,6 +5,7 @@ Options that are known to hold no secret are allowed, by protocol; all others ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,6 +67,11 @@ OPTIONS: dict[str, Allowed] = {
 
 _NAMED_BEFORE_THE_HOST = ("abfs", "az")
 """Protocols whose addresses may be container@account."""
+
+
+def expanded(text: str) -> str:
+    """Return a path with ``~`` and ``$NAMES`` replaced by what they mean; an address as it is."""
+    return text if "://" in text else os.path.expandvars(os.path.expanduser(text))
 
 
 def address_trouble(text: str) -> str | None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from harpy_core.config.addresses import expanded
 from harpy_core.config.section import Positive, Section, Unlike, key, remedy_of, rule_of
 from harpy_core.errors import InputError
 
 Codec = Literal["lz4", "zstd", "none"]
+LabelFile = Annotated[str, AfterValidator(expanded)]
 
 
 class CropSettings(Section):
@@ -126,7 +128,7 @@ class Extract(CropSettings):
         "channels are a list of names, each once, or null",
         default=None,
     )
-    index: Annotated[list[Positive], Field(min_length=1)] | str | None = key(
+    index: Annotated[list[Positive], Field(min_length=1)] | LabelFile | None = key(
         "Instances to crop: their labels, or the path of a text file with one label per line; null "
         "for all.",
         "labels of instances, as a list of whole numbers or the path of a text file, or null",

@@ -192,8 +192,10 @@ def _written(error: ErrorDetails, mapping: Any) -> Path:
     """Return an error's place as the user wrote it, without pydantic's names of alternatives."""
     path: list[str | int] = []
     value = mapping
+    # A key that is missing, or is no text, is not found under its name.
+    absent = error["type"] == "missing" or error["loc"][-1:] == ("[key]",)
     for part in error["loc"]:
-        if part == "[key]" or (isinstance(part, str) and not isinstance(value, Mapping)):
+        if part == "[key]" or (isinstance(part, str) and not _is_key(part, value, absent)):
             continue
         path.append(part)
         value = _value_at(value, (part,))
@@ -201,6 +203,11 @@ def _written(error: ErrorDetails, mapping: Any) -> Path:
         # The key as it is: pydantic turns it into text.
         path[-1] = error["input"]
     return tuple(path)
+
+
+def _is_key(part: str, value: Any, absent: bool) -> bool:
+    """Whether a part of an error's place is a key, rather than the name of an alternative."""
+    return isinstance(value, Mapping) and (absent or part in value)
 
 
 def _value_at(mapping: Any, path: Path) -> Any:

@@ -8,6 +8,7 @@ workflow is parsed, so nothing heavy is imported here.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -15,29 +16,24 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
-    ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from harpy_core.config.addresses import address_trouble, options_trouble
+from harpy_core.config.addresses import expanded
 from harpy_core.config.crops import Codec, Extract
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
+from harpy_core.config.source import DATASETS as DATASETS
+from harpy_core.config.source import NAME_RULE, Address, LocalPath, Source
+from harpy_core.config.source import MissingChunks as MissingChunks
 from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.statistics.declared import NAME_PATTERN, NAMES
+from harpy_core.statistics.declared import hint as statistic_hint
 
-Dataset = Literal[
-    "ihc",
-    "tissue",
-    "tissue-gigapixel",
-    "tissue-terapixel",
-    "macsima-tonsil",
-    "merscope-liver",
-]
 Published = Literal["macsima-tonsil", "merscope-liver"]
 Stage = Literal["aggregate", "extract"]
-MissingChunks = Literal["refuse", "strict", "fill"]
 Cache = Literal["warm", "cold"]
 Shape = Literal["centroids", "boxes"]
 PEER = "harpy"
@@ -47,6 +43,15 @@ MEASURED = (*ENGINES, PEER)
 RESULTS = "results"
 """Folder of the results, if a config names no other."""
 
+
+def _known_statistic(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise PydanticCustomError(
+            "statistic", "no such statistic; {hint}", {"hint": statistic_hint(name)}
+        )
+    return name
+
+
 if TYPE_CHECKING:
     MeasuredEngine = str
     StageEngine = str
@@ -54,9 +59,12 @@ if TYPE_CHECKING:
 else:
     MeasuredEngine = Literal[MEASURED]
     StageEngine = Literal[AUTO, *ENGINES]
-    StatisticName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+    StatisticName = Annotated[
+        str,
+        AfterValidator(_known_statistic),
+        WithJsonSchema({"type": "string", "pattern": NAME_PATTERN}),
+    ]
 
-DATASETS: tuple[str, ...] = get_args(Dataset)
 ELEMENTS = {
     "macsima-tonsil": ("image_tiled", "labels_cells_harpy"),
     "merscope-liver": ("clahe", "segmentation_mask_full"),
@@ -69,27 +77,10 @@ def _checked_size(text: str) -> str:
     return text
 
 
-def _without_credentials(address: str) -> str:
-    trouble = address_trouble(address)
-    if trouble is not None:
-        raise PydanticCustomError("secret", "{told}", {"told": trouble})
-    return address
-
-
-def _without_secrets(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    addresses = [str(info.data.get(name) or "") for name in ("uri", "labels")]
-    protocols = [address.partition("://")[0] for address in addresses if "://" in address]
-    trouble = options_trouble(options, protocols)
-    if trouble is not None:
-        raise PydanticCustomError("secret", "{told}", {"told": trouble})
-    return options
-
-
 def _as_folder(path: str) -> str:
-    return os.path.normpath(os.path.expanduser(os.path.expandvars(path)))
+    return os.path.normpath(expanded(path))
 
 
-Address = Annotated[str, AfterValidator(_without_credentials)]
 Size = Annotated[str, AfterValidator(_checked_size)]
 Reach = Annotated[float, Field(ge=0, le=10_000)]
 Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -98,63 +89,6 @@ CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 
 _SIZE_RULE = "a size is a number and a unit, such as 48GB or 512MiB"
 _TARGET_RULE = "a target size is a whole number of at least 1"
-_NAME_RULE = "a name is text"
-
-
-class Source(Section):
-    """Place of an image and its labels."""
-
-    uri: Address = key(
-        "SpatialData or OME-Zarr store, zipped or not, at a path or at an s3://, gs:// or https:// "
-        f"address; OME-TIFF; or a registered name: {', '.join(DATASETS)}. Paths are relative to "
-        "the working directory.",
-        "a source is a path, an address or a registered name",
-        min_length=1,
-    )
-    image: str | None = key(
-        "Name of the image element (or group) in the store, or name or number of a TIFF's series; "
-        "not needed if there is only one.",
-        _NAME_RULE,
-        default=None,
-    )
-    labels: Address | None = key(
-        "Name of the labels element in the store, or the path or address of a label TIFF or Zarr "
-        "array; not needed if the store has only one.",
-        _NAME_RULE,
-        default=None,
-    )
-    level: Annotated[int, Field(ge=0)] = key(
-        "Resolution of a multiscale image and of its labels; 0 is the finest.",
-        "a level is a whole number of at least 0",
-        default=0,
-    )
-    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
-        "Names of the channels to use, in order; null for all of them.",
-        "channels are a list of names, each once, or null",
-        default=None,
-    )
-    cache: str | None = key(
-        "Folder that keeps the chunks fetched from an address, for the next stage and the next "
-        "run; null keeps nothing.",
-        "a cache is the path of a folder, or null",
-        default=None,
-        min_length=1,
-    )
-    missing_chunks: MissingChunks = key(
-        "What a chunk is that a Zarr store does not hold: refuse: an error where an instance has "
-        "pixels in the image's, else background; strict: an error wherever it is read, in the "
-        "labels too; fill: the array's fill value everywhere.",
-        "missing chunks are refuse, strict or fill",
-        default="refuse",
-    )
-    storage_options: Annotated[dict[str, Any], AfterValidator(_without_secrets)] | None = key(
-        "Options of fsspec for an address, by its protocol, such as {endpoint_url: "
-        "https://minio.lab:9000} or {profile: lab} for s3; without an identity it is read "
-        "anonymously ({anon: false}: with the credentials of the environment). Anything that may "
-        "be a secret is refused.",
-        "storage_options are a mapping, or null",
-        default=None,
-    )
 
 
 class Tile(Section):
@@ -204,12 +138,12 @@ class Layer(Section):
     labels: Address | None = key(
         "Name of another labels element of the source, or the path or address of a label TIFF or "
         "Zarr array, or the path of polygons in pixels (.geojson, .parquet).",
-        _NAME_RULE,
+        NAME_RULE,
         default=None,
     )
     of: str | None = key(
         "Name of the layer before it that it is made of; null: the source's labels.",
-        _NAME_RULE,
+        NAME_RULE,
         default=None,
     )
     expand: Reach | None = key(
@@ -226,7 +160,7 @@ class Layer(Section):
     without: str | None = key(
         "Name of the layer before it whose pixels are taken away: cytoplasm is cells without "
         "nuclei.",
-        _NAME_RULE,
+        NAME_RULE,
         default=None,
     )
 
@@ -404,7 +338,7 @@ class Benchmark(Section):
         "oversubscribe is true or false",
         default=False,
     )
-    peer_python: str | None = key(
+    peer_python: LocalPath | None = key(
         "Python interpreter of the peer's environment, which `make peer` makes; needed for the "
         "engine harpy only.",
         "the path of a Python interpreter",
@@ -504,7 +438,7 @@ class Origin(Section):
         default=None,
         pattern=r"^https?://",
     )
-    archive: str | None = key(
+    archive: LocalPath | None = key(
         "Path of the archive (.zip) on this machine; it is checked and unpacked, and stays.",
         "an archive is the path of a zip",
         default=None,
@@ -564,8 +498,8 @@ class Cluster(Section):
         _SIZE_RULE,
         default=None,
     )
-    queue: str | None = key("SLURM partition of the workers.", _NAME_RULE, default=None)
-    account: str | None = key("SLURM account of the workers.", _NAME_RULE, default=None)
+    queue: str | None = key("SLURM partition of the workers.", NAME_RULE, default=None)
+    account: str | None = key("SLURM account of the workers.", NAME_RULE, default=None)
     walltime: str | None = key(
         "SLURM time limit of the workers, such as 02:00:00.",
         "a time such as 02:00:00",

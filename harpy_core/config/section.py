@@ -75,7 +75,7 @@ def remedy_of(error: ErrorDetails, section: type[Section], rule: str) -> str:
         known = list(section.model_fields)
         near = suggestion(error["loc"][-1], known)
         return f"there is no such key{near or '; there are ' + ', '.join(known)}"
-    if error["type"] in ("repeated", "address", "together"):
+    if error["type"] in ("repeated", "address", "statistic", "together"):
         return error["msg"]
     if error["type"] == "string_type" and isinstance(error["input"], int | float | date):
         return f"{rule}: {QUOTE_IT}"

@@ -82,7 +82,8 @@ def extract_instances(
     image
         (c, y, x) or (c, z, y, x): a NumPy, Dask, Zarr or xarray array.
     labels
-        (y, x) or (z, y, x), non-negative integers; 0 is background.
+        (y, x) or (z, y, x), non-negative integers, or floats that are whole numbers; 0 is
+        background. Of a binary mask, `harpy_core.label_connected`.
     path
         Folder of the store, which appears when it is complete. Until then the work is in a hidden
         folder beside it, named after the inputs and parameters.

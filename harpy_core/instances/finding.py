@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from harpy_core.running.progress import track
 from harpy_core.running.tasks import Task, label_tasks
 from harpy_core.storage import codecs
 from harpy_core.storage.folders import staging
-from harpy_core.tiles.labels import checked_labels
+from harpy_core.tiles.labels import checked_labels, mask_note
 from harpy_core.tiles.runs import Geometry, measure_geometry
 
 if TYPE_CHECKING:
     from distributed import Client
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,8 @@ def find_instances(
     Parameters
     ----------
     labels
-        (y, x) or (z, y, x) integers: a NumPy, Dask, Zarr or xarray array; 0 is background.
+        (y, x) or (z, y, x) integers, or floats that are whole numbers: a NumPy, Dask, Zarr or
+        xarray array; 0 is background.
     engine
         ``numpy``, ``numba``, ``cupy`` or ``auto``, as in `harpy_core.aggregate_stats`.
     client
@@ -197,7 +201,7 @@ def find_instances(
     Raises
     ------
     InputError
-        Labels are negative or not integers.
+        Labels are negative or no whole numbers.
     """
     raster = Raster.of(None, labels)
     tasks = label_tasks(raster, strict)
@@ -210,4 +214,13 @@ def find_instances(
                 ids, geometry = part
                 table.add(index.rows(ids), geometry)
             bar.advance(task.pixels)
-    return table.instances(index.ids, np.argsort(index.ids))
+    found = table.instances(index.ids, np.argsort(index.ids))
+    tell_of_a_mask(found)
+    return found
+
+
+def tell_of_a_mask(found: Instances) -> None:
+    """Warn if the labels look like a binary mask, of which all pieces are one instance."""
+    note = mask_note(found.id[:2])
+    if note:
+        logger.warning("labels: 1 instance: %s", note)

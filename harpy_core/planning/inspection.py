@@ -46,14 +46,8 @@ def _look_into(source: Source, data: Path) -> tuple[list[str], str | None]:
         if not store.is_dir():
             return list(_known(known)), None
         uri, image, labels = str(store), image or known.image, labels or known.labels
-    found = survey(
-        uri,
-        image,
-        labels,
-        source.channels,
-        level=source.level,
-        storage_options=source.storage_options,
-    )
+    given = source.model_dump(exclude={"uri", "image", "labels", "cache", "missing_chunks"})
+    found = survey(uri, image, labels, **given)
     lines = found.lines + ([f"cannot be used: {found.problem}"] if found.problem else [])
     return lines, found.problem
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harpy_core.config.cases import ImageCase, image_cases, key_of
-from harpy_core.config.mistakes import Mistake, read, refusal, wrong
-from harpy_core.config.models import DATASETS, PEER, Benchmark, Config, Origin, Source
+from harpy_core.config.mistakes import Mistake, dotted, read, refusal, wrong
+from harpy_core.config.models import DATASETS, PEER, Benchmark, Case, Config, Origin, Source
+from harpy_core.config.paths import looked_in, placed
 from harpy_core.config.section import suggestion
 from harpy_core.errors import InputError, understood
+from harpy_core.raster.channel_list import read_names
 from harpy_core.raster.formats import beside, format_of, is_apart
-from harpy_core.raster.formats.format import Peek
+from harpy_core.raster.formats.format import Peek, stamp
 from harpy_core.storage import marks
 
 Keys = tuple[str, ...]
@@ -42,17 +45,56 @@ def checked(mapping: Mapping[str, Any], file: str) -> Config:
         All mistakes, a line each: file, key, value and remedy.
     """
     config, mistakes = read(mapping)
+    folder = os.path.dirname(file)
     if config is not None:
+        config = with_fields(placed(config, folder)[0])
         wrong_keys = {mistake.path[:-1] for mistake in mistakes}
         # A value that seems to be missing may be the one under a misspelt key.
         mistakes += [
             mistake
-            for mistake in _mistakes(config)
+            for mistake in _mistakes(config, folder)
             if not (mistake.absent and mistake.path[:-1] in wrong_keys)
         ]
     if mistakes or config is None:
         raise refusal(file, mistakes)
     return config
+
+
+def with_fields(config: Config) -> Config:
+    """Return a config in which a plate, or a well of one, is a case of its fields of view."""
+    cases = {name: _of_fields(case) for name, case in config.cases.items()}
+    return config.model_copy(update={"cases": cases})
+
+
+def _of_fields(case: Case) -> Case:
+    source = case.source
+    if source is None or source.uri in DATASETS or not format_of(source.uri).LOCAL:
+        return case
+    found = _peeked(source.uri, ("uri",), "")
+    try:
+        with understood(""):
+            fields = [] if isinstance(found, Mistake) else found.fields(source.image)
+    except InputError:
+        # What is wrong with it is told with its other mistakes.
+        fields = []
+    if not fields:
+        return case
+    if len(fields) == 1:
+        return case.model_copy(update={"source": source.model_copy(update={"image": fields[0]})})
+    named = {
+        re.sub("[^A-Za-z0-9_-]", "_", field): source.model_copy(update={"image": field})
+        for field in fields
+    }
+    return case.model_copy(update={"source": None, "fields": named})
+
+
+def moved_paths(mapping: Mapping[str, Any], file: str) -> list[str]:
+    """Return a line for each path of a config that leads from the config's folder only."""
+    config, _ = read(mapping)
+    moved = {} if config is None else placed(config, os.path.dirname(file))[1]
+    return [
+        f"{dotted(key)} = {path}: taken from the config's folder" for key, path in moved.items()
+    ]
 
 
 def check_cores(config: Config, case: str, cores: int, file: str) -> None:
@@ -92,7 +134,8 @@ def watched_files(source: Source) -> list[str]:
     """
     files = [] if source.uri in DATASETS else format_of(source.uri).watched(source.uri)
     labels = _label_file(source)
-    return files if labels is None else files + format_of(labels).watched(labels)
+    files += [] if labels is None else format_of(labels).watched(labels)
+    return files + ([source.channels] if isinstance(source.channels, str) else [])
 
 
 def files_digest(source: Source) -> str:
@@ -107,33 +150,41 @@ def files_digest(source: Source) -> str:
         if place is not None and os.path.exists(place):
             for found in sorted(format_of(place).stamps(place)):
                 digest.update(repr(found).encode())
+    if isinstance(source.channels, str) and os.path.exists(source.channels):
+        digest.update(repr(stamp(source.channels)).encode())
     return digest.hexdigest()
 
 
-def _mistakes(config: Config) -> Iterator[Mistake]:
-    """Yield what is wrong with the files that a config names."""
+def _mistakes(config: Config, folder: str) -> Iterator[Mistake]:
+    """Yield what is wrong with the files that a config in a folder names."""
     for dataset, origin in config.datasets.items():
-        yield from _of_origin(origin, ("datasets", dataset))
+        yield from _of_origin(origin, ("datasets", dataset), folder)
     for name, image in image_cases(config).items():
-        yield from _of_source(image.source, key_of(name))
+        yield from _of_source(image.source, key_of(name), folder)
         if image.puts_table:
             yield from _of_target(image, Path(config.results, name, "table.zarr"), key_of(name))
     for name, case in config.cases.items():
+        if case.fields and (case.tile or case.benchmark):
+            path = ("cases", name, "source", "image")
+            yield wrong(path, None, "tile and benchmark take one image: name a field of the plate")
         index = case.extract.index if case.extract else None
         if isinstance(index, str) and not Path(index).is_file():
             path = ("cases", name, "extract", "index")
-            yield wrong(path, index, "there is no such file; correct the path")
+            remedy = f"there is no such file{looked_in(index, folder)}; correct the path"
+            yield wrong(path, index, remedy)
         if case.benchmark is not None:
             yield from _of_peer(case.benchmark, ("cases", name, "benchmark"))
 
 
-def _of_origin(origin: Origin, path: Keys) -> Iterator[Mistake]:
+def _of_origin(origin: Origin, path: Keys, folder: str) -> Iterator[Mistake]:
     archive, store = origin.archive, origin.store
     if archive is not None and not zipfile.is_zipfile(archive):
-        there = "is not a zip" if os.path.exists(archive) else "there is no such file"
+        missing = f"there is no such file{looked_in(archive, folder)}"
+        there = "is not a zip" if os.path.exists(archive) else missing
         yield wrong((*path, "archive"), archive, f"{there}: correct the path")
     if store is not None and format_of(store).LOCAL and not os.path.exists(store):
-        yield wrong((*path, "store"), store, "there is no such path: correct it")
+        remedy = f"there is no such path{looked_in(store, folder)}: correct it"
+        yield wrong((*path, "store"), store, remedy)
 
 
 def _label_file(source: Source) -> str | None:
@@ -150,12 +201,18 @@ def _label_file(source: Source) -> str | None:
     return place if os.path.exists(place) else None
 
 
-def _of_source(source: Source, path: Keys) -> Iterator[Mistake]:
+def _of_source(source: Source, path: Keys, folder: str) -> Iterator[Mistake]:
+    if isinstance(source.channels, str):
+        try:
+            read_names(source.channels)
+        except InputError as error:
+            told = str(error).removeprefix(f"{source.channels}: ")
+            yield wrong((*path, "channels"), source.channels, told)
     if source.uri in DATASETS:
         return
-    found = _peeked(source.uri, (*path, "uri"))
+    found = _peeked(source.uri, (*path, "uri"), folder)
     labels = _label_file(source) if format_of(source.uri).LOCAL else None
-    unreadable = None if labels is None else _unreadable(labels, (*path, "labels"))
+    unreadable = None if labels is None else _unreadable(labels, (*path, "labels"), folder)
     if isinstance(found, Mistake):
         yield found
     if unreadable is not None:
@@ -163,7 +220,7 @@ def _of_source(source: Source, path: Keys) -> Iterator[Mistake]:
     elif format_of(source.uri).LOCAL and not isinstance(found, Mistake):
         try:
             with understood(""):
-                yield from list(_of_names(found, source, labels, path))
+                yield from list(_of_names(found, source, labels, path, folder))
         except InputError as error:
             yield wrong((*path, "uri"), source.uri, str(error))
 
@@ -180,7 +237,7 @@ def _of_target(image: ImageCase, result: Path, path: Keys) -> Iterator[Mistake]:
             "table.into_store takes a SpatialData store that is a folder and holds the labels",
         )
         return
-    if table.shapes and source.level:
+    if table.shapes and str(source.level) != "0":
         yield wrong((*path, "level"), source.level, "table.shapes needs the finest level, 0")
     why = marks.trouble(Path(source.uri, "tables", table.name), str(result))
     if why is not None and not table.overwrite:
@@ -188,10 +245,10 @@ def _of_target(image: ImageCase, result: Path, path: Keys) -> Iterator[Mistake]:
         yield wrong((*path, "uri"), source.uri, told)
 
 
-def _peeked(uri: str, path: Keys) -> Peek | Mistake:
+def _peeked(uri: str, path: Keys, folder: str) -> Peek | Mistake:
     """Return the view of a source by its format, or what is wrong with it."""
     source = format_of(uri)
-    unreadable = _unreadable(uri, path) if source.LOCAL else None
+    unreadable = _unreadable(uri, path, folder) if source.LOCAL else None
     if unreadable is not None:
         return unreadable
     try:
@@ -201,37 +258,42 @@ def _peeked(uri: str, path: Keys) -> Peek | Mistake:
         return wrong(path, uri, str(error))
 
 
-def _unreadable(uri: str, path: Keys) -> Mistake | None:
+def _unreadable(uri: str, path: Keys, folder: str) -> Mistake | None:
     """Return the reason why a path cannot be read; None if it can."""
     if not os.path.exists(uri):
         names = f", nor a registered name ({', '.join(DATASETS)}){suggestion(uri, DATASETS)}"
         remedy = names if path[-1] == "uri" else ": correct the path of the label file"
-        return wrong(path, uri, f"there is no such path{remedy}")
+        return wrong(path, uri, f"there is no such path{looked_in(uri, folder)}{remedy}")
     if not os.access(uri, os.R_OK | (os.X_OK if os.path.isdir(uri) else 0)):
         return wrong(path, uri, "cannot be read: ask its owner for the permission")
     return None
 
 
-def _of_names(found: Peek, source: Source, labels: str | None, path: Keys) -> Iterator[Mistake]:
+def _of_names(
+    found: Peek, source: Source, labels: str | None, path: Keys, folder: str
+) -> Iterator[Mistake]:
     """Yield elements and channels that are not there, as far as that can be seen."""
     images = found.images(source.image is not None)
     misnamed = []
     if images is not None:
         misnamed = list(_of_element(found, source.image, images, "image", (*path, "image")))
     yield from misnamed
-    yield from _of_labels(found, source, labels, (*path, "labels"))
+    yield from _of_labels(found, source, labels, (*path, "labels"), folder)
     # Nobody knows the channels of an image that is not there.
     there = None if misnamed else found.channels(source.image)
-    for index, name in enumerate(source.channels or ()):
+    wanted = source.channels if isinstance(source.channels, list) else []
+    for index, name in enumerate(wanted):
         if there and name not in there:
             remedy = f"no such channel: there are {', '.join(there)}{suggestion(name, there)}"
             yield wrong((*path, "channels", index), name, remedy)
 
 
-def _of_labels(found: Peek, source: Source, labels: str | None, path: Keys) -> Iterator[Mistake]:
+def _of_labels(
+    found: Peek, source: Source, labels: str | None, path: Keys, folder: str
+) -> Iterator[Mistake]:
     """Yield what is wrong with labels, in a file of their own or in the store."""
     if labels is not None:
-        peeked = _peeked(labels, path) if os.path.isfile(labels) else None
+        peeked = _peeked(labels, path, folder) if os.path.isfile(labels) else None
         if isinstance(peeked, Mistake):
             yield peeked
     elif source.labels is None or format_of(source.labels).LOCAL:
@@ -241,7 +303,7 @@ def _of_labels(found: Peek, source: Source, labels: str | None, path: Keys) -> I
         elif source.labels is None:
             yield wrong(path, None, "it holds no labels: give the path of a label TIFF")
         else:
-            unreadable = _unreadable(source.labels, path)
+            unreadable = _unreadable(source.labels, path, folder)
             if unreadable is not None:
                 yield unreadable
 

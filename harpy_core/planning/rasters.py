@@ -25,20 +25,13 @@ def describe_source(source: dict[str, Any]) -> RasterInfo:
     """
     from harpy_core.raster import describe
 
-    image, labels = source["image"], source["labels"]
-    if source["dataset"] is not None:
-        known = REGISTRY[source["dataset"]]
-        image, labels = image or known.image, labels or known.labels
-    return describe(
-        source["uri"],
-        image=image,
-        labels=labels,
-        channels=source["channels"],
-        level=source["level"],
-        storage_options=source["storage_options"],
-        cache=source["cache"],
-        missing_chunks=source["missing_chunks"],
-    )
+    given = dict(source)
+    name = given.pop("dataset")
+    if name is not None:
+        known = REGISTRY[name]
+        given["image"] = given["image"] or known.image
+        given["labels"] = given["labels"] or known.labels
+    return describe(**given)
 
 
 def case_raster(name: str, case: ImageCase, results: Path) -> tuple[RasterInfo, int | None]:
@@ -66,9 +59,9 @@ def source_raster(case: ImageCase) -> tuple[RasterInfo, int | None]:
     return describe_source({**case.source.model_dump(), "dataset": None}), None
 
 
-def _foretold(name: str, channels: list[str] | None) -> tuple[RasterInfo, int]:
+def _foretold(name: str, channels: list[str] | str | None) -> tuple[RasterInfo, int]:
     known = REGISTRY[name]
-    count = len(channels) if channels else known.shape[0]
+    count = len(channels) if isinstance(channels, list) else known.shape[0]
     info = RasterInfo(
         uri=name,
         image=None,

@@ -50,6 +50,8 @@ class TileShape:
     image_file, label_file
         Bytes of an incompressible chunk on disk: a mapped file counts as memory of its process
         while it is decoded.
+    computed
+        Bytes that it takes to compute labels from what is stored: floats, or a mask.
     depth, area
         Number of pixels of the whole along z, and along (y, x).
     side
@@ -73,6 +75,7 @@ class TileShape:
     chunk_buffer: int
     image_file: int
     label_file: int
+    computed: int
     rows: int
     columns: int
     depth: int
@@ -96,6 +99,7 @@ class TileShape:
         in_place = alone and held == pixel and info.image_dtype != "bool"
         edges = _channel_edges(info.in_use, chunks[0])
         together = max((b - a for a, b in pairwise(edges)), default=1)
+        computed = _computed(info, tile, math.prod(own))
         # A view of some channels is copied from the chunk that holds them.
         copied = together if len(info.channels) < shape[0] else 0
         return cls(
@@ -116,9 +120,11 @@ class TileShape:
             chunk_buffer=max(
                 0 if in_place else math.prod(chunks) * pixel,
                 math.prod(own) * label - (tile * label if as_tiles else 0),
-            ),
+            )
+            + info.rearranged,
             image_file=math.prod(chunks) * pixel,
-            label_file=math.prod(own) * label,
+            label_file=math.prod(own) * (itemsize(info.labels_stored) if computed else label),
+            computed=computed,
             rows=len(tiles[1]) - 1,
             columns=len(tiles[2]) - 1,
             depth=shape[1],
@@ -161,7 +167,7 @@ class TileShape:
     @property
     def label_buffer(self) -> int:
         """Bytes of a tile's labels and of its runs."""
-        return self.tile * self.label + self.runs * RUN_BYTES
+        return self.tile * self.label + self.runs * RUN_BYTES + self.computed
 
 
 def spatial_tiles(info: RasterInfo) -> Edges:
@@ -179,3 +185,12 @@ def _channel_edges(numbers: Sequence[int], chunk: int) -> tuple[int, ...]:
 
 def _canonical(values: Sequence[int]) -> tuple[int, ...]:
     return tuple(values) if len(values) == 4 else (values[0], 1, *values[1:])
+
+
+def _computed(info: RasterInfo, tile: int, chunk: int) -> int:
+    """Bytes of the stored labels and of what is made of them, before they are copied."""
+    if not info.labels_stored:
+        return 0
+    stored, label = itemsize(info.labels_stored), itemsize(info.labels_dtype)
+    # A mask is labelled by its own chunks; floats are converted and compared.
+    return chunk * (stored + 2 * label) if info.label_connected else tile * (stored + label + 2)

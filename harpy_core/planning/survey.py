@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from harpy_core.errors import InputError, understood
-from harpy_core.raster import axes
+from harpy_core.raster import axes as axes_names
 from harpy_core.raster.formats import format_of, owner_of
-from harpy_core.raster.formats.format import LISTED, Element, Format, Storage, listed
+from harpy_core.raster.formats.format import LISTED, Choice, Element, Format, Storage, listed
+from harpy_core.raster.label_views import whole_numbers
 from harpy_core.raster.ngff import diagonal
-from harpy_core.raster.opening import check_elements, chosen_channels, find_elements
+from harpy_core.raster.opening import check_elements, chosen_channels, find_elements, given_names
+from harpy_core.raster.spacing import along
 from harpy_core.raster.views import stored_in
+from harpy_core.tiles.labels import mask_note
 
 SAMPLED = 4
 """Number of chunks of each array that are read."""
@@ -44,9 +47,13 @@ def survey(
     uri: str,
     image: str | None = None,
     labels: str | None = None,
-    channels: Sequence[str] | None = None,
+    channels: Sequence[str] | str | None = None,
     *,
-    level: int = 0,
+    level: int | str = 0,
+    labels_level: int | str | None = None,
+    axes: str | None = None,
+    t: int | None = None,
+    label_connected: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Survey:
     """Look at a source: all of its metadata, and a few chunks of its pixels.
@@ -54,20 +61,22 @@ def survey(
     See `open_raster` for the parameters; what it would refuse becomes the survey's problem.
     """
     found = Survey()
+    choice = Choice(level, axes, t, storage_options)
     try:
         source = format_of(uri)
         with understood(uri):
-            for name, line in source.contents(uri, image, storage_options):
+            for name, line in source.contents(uri, image, choice):
                 found.lines.append(_row(name) + line)
-        pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
+        pixels, segmentation = find_elements(uri, image, labels, choice, labels_level)
         with understood(uri):
             facts = _facts(pixels, "images"), _facts(segmentation, "labels")
         found.lines += _side_by_side(*facts)
-        names = check_elements(uri, pixels, segmentation).channels
-        used = [names[i] for i in chosen_channels(uri, names, channels)]
+        own = check_elements(uri, pixels, segmentation, label_connected).channels
+        names, wanted = given_names(uri, channels, pixels.channels, own)
+        used = [names[i] for i in chosen_channels(uri, names, wanted)]
         of = "" if len(used) == len(names) else f" of {len(names)}"
         found.lines.append(_row("channels") + f"{len(used)}{of}: {listed(used)}")
-        found.lines.append(_row("instances") + f"{_instances(segmentation.array)}")
+        found.lines.append(_row("instances") + _instances(segmentation.array, label_connected))
     except InputError as error:
         found.problem = str(error)
     return found
@@ -95,9 +104,9 @@ def _facts(element: Element, kind: str) -> dict[str, str]:
     return {
         "": kind.removesuffix("s") if kind == "images" else kind,
         "element": element.name or "the store itself",
-        "shape": f"{_by(array.shape)} ({', '.join(axes.of(kind, array.ndim))})",
-        "levels": f"{len(element.levels)}: "
-        + ", ".join(_by(shape[-2:]) for shape in element.levels[:LISTED]),
+        "shape": f"{_by(array.shape)} ({', '.join(axes_names.of(kind, array.ndim))})",
+        "levels": _levels(element),
+        "pixel": _spacing(element, kind),
         "dtype": str(np.dtype(array.dtype)),
         "chunks": _by(array.chunks),
         "shards": "none" if found.unit == tuple(stored.chunks) else _by(found.unit),
@@ -105,6 +114,20 @@ def _facts(element: Element, kind: str) -> dict[str, str]:
         "stored": _presence(found, stored.shape),
         "compression": _compression(found, np.dtype(stored.dtype)),
     }
+
+
+def _levels(element: Element) -> str:
+    """Describe the number of levels, their shapes, and which is used if it is not the first."""
+    shapes = ", ".join(_by(shape[-2:]) for shape in element.levels[:LISTED])
+    used = f" (level {element.level} is used)" if element.level else ""
+    return f"{len(element.levels)}: {shapes}{used}"
+
+
+def _spacing(element: Element, kind: str) -> str:
+    """Describe the side of a pixel along (z, ) y and x."""
+    named = [axis for axis in axes_names.of(kind, element.array.ndim) if axis != "c"]
+    sides = along(element.sides, named)
+    return "of unknown size" if sides is None else f"{' x '.join(f'{s:g}' for s in sides)} µm"
 
 
 def _format(array: Any) -> Format:
@@ -132,8 +155,8 @@ def _presence(found: Storage, shape: Sequence[int]) -> str:
     return f"{there} of {len(found.sizes)} that were looked at, of {number:,}"
 
 
-def _instances(array: Any) -> str:
-    """Describe how many labels a few chunks hold."""
+def _instances(array: Any, connected: bool) -> str:
+    """Describe how many labels a few chunks hold, and whether they look like a mask."""
     stored = stored_in(array)
     chunks = _format(stored).chunks(stored, strict=False)
     size = math.prod(stored.chunks) * np.dtype(stored.dtype).itemsize
@@ -148,9 +171,13 @@ def _instances(array: Any) -> str:
             slice(0, min(c, n - i * c))
             for i, c, n in zip(index, stored.chunks, stored.shape, strict=True)
         )
-        part = chunk[inside]
+        part = whole_numbers(chunk[inside]) if chunk.dtype.kind == "f" else chunk[inside]
         pixels += part.size
         labels.update(np.unique(part).tolist())
     whole = math.prod(-(-n // c) for n, c in zip(stored.shape, stored.chunks, strict=True))
     labels.discard(0)
-    return f"{len(labels):,} in {len(indices)} of {whole:,} chunks ({pixels:,} pixels)"
+    if connected:
+        return "the connected pieces of a mask"
+    note = mask_note(labels)
+    found = f"{len(labels):,} in {len(indices)} of {whole:,} chunks ({pixels:,} pixels)"
+    return f"{found}: {note}" if note else found

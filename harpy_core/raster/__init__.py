@@ -11,18 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harpy_core.raster.info import RasterInfo
     from harpy_core.raster.opening import describe, open_described, open_layer, open_raster
-    from harpy_core.raster.raster import Raster
+    from harpy_core.raster.raster import Raster, label_connected
 
 _HOME = {
     "Raster": "raster",
     "RasterInfo": "info",
     "describe": "opening",
+    "label_connected": "raster",
     "open_described": "opening",
     "open_layer": "opening",
     "open_raster": "opening",
 }
 
-__all__ = ["Raster", "RasterInfo", "describe", "open_described", "open_layer", "open_raster"]
+__all__ = [
+    "Raster",
+    "RasterInfo",
+    "describe",
+    "label_connected",
+    "open_described",
+    "open_layer",
+    "open_raster",
+]
 
 
 def __getattr__(name: str) -> Any:

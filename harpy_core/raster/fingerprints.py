@@ -54,7 +54,7 @@ def _facts(array: Any, times: bool) -> list[Any]:
     if isinstance(array, LabelView):
         return [*array.facts(), *(fact for one in array.arrays for fact in _facts(one, times))]
     if isinstance(array, AxesView):
-        return _facts(array.array, times)
+        return [*_of_view(array), *_facts(array.array, times)]
     owner = owner_of(array)
     if owner is not None:
         found = owner.facts(array, times)
@@ -66,6 +66,13 @@ def _facts(array: Any, times: bool) -> list[Any]:
         raise _UnknownError
     content = hashlib.sha256(values.reshape(-1).view(np.uint8).data)
     return [list(values.shape), str(values.dtype), content.hexdigest()]
+
+
+def _of_view(view: AxesView) -> list[Any]:
+    """Return the order of axes, and what is left out, where either is not the usual one."""
+    kept = [i for i in view.order if i is not None]
+    usual = kept == sorted(kept) and (None not in view.order or len(kept) == 2)
+    return [] if usual and not any(view.at) else [list(view.order), list(view.at)]
 
 
 # Dask ---------------------------------------------------------------------------------------------

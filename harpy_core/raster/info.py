@@ -40,13 +40,27 @@ class RasterInfo:
     fingerprint
         Digest of the metadata, of the names, sizes and times of the files, and of the channels.
     level
-        Resolution of a multiscale image and of its labels; 0 is the finest.
+        Resolution of a multiscale image and of its labels, by number or name; 0 is the finest.
+    labels_level
+        Resolution of the labels, likewise; None takes that of the image's shape.
+    axes
+        Names of the image's axes as they are stored; None takes those of the file.
+    t
+        Number of the time point, if there are several.
+    label_connected
+        Whether labels are a mask, whose connected pieces are the instances.
+    labels_stored
+        NumPy name of the type from which labels are computed, if they are not as they are stored.
     storage_options
         Options of fsspec for an address, by its protocol.
     cache
         Absolute path of the folder that keeps what is fetched from an address; None keeps nothing.
+    rearranged
+        Bytes of a chunk as it is stored, if its axes are moved, or some left out, when it is read.
     missing
         Treatment of a chunk that is not stored: see `strict`.
+    named
+        Names of all channels, if they were given rather than found in the file.
     files
         Digest of the files, whichever channels are in use; it is compared when the raster is opened
         again.
@@ -67,13 +81,20 @@ class RasterInfo:
     labels_chunks: tuple[int, ...]
     labels_dtype: str
     fingerprint: str
-    level: int = 0
+    level: int | str = 0
+    labels_level: int | str | None = None
+    axes: str | None = None
+    t: int | None = None
+    label_connected: bool = False
+    labels_stored: str = ""
+    rearranged: int = 0
     storage_options: dict[str, Any] = field(default_factory=dict)
     cache: str | None = None
     missing: MissingChunks = "refuse"
     files: str = ""
     numbers: tuple[int, ...] | None = None
     lazy: bool = False
+    named: list[str] = field(default_factory=list)
 
     @property
     def in_use(self) -> tuple[int, ...]:
@@ -132,7 +153,7 @@ class RasterInfo:
         with open(path, encoding="utf-8") as handle:
             fields = json.load(handle)
         for name, value in fields.items():
-            if isinstance(value, list) and name != "channels":
+            if isinstance(value, list) and name not in ("channels", "named"):
                 fields[name] = tuple(value)
         return cls(**fields)
 

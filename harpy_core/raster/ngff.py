@@ -1,4 +1,4 @@
-"""Images and labels in a Zarr group: SpatialData, OME-Zarr 0.4 and 0.5, and plain arrays.
+"""Images and labels in a Zarr group: SpatialData, OME-Zarr 0.1 to 0.5, and plain arrays.
 
 Level paths, axes, channel names and placement are read from the metadata, never assumed. Reaching a
 group is up to its format.
@@ -6,7 +6,8 @@ group is up to its format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import zarr
@@ -15,26 +16,42 @@ from zarr.core.sync import sync
 from harpy_core.errors import InputError
 from harpy_core.raster import axes as axes_names
 from harpy_core.raster import spacing
-from harpy_core.raster.formats.format import Element, Storage, listed
+from harpy_core.raster.formats.format import (
+    Choice,
+    Element,
+    Storage,
+    chosen_level,
+    listed,
+)
 from harpy_core.raster.placement import placement
-from harpy_core.raster.views import AxesView
+
+_ALL = ("t", "c", "z", "y", "x")
+"""Axes of all images until version 0.2, in order."""
+
+_DEPTH = 4
+"""Groups inside each other that are searched for arrays."""
 
 _SHUFFLES = ("no shuffle", "shuffle", "bitshuffle")
 """Names of the shuffles that numcodecs calls 0, 1 and 2."""
 
 
-def open_image(group: zarr.Group, uri: str, name: str | None, level: int) -> Element:
+def open_image(group: zarr.Group, uri: str, name: str | None, choice: Choice) -> Element:
     """Open an image of a store; without a name, the only one."""
-    return _open_inside(group, uri, "images", name, level)
+    return _open_inside(group, uri, "images", name, choice)
 
 
 def open_labels(
-    group: zarr.Group, uri: str, name: str | None, image: str | None, level: int, elsewhere: bool
+    group: zarr.Group,
+    uri: str,
+    name: str | None,
+    image: str | None,
+    choice: Choice,
+    elsewhere: bool,
 ) -> Element | None:
     """Open labels of a store; None if it has none of the name, but something `elsewhere` has."""
     if elsewhere and name is not None and named(group, "labels", name, image or "") is None:
         return None
-    return _open_inside(group, uri, "labels", name, level, image or "")
+    return _open_inside(group, uri, "labels", name, choice, image or "")
 
 
 def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
@@ -52,6 +69,9 @@ def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
     below = _node(group, kind)
     if not isinstance(below, zarr.Group) and kind == "labels" and image:
         below = _node(group, f"{image}/labels")
+    plate = _fields(group, "") if kind == "images" else []
+    if plate:
+        return plate
     if isinstance(below, zarr.Group):
         found = sorted(name for name, _ in below.members())
         # Many servers do not list; labels are listed in the metadata too.
@@ -68,20 +88,56 @@ def names_in(group: zarr.Group, kind: str, image: str = "") -> list[str]:
 
 
 def _open_inside(
-    group: zarr.Group, uri: str, kind: str, name: str | None, level: int, image: str = ""
+    group: zarr.Group, uri: str, kind: str, name: str | None, choice: Choice, image: str = ""
 ) -> Element:
     """Open an image or labels: a SpatialData element, an OME-Zarr group, or a plain array."""
     if name is None:
         found = names_in(group, kind, image)
         if len(found) != 1:
-            listed = ", ".join(found) or "none"
-            raise InputError(f"{uri}: which {kind}? found {listed}; name one in the source")
+            raise InputError(f"{uri}: which {kind}? {_choice_of(group, found)}")
         name = found[0]
+    fields = _fields(group, name) if kind == "images" and name else []
+    if len(fields) > 1:
+        raise InputError(f"{uri}: which {kind}? {name} is a well; {_choice_of(group, fields)}")
+    name = fields[0] if fields else name
     node = named(group, kind, name, image)
     if node is None:
-        listed = ", ".join(names_in(group, kind, image)) or "none"
-        raise InputError(f"{uri}: {kind} {name!r} is not there; found {listed}")
-    return element(node, name, f"{uri}/{name}".rstrip("/"), kind, level)
+        found = names_in(group, kind, image)
+        raise InputError(f"{uri}: {kind} {name!r} is not there; {_choice_of(group, found)}")
+    node, choice = _as_level(group, node, kind, choice)
+    return element(node, name, f"{uri}/{name}".rstrip("/"), kind, choice)
+
+
+def _fields(group: zarr.Group, name: str) -> list[str]:
+    """Paths of the fields of view of a plate, or of a well of one; none of anything else."""
+    node = _node(group, name)
+    if not isinstance(node, zarr.Group):
+        return []
+    metadata = _metadata(node)
+    wells = [str(well["path"]) for well in metadata.get("plate", {}).get("wells", [])]
+    if wells:
+        return [field for well in wells for field in _fields(group, f"{name}/{well}".strip("/"))]
+    images = metadata.get("well", {}).get("images", [])
+    return [f"{name}/{image['path']}".strip("/") for image in images]
+
+
+def _choice_of(group: zarr.Group, found: Sequence[str]) -> str:
+    """Return what there is to choose from: elements or, if there are none, plain arrays."""
+    if found:
+        return f"found {listed(found)}; name one in the source"
+    arrays = [
+        f"{name} ({' x '.join(map(str, array.shape))} {array.dtype})"
+        for name, array in _arrays_below(group)
+    ]
+    if not arrays:
+        return "found none"
+    return f"found none, but the arrays {listed(arrays)}; name one in the source"
+
+
+def _arrays_below(group: zarr.Group) -> list[tuple[str, zarr.Array]]:
+    """Arrays of a store, by their paths in it, as far as its server lists them."""
+    found = group.members(max_depth=_DEPTH)
+    return sorted((name, node) for name, node in found if isinstance(node, zarr.Array))
 
 
 def named(group: zarr.Group, kind: str, name: str, image: str = "") -> Any:
@@ -112,7 +168,27 @@ def _multiscales(group: zarr.Group) -> dict[str, Any] | None:
     return dict(found[0]) if found else None
 
 
-def element(node: zarr.Array | zarr.Group, name: str, where: str, kind: str, level: int) -> Element:
+def _as_level(group: zarr.Group, node: Any, kind: str, choice: Choice) -> tuple[Any, Choice]:
+    """Return the multiscale that an array is a level of, with that level chosen; or the node."""
+    if not isinstance(node, zarr.Array):
+        return node, choice
+    parts = node.path[len(group.path) :].strip("/").split("/")
+    for length in reversed(range(len(parts))):
+        above = _node(group, "/".join(parts[:length]))
+        scales = _multiscales(above) if isinstance(above, zarr.Group) else None
+        paths = [entry.get("path") for entry in scales.get("datasets", [])] if scales else []
+        own = "/".join(parts[length:])
+        if own in paths:
+            number = paths.index(own)
+            if kind == "images" and str(choice.level) not in ("0", str(number), own):
+                raise InputError(f"{node.path}: it is a level of its image; leave level out")
+            return above, replace(choice, level=number, fits=None)
+    return node, choice
+
+
+def element(
+    node: zarr.Array | zarr.Group, name: str, where: str, kind: str, choice: Choice
+) -> Element:
     """Open a node of a store as an image or labels.
 
     Parameters
@@ -125,36 +201,55 @@ def element(node: zarr.Array | zarr.Group, name: str, where: str, kind: str, lev
         Name of the node in an error.
     kind
         ``images`` or ``labels``.
-    level
-        Number of the resolution; labels with only one have it for all.
+    choice
+        Level, axes and time point.
     """
     if isinstance(node, zarr.Array):
-        _check_level(level if kind == "images" else 0, [node.shape], where)
-        array = _with_axes(node, axes_names.of(kind, node.ndim), where, kind)
+        found = axes_names.of(kind, node.ndim)
+        if choice.axes is not None:
+            found = axes_names.named(kind, found, node.shape, choice.axes, where)
+        alone = [axes_names.spatial(node.shape, found)]
+        chosen_level(kind, choice, ["0"], alone, where)
+        array = axes_names.arranged(node, found, kind, choice.t, where)
         return Element(name, array, None, None, [node.shape])
     scales = _multiscales(node)
     if scales is None:
         raise InputError(f"{where}: no multiscales in its metadata; name an image or an array")
     try:
-        axes = tuple(a["name"] if isinstance(a, dict) else str(a) for a in scales["axes"])
         paths = [str(entry["path"]) for entry in scales["datasets"]]
         arrays = [_array(node, path) for path in paths]
-        # Labels with only one level may be those of the level that is asked for.
-        chosen = 0 if kind == "labels" and len(arrays) == 1 else level
         shapes = [array.shape for array in arrays]
-        _check_level(chosen, shapes, where)
+        axes = _axes(scales, kind, shapes[0], choice.axes, where)
+        spatial = [axes_names.spatial(shape, axes) for shape in shapes]
+        chosen = chosen_level(kind, choice, paths, spatial, where)
         placed = placement(scales, scales["datasets"][chosen], axes)
         channels = _channel_names(node)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{where}: its multiscales metadata cannot be understood "
             f"({type(error).__name__}: {error}); write it again"
         ) from error
-    array = _with_axes(arrays[chosen], axes, where, kind)
-    sides = spacing.of_multiscale(scales["axes"], placed)
-    return Element(name, array, channels, placed, shapes, sides=sides)
+    array = axes_names.arranged(arrays[chosen], axes, kind, choice.t, where)
+    sides = spacing.of_multiscale(scales.get("axes", []), placed)
+    return Element(name, array, channels, placed, shapes, chosen, sides)
+
+
+def _axes(
+    scales: Mapping[str, Any], kind: str, shape: Sequence[int], stated: str | None, where: str
+) -> tuple[str, ...]:
+    """Names of a multiscale's axes; without any, as until version 0.2, they are t, c, z, y, x."""
+    listed = scales.get("axes")
+    if listed:
+        found = [a["name"] if isinstance(a, dict) else str(a) for a in listed]
+    elif stated is not None or len(shape) == len(_ALL):
+        found = [*_ALL]
+    else:
+        raise InputError(
+            f"{where}: {len(shape)} axes, and nothing names them: state them, such as axes: cyx"
+        )
+    return axes_names.named(kind, found, shape, stated, where)
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array:
@@ -162,27 +257,6 @@ def _array(group: zarr.Group, path: str) -> zarr.Array:
     if not isinstance(node, zarr.Array):
         raise KeyError(path)
     return node
-
-
-def _check_level(level: int, shapes: Sequence[tuple[int, ...]], where: str) -> None:
-    if not 0 <= level < len(shapes):
-        raise InputError(f"{where}: no level {level}; there are 0 to {len(shapes) - 1}")
-
-
-def _with_axes(array: zarr.Array, axes: tuple[str, ...], where: str, kind: str) -> Any:
-    """Return the array with its kind's axes; others of one pixel are left out."""
-    known = axes_names.ALL[kind]
-    kept = [i for i, name in enumerate(axes) if name in known or array.shape[i] > 1]
-    names = tuple(axes[i] for i in kept)
-    axes_names.check(kind, names, axes, where)
-    if len(kept) == array.ndim:
-        return array
-    if any(n != 1 for i, n in enumerate(array.chunks) if i not in kept):
-        raise InputError(
-            f"{where}: chunks are {array.chunks}, longer than 1 along "
-            f"{', '.join(name for name in axes if name not in names)}; rewrite it without that axis"
-        )
-    return AxesView(array, tuple(kept))
 
 
 def _channel_names(node: zarr.Group) -> list[str] | None:

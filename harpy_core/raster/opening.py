@@ -13,21 +13,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harpy_core.config.addresses import expanded
 from harpy_core.config.models import MissingChunks
 from harpy_core.errors import InputError, understood
-from harpy_core.raster import axes
+from harpy_core.raster import axes as axes_names
+from harpy_core.raster.channel_list import read_names
 from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.formats import beside, format_of, is_apart, remote
-from harpy_core.raster.formats.format import Element
+from harpy_core.raster.formats.format import Choice, Element
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.placement import difference
 from harpy_core.raster.polygons import POLYGONS, read_polygons
 from harpy_core.raster.raster import Raster, channel_names
+from harpy_core.raster.raster import label_connected as connected_labels
 from harpy_core.raster.spacing import along
 from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.storage.manifest import digest_of, read_manifest
 
-_FILE = re.compile(r"(\.ome)?\.(tiff?|btf|tf2|tf8|zarr)(\.zip)?$", re.IGNORECASE)
+_FILE = re.compile(
+    r"(\.ome)?\.(tiff?|btf|tf2|tf8|qptiff|svs|scn|ndpi|lsm|czi|lif|nd2|zarr)(\.zip)?$",
+    re.IGNORECASE,
+)
 """Endings that are left out of the name of labels in a file of their own."""
 
 
@@ -35,9 +41,13 @@ def open_raster(
     uri: str | os.PathLike[str],
     image: str | None = None,
     labels: str | None = None,
-    channels: Sequence[str] | None = None,
+    channels: Sequence[str] | str | os.PathLike[str] | None = None,
     *,
-    level: int = 0,
+    level: int | str = 0,
+    labels_level: int | str | None = None,
+    axes: str | None = None,
+    t: int | None = None,
+    label_connected: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Raster:
@@ -47,16 +57,30 @@ def open_raster(
     ----------
     uri
         SpatialData or OME-Zarr store (a folder, a zip, or an s3://, gs:// or https:// address),
-        group with plain Zarr arrays, or TIFF.
+        group with plain Zarr arrays, TIFF (of a multi-file OME-TIFF, any file of the set), or
+        folder of TIFFs, one per channel.
     image
         Element or group inside the store, or name or number of a TIFF's series; not needed if
         there is only one.
     labels
         Element or group inside the store, or the path or address of a label TIFF or Zarr array.
     channels
-        Names of the channels to keep, in the order of the file; None keeps all.
+        Names of the channels to keep, in the order of the file; of an image that names none, the
+        names of all its channels. Or the path of a text with such names, one a line, or in a column
+        ``marker_name`` or ``name`` of a table. None keeps all.
     level
-        Resolution of a multiscale image and of its labels; 0 is the finest.
+        Resolution of a multiscale image and of its labels, by number or by its name in the
+        metadata; 0 is the finest.
+    labels_level
+        Resolution of the labels, likewise; None takes that of the image's shape.
+    axes
+        Names of the image's axes as they are stored, one letter each, such as ``zcyx``; None takes
+        those of the file.
+    t
+        Number of the time point, if there are several.
+    label_connected
+        Whether labels are a binary mask, whose connected pieces are numbered as
+        `harpy_core.label_connected` does.
     storage_options
         Options of fsspec for an address, by its protocol, such as ``anon`` and ``endpoint_url``
         for s3. Without any it is read anonymously.
@@ -70,20 +94,27 @@ def open_raster(
     Raises
     ------
     InputError
-        There is nothing, no access, or no such element, level or channel; axes or shapes do not
-        match, labels are not integers, or a transformation moves them against the image.
+        There is nothing, no access, or no such element, level, time point or channel; axes or
+        shapes do not match, labels are not integers, or a transformation moves them against the
+        image.
     """
-    raster, _ = _opened(str(uri), image, labels, channels, level, storage_options, cache)
-    return raster
+    choice = Choice(level, axes, t, storage_options)
+    return _opened(
+        expanded(str(uri)), image, labels, channels, choice, labels_level, cache, label_connected
+    ).raster
 
 
 def describe(
     uri: str | os.PathLike[str],
     image: str | None = None,
     labels: str | None = None,
-    channels: Sequence[str] | None = None,
+    channels: Sequence[str] | str | os.PathLike[str] | None = None,
     *,
-    level: int = 0,
+    level: int | str = 0,
+    labels_level: int | str | None = None,
+    axes: str | None = None,
+    t: int | None = None,
+    label_connected: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
     missing_chunks: MissingChunks = "refuse",
@@ -95,20 +126,28 @@ def describe(
     missing_chunks
         Treatment of chunks that are not stored, as in the config.
     """
-    uri = str(uri)
+    uri = expanded(str(uri))
     place = os.path.abspath(uri) if format_of(uri).LOCAL else uri
-    raster, apart = _opened(place, image, labels, channels, level, storage_options, cache)
+    choice = Choice(level, axes, t, storage_options)
+    opened = _opened(place, image, labels, channels, choice, labels_level, cache, label_connected)
+    raster, apart, named = opened.raster, opened.apart, opened.named
+    found = _declared(place, raster, apart) or raster.fingerprint or ""
     return dataclasses.replace(
         raster.info(),
         uri=place,
         image=image,
         labels=apart or labels,
-        fingerprint=_declared(place, raster, apart) or raster.fingerprint or "",
+        fingerprint=digest_of([found, named]) if found and named else found,
         files=_files(place, raster, apart),
         level=level,
+        labels_level=labels_level,
+        axes=axes,
+        t=t,
+        label_connected=label_connected,
         storage_options=dict(storage_options or {}),
         cache=None if cache is None else os.path.abspath(cache),
         missing=missing_chunks,
+        named=named,
     )
 
 
@@ -120,21 +159,34 @@ def open_described(info: RasterInfo) -> Raster:
     InputError
         The source has changed since it was described.
     """
-    raster, apart = _opened(
+    choice = Choice(info.level, info.axes, info.t, info.storage_options)
+    opened = _opened(
         info.uri,
         info.image,
         info.labels,
         info.channels,
-        info.level,
-        info.storage_options,
+        choice,
+        info.labels_level,
         info.cache,
+        info.label_connected,
+        info.named,
     )
+    raster, apart = opened.raster, opened.apart
     if info.files and _files(info.uri, raster, apart) != info.files:
         raise InputError(
             f"{info.uri}: its files are not those that were described: they changed since; run "
             "again from the description, and what was made of them is made anew"
         )
     return raster
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Opened:
+    """A raster, the place of labels that are a file of their own, and names that were given."""
+
+    raster: Raster
+    apart: str | None
+    named: list[str]
 
 
 def open_layer(info: RasterInfo, labels: str) -> Any:
@@ -157,24 +209,35 @@ def open_layer(info: RasterInfo, labels: str) -> Any:
         if len(info.labels_shape) > 2:
             raise InputError(f"{labels}: polygons are flat, the image is a volume; leave it out")
         return read_polygons(beside(labels, info.uri), info.labels_shape)
-    return open_described(dataclasses.replace(info, labels=labels, files="")).labels
+    return open_described(
+        dataclasses.replace(info, labels=labels, files="", labels_level=None, label_connected=False)
+    ).labels
 
 
 def _opened(
     uri: str,
     image: str | None,
     labels: str | None,
-    channels: Sequence[str] | None,
-    level: int,
-    storage_options: Mapping[str, Any] | None,
+    channels: Sequence[str] | str | os.PathLike[str] | None,
+    choice: Choice,
+    labels_level: int | str | None,
     cache: str | os.PathLike[str] | None,
-) -> tuple[Raster, str | None]:
-    """Return the raster, and the place of its labels if they are a file of their own."""
-    pixels, segmentation = find_elements(uri, image, labels, level, storage_options)
-    checked = check_elements(uri, pixels, segmentation)
-    names = checked.channels
+    connected: bool,
+    named: Sequence[str] = (),
+) -> _Opened:
+    """Open an image and its labels; `named` are the names of all channels, known from before."""
+    labels = None if labels is None else expanded(labels)
+    pixels, segmentation = find_elements(uri, image, labels, choice, labels_level)
+    checked = check_elements(uri, pixels, segmentation, connected)
+    found = checked.channels
+    if named and not isinstance(channels, str | os.PathLike):
+        names, wanted = [*named], channels
+    else:
+        names, wanted = given_names(uri, channels, pixels.channels, found)
     image_array, label_array = (_kept(e.array, cache) for e in (pixels, segmentation))
-    chosen = chosen_channels(uri, names, channels)
+    if connected:
+        label_array = connected_labels(label_array)
+    chosen = chosen_channels(uri, names, wanted)
     if len(chosen) < len(names):
         image_array = ChannelView(image_array, tuple(chosen))
     apart = (
@@ -182,7 +245,8 @@ def _opened(
     )
     name = segmentation.name if apart is None else _FILE.sub("", os.path.basename(apart))
     raster = Raster.of(image_array, {name: label_array}, [names[i] for i in chosen])
-    return dataclasses.replace(raster, spacing=checked.spacing), apart
+    raster = dataclasses.replace(raster, spacing=checked.spacing)
+    return _Opened(raster, apart, names if names != found else [])
 
 
 def _files(uri: str, raster: Raster, apart: str | None) -> str:
@@ -195,8 +259,8 @@ def find_elements(
     uri: str | os.PathLike[str],
     image: str | None,
     labels: str | None,
-    level: int = 0,
-    storage_options: Mapping[str, Any] | None = None,
+    choice: Choice,
+    labels_level: int | str | None = None,
 ) -> tuple[Element, Element]:
     """Open an image and its labels separately; whether they belong together is not checked.
 
@@ -206,20 +270,30 @@ def find_elements(
     source = format_of(uri)
     elsewhere = labels is not None and (is_apart(labels) or os.path.isdir(beside(labels, uri)))
     with understood(uri):
-        pixels = source.open_image(uri, image, level, storage_options)
-        inside = source.open_labels(uri, labels, pixels.name, level, storage_options, elsewhere)
+        pixels = source.open_image(uri, image, choice)
+        choice = _of_labels(choice, pixels, labels_level)
+        inside = source.open_labels(uri, labels, pixels.name, choice, elsewhere)
     if inside is not None or labels is None:
         assert inside is not None
         return pixels, inside
     place = beside(labels, uri)
     with understood(place):
-        return pixels, format_of(place).open_alone(place, level, storage_options)
+        return pixels, format_of(place).open_alone(place, choice)
+
+
+def _of_labels(choice: Choice, image: Element, level: int | str | None) -> Choice:
+    """Return what is asked of the labels: a level, or the one that fits the image."""
+    if level is not None:
+        return dataclasses.replace(choice, level=level)
+    shape = tuple(image.array.shape)
+    fits = axes_names.spatial(shape, axes_names.of("images", len(shape)))
+    return dataclasses.replace(choice, fits=fits)
 
 
 # Image and labels together ------------------------------------------------------------------------
 
 
-def check_elements(uri: str, image: Element, labels: Element) -> Raster:
+def check_elements(uri: str, image: Element, labels: Element, connected: bool = False) -> Raster:
     """Make the raster of an image and its labels, if they belong together.
 
     Raises
@@ -228,10 +302,11 @@ def check_elements(uri: str, image: Element, labels: Element) -> Raster:
         Shapes, types or placement do not match, or channel names are not unique.
     """
     with understood(uri):
-        raster = Raster.of(image.array, labels.array)
+        array = connected_labels(labels.array) if connected else labels.array
+        raster = Raster.of(image.array, array)
     if image.placed is not None and labels.placed is not None:
         flat = image.array.ndim == 3 or labels.array.ndim == 2
-        told = difference(image.placed, labels.placed, ("y", "x") if flat else axes.SPATIAL)
+        told = difference(image.placed, labels.placed, ("y", "x") if flat else axes_names.SPATIAL)
         if told is not None:
             raise InputError(
                 f"{uri}: labels {labels.name!r} do not lie on the image{_called(image)}: {told}; "
@@ -239,12 +314,55 @@ def check_elements(uri: str, image: Element, labels: Element) -> Raster:
             )
     where = f"{uri}: channels of the image{_called(image)}"
     names = channel_names(image.channels, len(raster.channels), where)
-    sides = along(image.sides, axes.of("labels", labels.array.ndim))
+    sides = along(image.sides, axes_names.of("labels", labels.array.ndim))
     return dataclasses.replace(raster, channels=names, spacing=sides)
 
 
 def _called(image: Element) -> str:
     return f" {image.name!r}" if image.name else ""
+
+
+def given_names(
+    uri: str,
+    channels: Sequence[str] | str | os.PathLike[str] | None,
+    own: Sequence[str] | None,
+    found: list[str],
+) -> tuple[list[str], Sequence[str] | None]:
+    """Return the names of all channels, and of those that are wanted; None for all.
+
+    Parameters
+    ----------
+    uri
+        Place of the image, for an error.
+    channels
+        Names, or the path of a text with names.
+    own
+        Names in the file; None if it has none.
+    found
+        Those names, or numbers.
+
+    Raises
+    ------
+    InputError
+        There are too few or too many names, or those of the file in another order.
+    """
+    if isinstance(channels, str | os.PathLike):
+        listed = read_names(channels)
+        where = f"{channels}: names"
+        if own is not None and listed != list(own) and sorted(listed) == sorted(own):
+            raise InputError(
+                f"{channels}: the names are those of {uri} in another order; leave channels out, "
+                "and the file's own names are used"
+            )
+        return channel_names(listed, len(found), where), None
+    if channels is None or own is not None or set(channels) <= set(found):
+        return found, channels
+    if len(channels) != len(found):
+        raise InputError(
+            f"{uri}: names none of its {len(found)} channels, and {len(channels)} names are given: "
+            "name each of them"
+        )
+    return channel_names(channels, len(found)), None
 
 
 def chosen_channels(uri: str, names: Sequence[str], wanted: Sequence[str] | None) -> list[int]:
@@ -268,7 +386,7 @@ def _kept(array: Any, cache: str | os.PathLike[str] | None) -> Any:
     if cache is None:
         return array
     if isinstance(array, AxesView):
-        return AxesView(_kept(array.array, cache), array.kept)
+        return dataclasses.replace(array, array=_kept(array.array, cache))
     return remote.keeping(array, cache) if remote.owns(array) else array
 
 

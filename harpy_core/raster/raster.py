@@ -5,6 +5,7 @@ Nothing else asks what kind of array was given; reading pixels is up to `reading
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from harpy_core.errors import InputError
 from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.info import RasterInfo
+from harpy_core.raster.label_views import ConnectedLabels, WholeNumbers, whole_numbers
 from harpy_core.raster.reading import (
     NUMPY_TILE,
     Reader,
@@ -25,7 +27,7 @@ from harpy_core.raster.reading import (
     reader_of,
 )
 from harpy_core.raster.untrusted import refuse_absurd, refuse_codecs
-from harpy_core.raster.views import ChannelView, whole_image
+from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.tiles.grid import Edges
 
 LABELS = "labels"
@@ -73,7 +75,7 @@ class Raster:
             Array (c, y, x) or (c, z, y, x) that `open_raster` opened, or a NumPy, Dask, Zarr or
             xarray array, the last with axes in any order; None for labels alone.
         labels
-            Integers (y, x) or (z, y, x), likewise; or several such arrays, by name.
+            Whole numbers (y, x) or (z, y, x), likewise; or several such arrays, by name.
         channels
             Name of each channel; None numbers them.
 
@@ -86,12 +88,9 @@ class Raster:
         given = labels if isinstance(labels, Mapping) else {LABELS: labels}
         if not given:
             raise InputError("labels: none given; give an array of them")
-        layers = {name: _unwrapped(array, "labels") for name, array in given.items()}
+        layers = {name: _as_labels(array) for name, array in given.items()}
         pixels = None if image is None else _unwrapped(image, "image")
         for array in layers.values():
-            refuse_absurd(array, "labels")
-            refuse_codecs(array, "labels")
-            _check_labels(array)
             if pixels is not None:
                 refuse_absurd(pixels, "image")
                 refuse_codecs(pixels, "image")
@@ -192,6 +191,8 @@ class Raster:
             labels_shape=tuple(self.labels.shape),
             labels_chunks=_chunks(self.labels),
             labels_dtype=_type_name(self.labels),
+            labels_stored=_stored_type(self.labels),
+            rearranged=max(map(_rearranged, (image, self.labels))),
             fingerprint="",
             numbers=self.image.indices if isinstance(self.image, ChannelView) else None,
             lazy=self.lazy,
@@ -267,15 +268,66 @@ def _in_order(array: Any, kind: str) -> Any:
     return (array if order == list(array.dims) else array.transpose(*order)).data
 
 
-def _check_labels(labels: Any) -> None:
+def _as_labels(given: Any) -> Any:
+    """Return labels as integers, if they are any, or may be."""
+    labels = _unwrapped(given, "labels")
+    refuse_absurd(labels, "labels")
+    refuse_codecs(labels, "labels")
     if labels.ndim not in (2, 3):
         raise InputError(
             f"labels have {labels.ndim} axes, shape {tuple(labels.shape)}: give (y, x) or (z, y, x)"
         )
-    if np.dtype(labels.dtype).kind not in "iu":
+    kind = np.dtype(labels.dtype).kind
+    if kind == "f" and np.dtype(labels.dtype).itemsize <= 8:
+        if is_dask(labels):
+            return labels.map_blocks(whole_numbers, dtype=np.int64)
+        return WholeNumbers(labels, reader_of(labels, 3, False))
+    if kind == "b":
+        raise InputError(
+            "labels are bool, a binary mask: label_connected: true (in Python: "
+            "harpy_core.label_connected(labels)) gives each of its connected pieces a number"
+        )
+    if kind not in "iu":
         raise InputError(
             f"labels are {np.dtype(labels.dtype)}: give integers, e.g. labels.astype('uint32')"
         )
+    return labels
+
+
+def label_connected(labels: Any) -> ConnectedLabels:
+    """Label the connected pieces of a binary mask.
+
+    Parameters
+    ----------
+    labels
+        Mask (y, x) or (z, y, x) of any type: a NumPy, Zarr or xarray array, or one that
+        `open_raster` opened. Pixels that are not 0 are the foreground.
+
+    Returns
+    -------
+    ConnectedLabels
+        Array of the mask's shape that every job takes as labels. Pixels of the foreground that
+        share a side have one number, that of ``scipy.ndimage.label`` on the whole mask. The pieces
+        are found when they are first needed, in one pass, tile by tile.
+
+    Raises
+    ------
+    InputError
+        It is no array, or a Dask array, or has other axes.
+    """
+    mask = _unwrapped(labels, "labels")
+    if is_dask(mask):
+        raise InputError(
+            "labels: the pieces of a Dask array are not found: store it first (to_zarr), or use "
+            "dask_image.ndmeasure.label"
+        )
+    refuse_absurd(mask, "labels")
+    refuse_codecs(mask, "labels")
+    if mask.ndim not in (2, 3):
+        raise InputError(
+            f"labels have {mask.ndim} axes, shape {tuple(mask.shape)}: give (y, x) or (z, y, x)"
+        )
+    return ConnectedLabels(mask, reader_of(mask, 3, False))
 
 
 def _check_image(image: Any, labels: Any) -> None:
@@ -289,9 +341,12 @@ def _check_image(image: Any, labels: Any) -> None:
             f"image pixels are {np.dtype(image.dtype)}: give integers or floats of at most 64 bits"
         )
     if lifted(tuple(image.shape[1:]), 3, 1) != lifted(tuple(labels.shape), 3, 1):
+        remedy = "give labels of the image's shape without its channels"
+        if tuple(image.shape[:-1]) == tuple(labels.shape):
+            remedy = "its channels seem to come last, so give np.moveaxis(image, -1, 0)"
         raise InputError(
             f"image {tuple(image.shape)} and labels {tuple(labels.shape)} do not cover the same "
-            "pixels: give labels of the image's shape without its channels"
+            f"pixels: {remedy}"
         )
 
 
@@ -323,3 +378,17 @@ def _chunks(array: Any) -> tuple[int, ...]:
 def _type_name(array: Any) -> str:
     """NumPy's name of a pixel type, regardless of its byte order on disk."""
     return str(np.dtype(array.dtype).newbyteorder("="))
+
+
+def _stored_type(labels: Any) -> str:
+    """Name of the type from which labels are computed; empty if they are as they are stored."""
+    computed = isinstance(labels, ConnectedLabels | WholeNumbers)
+    return _type_name(labels.arrays[0]) if computed else ""
+
+
+def _rearranged(array: Any) -> int:
+    """Bytes of a chunk that is decoded before its axes are moved; 0 if it is decoded in place."""
+    view = array.arrays[0] if isinstance(array, ConnectedLabels | WholeNumbers) else array
+    if not isinstance(view, AxesView) or view.in_place:
+        return 0
+    return math.prod(view.array.chunks) * view.dtype.itemsize

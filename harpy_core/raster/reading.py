@@ -169,7 +169,8 @@ class ChunkReader:
         owner = owner_of(stored)
         assert owner is not None
         self._files, self._stored_chunks = owner.chunks(stored, strict), stored.chunks
-        self._kept = array.kept if isinstance(array, AxesView) else tuple(range(array.ndim))
+        self._view = array if isinstance(array, AxesView) else None
+        self._in_place = self._view is None or self._view.in_place
         self._lifted = array.ndim != axes
         self.shape = lifted(array.shape, axes, 1)
         self._stored = np.dtype(array.dtype).newbyteorder("=")
@@ -202,8 +203,8 @@ class ChunkReader:
 
     def stored(self, region: Region) -> np.ndarray | None:
         """Return the chunk's content, if the region is one that `read` decodes in place."""
-        decoded_in_place = self._is_chunk(region) and self._stored == self.dtype
-        if not decoded_in_place or not isinstance(self._files, StoredChunks):
+        in_place = self._in_place and self._is_chunk(region) and self._stored == self.dtype
+        if not in_place or not isinstance(self._files, StoredChunks):
             return None
         return self._files.stored(self._place(covering(region, self._chunks)[0]))
 
@@ -225,7 +226,7 @@ class ChunkReader:
 
     def _decode(self, index: tuple[int, ...], out: np.ndarray) -> list[Gap]:
         place = self._place(index)
-        if self._files.read(place, out.reshape(self._stored_chunks)):
+        if self._read_chunk(place, out):
             return []
         grid = zip(index, self._chunks, self.shape, strict=True)
         return [
@@ -235,12 +236,30 @@ class ChunkReader:
             )
         ]
 
+    def _read_chunk(self, place: tuple[int, ...], out: np.ndarray) -> bool:
+        """Decode a chunk into `out`, with the axes of the view."""
+        if self._view is None or self._in_place:
+            return self._files.read(place, out.reshape(self._stored_chunks))
+        shape = self._stored_chunks
+        stored = scratch("stored", int(np.prod(shape)), self._stored).reshape(shape)
+        there = self._files.read(place, stored)
+        kept = set(self._view.order)
+        inside = tuple(
+            slice(None) if i in kept else slice(at % n, at % n + 1)
+            for i, (at, n) in enumerate(zip(self._view.at, shape, strict=True))
+        )
+        out[...] = self._view.arranged(stored[inside]).reshape(out.shape)
+        return there
+
     def _place(self, index: tuple[int, ...]) -> tuple[int, ...]:
         """Index of a chunk among the stored ones, from that along the canonical axes."""
         own = (*index[:-3], *index[-2:]) if self._lifted else index
-        place = [0] * len(self._stored_chunks)
-        for axis, i in zip(self._kept, own, strict=True):
-            place[axis] = i
+        if self._view is None:
+            return own
+        place = [at // n for at, n in zip(self._view.at, self._stored_chunks, strict=True)]
+        for axis, i in zip(self._view.order, own, strict=True):
+            if axis is not None:
+                place[axis] = i
         return tuple(place)
 
 

@@ -56,7 +56,7 @@ def of_multiscale(axes: Sequence[Any], placed: Placement) -> Sides:
     linear = np.asarray(matrix)[:-1, :-1]
     if np.any(linear != np.diag(np.diagonal(linear))):
         return {}
-    units = {str(a["name"]): str(a.get("unit")) for a in axes if isinstance(a, dict)}
+    units = {str(a["name"]).lower(): str(a.get("unit")) for a in axes if isinstance(a, dict)}
     return {
         axis: float(abs(linear[i, i])) * MICROMETERS[units[axis]]
         for i, axis in enumerate(_FRAME)

@@ -5,6 +5,8 @@ TIFFs as sources are up to `harpy_core.raster.formats.tiff`.
 
 from __future__ import annotations
 
+import math
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,20 +19,34 @@ import zarr
 
 from harpy_core.errors import InputError
 from harpy_core.raster import axes, spacing
-from harpy_core.raster.formats.format import Element, listed
-from harpy_core.raster.views import whole_key
+from harpy_core.raster.formats import ome
+from harpy_core.raster.formats.format import (
+    Choice,
+    Element,
+    Stamp,
+    chosen_level,
+    listed,
+    stamp,
+)
+from harpy_core.raster.formats.ome import Spread
 
 _SAMPLES = {3: ["red", "green", "blue"], 4: ["red", "green", "blue", "alpha"]}
 """Names of the samples of a colour image, of which OME names the channel alone."""
+
+_NAME_TAGS = ("Biomarker", "Name")
+"""Tags of a channel's name in a plane of a PerkinElmer slide."""
 
 _OPEN = 256
 """Number of levels that a process keeps open."""
 
 
 @lru_cache(maxsize=_OPEN)
-def _opened(path: str, series: int, level: int, stamp: tuple[int, int]) -> zarr.Array:
-    """Open a level of a series, once in each process until the file changes."""
-    node = zarr.open(tifffile.imread(path, aszarr=True, series=series, level=level), mode="r")
+def _opened(
+    path: str, xml: str | None, series: int, level: int, stamps: tuple[Stamp, ...]
+) -> zarr.Array:
+    """Open a level of a series, once in each process until a file changes."""
+    store = tifffile.imread(path, aszarr=True, series=series, level=level, omexml=xml)
+    node = zarr.open(store, mode="r")
     array = node["0"] if isinstance(node, zarr.Group) else node
     if not isinstance(array, zarr.Array):
         raise InputError(f"{path}: series {series} holds no image; name another one")
@@ -38,23 +54,21 @@ def _opened(path: str, series: int, level: int, stamp: tuple[int, int]) -> zarr.
 
 
 class TiffArray:
-    """A series of a TIFF, without its axes of one pixel other than y and x.
+    """A level of a series of a TIFF as it is stored, whose planes may lie in several files.
 
     Parameters
     ----------
     path
-        Path of the file.
+        Path of the file, of one of several, or of their companion.
     series
-        Name or number of the image in it; None takes the first.
-    channels
-        Put the channels first, even if there is only one, which files often leave out.
+        Name or number of the image in it; None takes the only one.
     level
-        Resolution of a pyramid, 0 for the finest; a file without a pyramid has only that.
+        Number of the resolution of a pyramid, 0 for the finest.
 
     Attributes
     ----------
     axes
-        Names of the axes: c, z, y, x or whatever the file has.
+        Names of the axes, lower case; samples of a colour are c.
     channels
         Names from the OME metadata; None if it has none.
     levels
@@ -63,69 +77,55 @@ class TiffArray:
         Name of the compression of its segments.
     sides
         Side of a pixel along each spatial axis for which the metadata have one, in micrometres.
+    files
+        Paths of all files of the image, `path` first.
 
     Raises
     ------
     InputError
-        There is no such file, series or level, or the file is not a TIFF.
+        There is no such file, series or level, several series could be meant, planes are missing,
+        or the file is not a TIFF.
     """
 
-    def __init__(
-        self, path: str, series: str | None = None, channels: bool = False, level: int = 0
-    ) -> None:
+    def __init__(self, path: str, series: str | None = None, level: int = 0) -> None:
         if not Path(path).is_file():
             raise InputError(f"{path}: nothing there; correct the path")
         self.path, self.series, self.level = path, series, level
+        spread = _spread_of(path)
+        self._start, self._xml = spread.start, spread.xml
+        self.files = (path, *(file for file in spread.files if file != path))
         try:
-            with tifffile.TiffFile(path) as tiff:
+            with tifffile.TiffFile(self._start, omexml=self._xml) as tiff:
                 self._number = _number(tiff, path, series)
                 levels = tiff.series[self._number].levels
-                if level >= len(levels):
+                if not 0 <= level < len(levels):
                     raise InputError(f"{path}: no level {level}; there are 0 to {len(levels) - 1}")
+                _refuse_gaps(path, levels[level])
                 self.levels = [found.shape for found in levels]
-                shape, axes = levels[level].shape, levels[level].axes
+                self.shape, axes = levels[level].shape, levels[level].axes
                 self.compression = tifffile.COMPRESSION(
                     levels[level].keyframe.compression
                 ).name.lower()
-                self.channels = _channel_names(tiff.ome_metadata, self._number)
+                self.channels = _channel_names(tiff, self._number)
                 sides = spacing.of_ome_xml(tiff.ome_metadata, self._number)
-                self.sides = spacing.at_level(sides, levels[0].shape, shape, axes)
+                self.sides = spacing.at_level(sides, levels[0].shape, self.shape, axes)
         except tifffile.TiffFileError as error:
             raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
-        names = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
-        self._kept = tuple(i for i, n in enumerate(shape) if n > 1 or names[i] in "yx")
-        self._axes_in_file = len(shape)
-        kept = tuple(names[i] for i in self._kept)
-        self._given = channels
-        self._alone = channels and "c" not in kept
-        one = (1,) if self._alone else ()
-        self.axes: tuple[str, ...] = ("c", *kept) if self._alone else kept
-        self.shape = (*one, *(shape[i] for i in self._kept))
+        self.axes = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
         self.ndim = len(self.shape)
-        status = Path(path).stat()
-        self._stamp = status.st_mtime_ns, status.st_size
-        array = _opened(path, self._number, level, self._stamp)
-        self.dtype = np.dtype(array.dtype)
-        self.chunks = (*one, *(array.chunks[i] for i in self._kept))
+        self._stamps = tuple(map(stamp, self.files))
+        array = self._array()
+        self.dtype, self.chunks = np.dtype(array.dtype), array.chunks
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.path, self.series, self._given, self.level)
+        return type(self), (self.path, self.series, self.level)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        given = whole_key(key, self.ndim)
-        if self._alone:
-            return self._read(given[1:])[np.newaxis][given[0]]
-        return self._read(given)
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
-        full: list[Any] = [0] * self._axes_in_file
-        for axis, part in zip(self._kept, key, strict=True):
-            full[axis] = part
-        return np.asarray(self._level()[tuple(full)])
+        return np.asarray(self._array()[key])
 
     def segment_sizes(self, count: int) -> list[int]:
         """Stored bytes of at most `count` tiles or strips, evenly over the level."""
-        with tifffile.TiffFile(self.path) as tiff:
+        with tifffile.TiffFile(self._start, omexml=self._xml) as tiff:
             level = tiff.series[self._number].levels[self.level]
             sizes: list[int] = []
             for place in _spread(len(level), count):
@@ -136,14 +136,14 @@ class TiffArray:
                     sizes += [int(found[i]) for i in _spread(len(found), each)]
         return sizes
 
-    def _level(self) -> zarr.Array:
-        return _opened(self.path, self._number, self.level, self._stamp)
+    def _array(self) -> zarr.Array:
+        return _opened(self._start, self._xml, self._number, self.level, self._stamps)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[...].astype(dtype or self.dtype)
 
 
-def open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
+def open_tiff(path: str, series: str | None, kind: str, choice: Choice) -> Element:
     """Open a series of a TIFF as an image or labels.
 
     Parameters
@@ -151,32 +151,76 @@ def open_tiff(path: str, series: str | None, kind: str, level: int) -> Element:
     path
         Path of the file.
     series
-        Name or number of the image in it; None takes the first.
+        Name or number of the image in it; None takes the only one.
     kind
         ``images`` or ``labels``.
-    level
-        Number of the resolution; labels with only one have it for all.
+    choice
+        Level, axes and time point.
     """
-    array = TiffArray(path, series, kind == "images")
-    if level and (kind == "images" or len(array.levels) > 1):
-        array = TiffArray(path, series, kind == "images", level)
-    axes.check(kind, array.axes, array.axes, path)
-    return Element(series or path, array, array.channels, None, array.levels, sides=array.sides)
+    array = TiffArray(path, series)
+
+    def names(shape: tuple[int, ...]) -> tuple[str, ...]:
+        found = axes.named(kind, array.axes, shape, choice.axes, path)
+        # As tifffile has it, one plane of z is no axis.
+        return tuple(
+            "1" if n == 1 and a not in "yx" else a for a, n in zip(found, shape, strict=True)
+        )
+
+    shapes = [axes.spatial(shape, names(shape)) for shape in array.levels]
+    level = chosen_level(kind, choice, [str(n) for n in range(len(shapes))], shapes, path)
+    if level:
+        array = TiffArray(path, series, level)
+    found = axes.arranged(array, names(array.shape), kind, choice.t, path)
+    return Element(series or path, found, array.channels, None, array.levels, level, array.sides)
 
 
 def contents(path: str) -> Iterator[tuple[str, str]]:
     """Yield the kind of TIFF and its series, for people."""
+    if not os.path.isfile(path):
+        return
+    spread = _spread_of(path)
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(spread.start, omexml=spread.xml) as tiff:
             kind = "OME-TIFF" if tiff.is_ome else "TIFF"
             big = "Big" if tiff.is_bigtiff else ""
-            names = [series.name or str(i) for i, series in enumerate(tiff.series)]
-    except FileNotFoundError:
-        return
+            names = _listed_series(tiff)
     except tifffile.TiffFileError as error:
         raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
-    yield "file", f"{big}{kind}, {Path(path).stat().st_size:,} bytes"
+    size = sum(os.path.getsize(file) for file in spread.files)
+    several = f"{len(spread.files)} files, " if len(spread.files) > 1 else ""
+    yield "file", f"{big}{kind}, {several}{size:,} bytes"
     yield "images", listed(names)
+
+
+def _spread_of(path: str) -> Spread:
+    """Return the files of an image, if all are there."""
+    try:
+        found = ome.spread(path)
+        found.refuse_missing()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return found
+
+
+def _listed_series(tiff: tifffile.TiffFile) -> list[str]:
+    """Number, name and size of each series."""
+    listed = []
+    for number, series in enumerate(tiff.series):
+        name = f" {series.name!r}" if series.name else ""
+        listed.append(
+            f"{number}{name} ({' x '.join(map(str, series.shape))} {series.axes.lower()})"
+        )
+    return listed
+
+
+def _refuse_gaps(path: str, series: tifffile.TiffPageSeries) -> None:
+    """Refuse planes that are not there, which tifffile reads as zeros."""
+    gaps = sum(page is None for page in series)
+    if gaps:
+        raise InputError(
+            f"{path}: {gaps} of the {len(series)} planes that its metadata describe are not there: "
+            "copy or export it again"
+        )
 
 
 def _spread(length: int, count: int) -> list[int]:
@@ -185,10 +229,18 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
+    """Return the number of the series that is meant."""
     names = [found.name for found in tiff.series]
     if series is None or series == "":
+        sizes = [math.prod(found.shape) for found in tiff.series]
+        # Slides are followed by a thumbnail, a label and an overview.
+        if len(sizes) > 1 and max(sizes[1:]) >= sizes[0]:
+            raise InputError(
+                f"{path}: which of its images? {listed(_listed_series(tiff))}: name an image by "
+                "its name or number, and save labels as a file of their own"
+            )
         return 0
-    if series in names:
+    if names.count(series) == 1:
         return names.index(series)
     if series.isdigit() and int(series) < len(names):
         return int(series)
@@ -197,15 +249,24 @@ def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
     )
 
 
-def _channel_names(metadata: str | None, number: int) -> list[str] | None:
-    """Channel names of the OME-XML; None if some are missing."""
-    if not metadata:
+def _described(tiff: tifffile.TiffFile, number: int) -> ElementTree.Element | None:
+    """Return the OME metadata of a series."""
+    if not tiff.ome_metadata:
         return None
-    images = ElementTree.fromstring(metadata).findall("{*}Image")
-    if number >= len(images):
+    images = ElementTree.fromstring(tiff.ome_metadata).findall("{*}Image")
+    # One that tifffile leaves out would shift those behind it.
+    return images[number] if len(images) == len(tiff.series) else None
+
+
+def _channel_names(tiff: tifffile.TiffFile, number: int) -> list[str] | None:
+    """Channel names of the OME-XML, or of a PerkinElmer slide; None if some are missing."""
+    if tiff.is_qpi:
+        return _names_of_pages(tiff.series[number])
+    image = _described(tiff, number)
+    if image is None:
         return None
     names: list[str] = []
-    for channel in images[number].findall("{*}Pixels/{*}Channel"):
+    for channel in image.findall("{*}Pixels/{*}Channel"):
         name = channel.get("Name")
         if not name:
             return None
@@ -213,3 +274,13 @@ def _channel_names(metadata: str | None, number: int) -> list[str] | None:
         own = _SAMPLES.get(samples, [str(sample) for sample in range(samples)])
         names += [name] if samples == 1 else [f"{name} {sample}" for sample in own]
     return names or None
+
+
+def _names_of_pages(series: tifffile.TiffPageSeries) -> list[str] | None:
+    """Names in the descriptions of the planes: the marker or, without one, the filter."""
+    names = []
+    for page in series:
+        root = ElementTree.fromstring(page.aspage().description) if page is not None else None
+        found = [None if root is None else root.findtext(f".//{tag}") for tag in _NAME_TAGS]
+        names.append(next(filter(None, found), ""))
+    return names if all(names) and "c" in series.axes.lower() else None

@@ -20,28 +20,31 @@ def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class AxesView:
-    """An array without some of its axes of one pixel, such as OME's t.
+    """An array with its axes in another order, without some of them, or with a new one.
 
     Attributes
     ----------
     array
-        Zarr array; its chunks are one pixel long along the axes that are left out.
-    kept
-        Numbers of the axes that stay, ascending.
+        Array that slices, with a shape and chunks.
+    order
+        Number of each axis of the view in the array; None for a new axis of one pixel.
+    at
+        Index along each axis of the array, where the view leaves it out.
     """
 
     array: Any
-    kept: tuple[int, ...]
+    order: tuple[int | None, ...]
+    at: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of pixels along each axis."""
-        return tuple(self.array.shape[i] for i in self.kept)
+        return self._of(self.array.shape)
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return len(self.kept)
+        return len(self.order)
 
     @property
     def dtype(self) -> np.dtype:
@@ -51,18 +54,49 @@ class AxesView:
     @property
     def chunks(self) -> tuple[int, ...]:
         """Number of a chunk's pixels along each axis."""
-        return tuple(self.array.chunks[i] for i in self.kept)
+        return self._of(self.array.chunks)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a chunk has the pixels of the view in the view's order, and no others."""
+        kept = [i for i in self.order if i is not None]
+        left = (n for i, n in enumerate(self.array.chunks) if i not in kept)
+        return kept == sorted(kept) and all(n == 1 for n in left)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        full: list[Any] = [0] * self.array.ndim
-        for axis, part in zip(self.kept, whole_key(key, self.ndim), strict=True):
-            full[axis] = part
-        return np.asarray(self.array[tuple(full)])
+        full: list[Any] = [slice(i, i + 1) for i in self.at]
+        rest: list[Any] = []
+        for axis, part in zip(self.order, whole_key(key, self.ndim), strict=True):
+            alone = isinstance(part, int | np.integer)
+            if axis is not None:
+                first = int(part) % self.array.shape[axis] if alone else 0
+                full[axis] = slice(first, first + 1) if alone else part
+            # A new axis has its own part to take; of the others only that of one pixel goes.
+            rest.append(part if axis is None else 0 if alone else slice(None))
+        return self.arranged(np.asarray(self.array[tuple(full)]))[tuple(rest)]
+
+    def arranged(self, values: np.ndarray) -> np.ndarray:
+        """Return some of the array's pixels, one along each axis that is left out, as a view."""
+        kept = [i for i in self.order if i is not None]
+        left = [i for i in range(values.ndim) if i not in kept]
+        moved = values.transpose(*kept, *left)
+        new = tuple(i for i, axis in enumerate(self.order) if axis is None)
+        return np.expand_dims(moved.reshape(moved.shape[: len(kept)]), new)
+
+    def _of(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(1 if i is None else sizes[i] for i in self.order)
 
 
 def stored_in(array: Any) -> Any:
     """Return the array whose chunks hold another one's pixels."""
     return array.array if isinstance(array, AxesView) else array
+
+
+def behind(array: Any) -> list[Any]:
+    """Return the arrays from which a view's pixels are read, or the array itself."""
+    inside = getattr(array, "arrays", None) or [getattr(array, "array", None)]
+    found = [one for each in inside if each is not None for one in behind(each)]
+    return found or [array]
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,18 @@ STATISTICS: dict[str, Statistic | Shape] = {
 """Statistics of channels, and shapes, by name; percentiles ``q01`` to ``q99`` are statistics too.
 """
 
+_OTHER_NAMES = {
+    "mean": ("average", "intensity_mean", "mean_intensity"),
+    "sum": ("total", "integrated"),
+    "std": ("standard_deviation", "stdev", "sd"),
+    "var": ("variance",),
+    "min": ("minimum", "intensity_min"),
+    "max": ("maximum", "intensity_max"),
+    "skew": ("skewness",),
+    "count": ("pixels", "npixels"),
+}
+"""Names that other programs give to statistics."""
+
 _PERCENTILE = "q(0[1-9]|[1-9][0-9])"
 NAMES = f"{', '.join(STATISTICS)}, and the percentiles q01 to q99"
 NAME_PATTERN = f"^({'|'.join(STATISTICS)}|{_PERCENTILE})$"
@@ -251,10 +263,20 @@ def _named(name: str) -> Statistic | Shape:
     if percentile:
         return _percentile(int(percentile[1]))
     if name not in STATISTICS:
-        close = get_close_matches(str(name), STATISTICS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {NAMES}"
-        raise InputError(f"stats: {name!r} is not a statistic; {hint}")
+        raise InputError(f"stats: {name!r} is not a statistic; {hint(name)}")
     return STATISTICS[name]
+
+
+def hint(name: str) -> str:
+    """Return what to do about a name that is no statistic: the one that was meant, or all."""
+    word = str(name).lower()
+    percentile = re.fullmatch(r"[pq]_?(\d{1,2})", word)
+    if percentile and int(percentile[1]):
+        return f"did you mean q{int(percentile[1]):02}?"
+    close = get_close_matches(word, STATISTICS, 1) or [
+        ours for ours, others in _OTHER_NAMES.items() if get_close_matches(word, others, 1)
+    ]
+    return f"did you mean {close[0]}?" if close else f"choose from {NAMES}"
 
 
 @functools.cache

@@ -15,6 +15,27 @@ from harpy_core.errors import InputError
 _LARGEST = 2**64 - 1
 
 
+_OF_MASKS = (1, 255, 2**16 - 1)
+"""Values that programs give the foreground of a binary mask."""
+
+
+def mask_note(ids: Iterable[int]) -> str | None:
+    """Return what to say of labels that look like a binary mask; None if they do not.
+
+    Parameters
+    ----------
+    ids
+        The labels that are there, without background.
+    """
+    there = [int(label) for label in ids]
+    if len(there) != 1 or there[0] not in _OF_MASKS:
+        return None
+    return (
+        f"the only label is {there[0]}, as in a binary mask: label_connected: true (in Python: "
+        "harpy_core.label_connected(labels)) makes an instance of each connected piece"
+    )
+
+
 def checked_labels(given: int | Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     """Labels as (n,) uint64, in the order given.
 

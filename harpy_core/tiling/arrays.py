@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from harpy_core.config.crops import Codec
 from harpy_core.errors import InputError
+from harpy_core.raster.formats.format import ReusableFiles
 from harpy_core.raster.raster import Raster
 from harpy_core.running.schedule import in_order
 from harpy_core.storage import codecs
-from harpy_core.tiling.linking import Index, chunk_file, first_alike, link_encoding
+from harpy_core.tiling.linking import Index, first_alike, linkable
 from harpy_core.tiling.repeating import Box, Repeated, chunk_boxes, decoded_where_small, native
 
 LARGEST_CHUNK = 2**31 - 1
@@ -46,7 +46,7 @@ class TiledArray:
     codec
         Codec of the files.
     origin
-        Array whose files are used in the result as they are; None where they cannot be.
+        Files of the source that are used in the result as they are; None where they cannot be.
     encoding
         Arguments for zarr.
     """
@@ -57,7 +57,7 @@ class TiledArray:
     chunks: Index
     unit: Index
     codec: Codec
-    origin: zarr.Array | None
+    origin: ReusableFiles | None
     encoding: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,8 +96,8 @@ class TiledArray:
     def origin_file(self, index: Index) -> Path:
         """Path of the source's file of the same content."""
         assert self.origin is not None
-        places = zip(index, self.unit, self.origin.shape, strict=True)
-        return chunk_file(self.origin, tuple(i * u % n // u for i, u, n in places))
+        places = zip(index, self.unit, self.pixels.source.shape, strict=True)
+        return self.origin.path(tuple(i * u % n // u for i, u, n in places))
 
     def pixel_count(self, index: Index) -> int:
         """Number of a file's pixels inside the array."""
@@ -116,7 +116,7 @@ def tiled_image(
     source = raster.image
     whole = (shape[0], *source.shape[1:-2], *shape[1:])
     size = _chunks(chunks, source, whole)
-    linked = link_encoding(source, size, whole) if codec is None and shard is None else None
+    linked = linkable(source, size, whole) if codec is None and shard is None else None
     if linked is not None:
         return _of_source(source, whole, "images", linked)
     codec = codec or "lz4"
@@ -139,7 +139,7 @@ def tiled_labels(
     size = _chunks(wanted, source, whole)
     repeats = math.prod(-(-n // s) for n, s in zip(whole[-2:], source.shape[-2:], strict=True))
     if repeats == 1 and codec is None and shard is None:
-        linked = link_encoding(source, size, whole)
+        linked = linkable(source, size, whole)
         if linked is not None:
             return _of_source(source, whole, "labels", linked)
     pixels = decoded_where_small(source, threads)
@@ -150,17 +150,17 @@ def tiled_labels(
     return _encoded_array(repeated, "labels", dtype, size, unit, codec or "zstd")
 
 
-def _of_source(source: zarr.Array, whole: Index, kind: str, encoding: dict[str, Any]) -> TiledArray:
+def _of_source(source: Any, whole: Index, kind: str, files: ReusableFiles) -> TiledArray:
     """Make an array whose files are the source's."""
     return TiledArray(
         pixels=Repeated(source, whole),
         kind=kind,
         dtype=native(source),
         chunks=tuple(source.chunks),
-        unit=tuple(source.shards or source.chunks),
+        unit=files.unit,
         codec="none",
-        origin=source,
-        encoding=encoding,
+        origin=files,
+        encoding=files.encoding,
     )
 
 

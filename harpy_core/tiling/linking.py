@@ -12,26 +12,17 @@ import math
 import mmap
 import os
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
-
-import numcodecs
-import zarr
-from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
-from zarr.core.metadata.v2 import ArrayV2Metadata
-from zarr.storage import LocalStore
+from typing import Any, BinaryIO, Literal
 
 from harpy_core.errors import InputError
+from harpy_core.raster.formats import owner_of
+from harpy_core.raster.formats.format import ReusableFiles
 from harpy_core.storage.writing import write_flushed
 
 Index = tuple[int, ...]
 Method = Literal["link", "copy"]
 Way = Literal["linked", "cloned", "copied", "absent"]
 
-_SHUFFLES: dict[int, Literal["noshuffle", "shuffle", "bitshuffle"]] = {
-    0: "noshuffle",
-    1: "shuffle",
-    2: "bitshuffle",
-}
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _CLONE = 0x40049409
 """FICLONE of Linux: makes a file share another's blocks until one of them is written to."""
@@ -114,14 +105,8 @@ def _mapped(file: BinaryIO) -> mmap.mmap | bytes:
     return content
 
 
-def chunk_file(array: zarr.Array, index: Index) -> Path:
-    """Path of a file of a local array, by its number along each axis."""
-    store = cast(LocalStore, array.store_path.store)
-    return Path(store.root) / array.path / array.metadata.encode_chunk_key(index)
-
-
-def link_encoding(source: Any, chunks: Index, shape: Index) -> dict[str, Any] | None:
-    """Declare an array whose files are a source's, repeated; None where they cannot be.
+def linkable(source: Any, chunks: Index, shape: Index) -> ReusableFiles | None:
+    """Return the files of a source that another array can have as they are; None if it cannot.
 
     Parameters
     ----------
@@ -130,60 +115,15 @@ def link_encoding(source: Any, chunks: Index, shape: Index) -> dict[str, Any] | 
     chunks, shape
         Chunks and shape of the new array, along each axis.
     """
-    encoding = _file_encoding(source)
-    if encoding is None or tuple(source.chunks) != chunks:
+    owner = owner_of(source)
+    files = None if owner is None else owner.reusable(source)
+    if files is None or tuple(source.chunks) != chunks:
         return None
-    unit = source.shards or source.chunks
     fits = all(
         target <= own or own % u == 0
-        for own, target, u in zip(source.shape, shape, unit, strict=True)
+        for own, target, u in zip(source.shape, shape, files.unit, strict=True)
     )
-    return encoding if fits else None
-
-
-def _file_encoding(source: Any) -> dict[str, Any] | None:
-    """Encoding of a local array's files, in the terms of Zarr 3."""
-    if not isinstance(source, zarr.Array) or not isinstance(source.store_path.store, LocalStore):
-        return None
-    metadata = source.metadata
-    if not isinstance(metadata, ArrayV2Metadata):
-        return {
-            "filters": source.filters,
-            "serializer": source.serializer,
-            "compressors": source.compressors,
-            "shards": source.shards,
-            "fill_value": source.fill_value,
-        }
-    compressors = _as_v3(metadata.compressor, source.dtype.itemsize)
-    if metadata.filters or metadata.order != "C" or compressors is None:
-        return None
-    return {
-        "serializer": BytesCodec(endian="big" if source.dtype.byteorder == ">" else "little"),
-        "compressors": compressors,
-        "fill_value": metadata.fill_value or 0,
-    }
-
-
-def _as_v3(compressor: Any, itemsize: int) -> list[Any] | None:
-    """Return the Zarr 3 codec that reads what a Zarr 2 compressor wrote; None if there is none."""
-    if compressor is None:
-        return []
-    if isinstance(compressor, numcodecs.Blosc):
-        # Decoding follows the header of each file; -1 chose the shuffle by the size of the items.
-        return [
-            BloscCodec(
-                cname=compressor.cname,
-                clevel=compressor.clevel,
-                shuffle=_SHUFFLES.get(compressor.shuffle, "shuffle"),
-                typesize=itemsize,
-                blocksize=compressor.blocksize,
-            )
-        ]
-    if isinstance(compressor, numcodecs.Zstd):
-        return [ZstdCodec(level=compressor.level)]
-    if isinstance(compressor, numcodecs.GZip):
-        return [GzipCodec(level=compressor.level)]
-    return None
+    return files if fits else None
 
 
 def first_alike(index: Index, unit: Index, shape: Index) -> Index:

@@ -304,7 +304,7 @@ LABELS = np.eye(6, dtype="i4")
     ("image", "labels", "options", "told"),
     [
         (IMAGE, -LABELS, {}, "labels hold -1"),
-        (IMAGE, LABELS.astype("f4"), {}, "labels are float32"),
+        (IMAGE, LABELS.astype("f4") / 2, {}, "labels are float32"),
         (IMAGE, LABELS.astype(bool), {}, "labels are bool"),
         (IMAGE, LABELS[:5], {}, r"image \(2, 6, 6\) and labels \(5, 6\)"),
         (IMAGE, LABELS[np.newaxis, np.newaxis], {}, "labels have 4 axes"),

@@ -253,14 +253,14 @@ def test_what_yaml_does_not_read_as_text_is_to_be_quoted(value: Any) -> None:
     ends = ": YAML does not read it as text: quote it"
     assert told(with_source(uri="ihc", image=value)).endswith(f": a name is text{ends}")
     lines = all_told(with_source(uri="ihc", channels=["DAPI", value]))
-    assert [line.endswith(f"each once, or null{ends}") for line in lines] == [True]
+    assert [line.endswith(f".txt, or null{ends}") for line in lines] == [True]
     (line,) = all_told({"cases": {value: {"source": {"uri": "ihc"}}}})
     assert line == f"cases.{str(value).lower()}{ends}"
 
 
 def test_an_unknown_statistic_is_told_with_the_known_ones() -> None:
     line = told(with_case(aggregate={"stats": ["mean", "mode"]}))
-    assert line.startswith("cases.liver.aggregate.stats[1] = mode: statistics are count, sum,")
+    assert line.startswith("cases.liver.aggregate.stats[1] = mode: no such statistic; choose from")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 def test_a_source_that_is_not_there_is_told_with_the_registered_names() -> None:
     line = told(with_source(uri="tisue"))
-    assert line.startswith("cases.liver.source.uri = tisue: there is no such path")
+    assert line.startswith("cases.liver.source.uri = tisue: there is no such path in ")
     assert line.endswith("(did you mean tissue?)")
 
 

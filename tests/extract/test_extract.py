@@ -338,7 +338,7 @@ LABELS = np.eye(6, dtype="i4")
         (LABELS, {"channels": ["a"]}, "1 names for an image of 2 channels"),
         (LABELS, {"engine": "gpu9"}, "not an engine"),
         (LABELS[1:], {}, "do not cover the same pixels"),
-        (LABELS.astype("f8"), {}, "labels are float64"),
+        (LABELS.astype("f8") / 2, {}, "labels are float64"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(

@@ -106,7 +106,7 @@ def test_rows_are_given_in_the_order_of_meeting_and_kept(engine: str) -> None:
     ("labels", "told"),
     [
         (np.full((3, 3), -2, "i8"), "labels hold -2"),
-        (np.ones((3, 3), "f4"), "labels are float32"),
+        (np.full((3, 3), 0.5, "f4"), "labels are float32"),
         (np.ones(3, "u4"), "labels have 1 axes"),
     ],
 )

@@ -113,9 +113,9 @@ def test_every_kind_of_source_is_told_of(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "labels", "channels", "problem", "last"),
     [
-        ("raw/image", "floats", None, "labels are float32", "compression"),
+        ("raw/image", "floats", None, "labels are float32", "channels"),
         ("raw/image", "nuclei", None, "labels 'nuclei' is not there", "labels"),
-        ("raw/image", "cells", ["CD4"], "channel 'CD4' is not there", "compression"),
+        ("raw/image", "cells", ["CD4"], "names none of its 3 channels", "compression"),
     ],
 )
 def test_what_is_wrong_stands_below_what_was_found(

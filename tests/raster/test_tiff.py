@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from stores import NAMES, cells, tiffs
+from stores import NAMES, assert_passes_the_check, cells, tiffs
 
 import harpy_core as hc
 from harpy_core.raster import open_raster
@@ -26,6 +26,7 @@ def pixels(dtype: str = "u2") -> np.ndarray:
 
 
 def assert_is_that_of_tifffile(path: Path, labels: str) -> None:
+    assert_passes_the_check(path, labels=labels)
     raster = open_raster(path, labels=labels)
     expected = tifffile.imread(path)
     np.testing.assert_array_equal(np.asarray(raster.image[...]), expected)
@@ -117,3 +118,32 @@ def test_a_planar_colour_image_has_a_channel_for_each_sample(named: bool, tmp_pa
 def test_channels_that_are_named_one_by_one_keep_their_names(tmp_path: Path) -> None:
     image, labels = tiffs(tmp_path)
     assert open_raster(image, labels=labels).channels == NAMES
+
+
+def test_a_slide_of_aperio_is_read_without_its_label_and_overview(tmp_path: Path) -> None:
+    values = np.ascontiguousarray(np.moveaxis(pixels("u1"), 0, -1))
+    more: dict[str, Any] = {"photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "slide.svs") as tiff:
+        for step, kind in ((1, "Aperio Image Library v1\r\n70x50"), (5, "Aperio thumbnail")):
+            layout = {"tile": (16, 16), "compression": "jpeg"} if step == 1 else {}
+            tiff.write(values[::step, ::step], description=kind, **layout, **more)
+    tifffile.imwrite(tmp_path / "labels.tif", wide())
+    raster = open_raster(tmp_path / "slide.svs", labels="labels.tif")
+    expected = np.moveaxis(tifffile.imread(tmp_path / "slide.svs"), -1, 0)
+    np.testing.assert_array_equal(raster.image[...], expected)
+
+
+@pytest.mark.parametrize("tag", ["Biomarker", "Name"])
+def test_a_slide_of_perkinelmer_names_its_channels(tag: str, tmp_path: Path) -> None:
+    path = tmp_path / "slide.qptiff"
+    with tifffile.TiffWriter(path) as tiff:
+        for plane, name in zip(pixels(), NAMES, strict=True):
+            text = f"<PerkinElmer-QPI-ImageDescription><{tag}>{name}</{tag}><Resp/>"
+            text += "<ImageType>FullResolution</ImageType></PerkinElmer-QPI-ImageDescription>"
+            tiff.write(
+                plane, description=text, software="PerkinElmer-QPI", metadata=None, tile=(16, 16)
+            )
+    tifffile.imwrite(tmp_path / "labels.tif", wide())
+    raster = open_raster(path, labels="labels.tif")
+    np.testing.assert_array_equal(raster.image[...], pixels())
+    assert raster.channels == NAMES

@@ -9,6 +9,8 @@ import numpy as np
 import tifffile
 import zarr
 
+from harpy_core.planning import inspection, preflight
+
 NAMES = ["DAPI", "CD3", "CD20"]
 
 
@@ -25,7 +27,7 @@ def cells(shape: tuple[int, ...] = (40, 50)) -> np.ndarray:
 
 def scales(axes: str, path: str, size: float = 1.0, **more: Any) -> list[dict[str, Any]]:
     """NGFF multiscales with two levels, the finer one first."""
-    names = {"t": "time", "c": "channel", "z": "space", "y": "space", "x": "space"}
+    names = {"t": "time", "c": "channel", **dict.fromkeys("zyx", "space")}
     levels = [
         {
             "path": name,
@@ -35,7 +37,7 @@ def scales(axes: str, path: str, size: float = 1.0, **more: Any) -> list[dict[st
         }
         for name, factor in ((path, 1), ("coarse", 2))
     ]
-    return [{"axes": [{"name": a, "type": names[a]} for a in axes], "datasets": levels, **more}]
+    return [{"axes": [{"name": a, "type": names.get(a)} for a in axes], "datasets": levels, **more}]
 
 
 def omero() -> dict[str, Any]:
@@ -70,7 +72,7 @@ def plain(path: Path) -> zarr.Group:
     group.create_array("raw/volume", data=pixels((3, 4, 40, 50)), chunks=(1, 2, 16, 16))
     group.create_array("cells", data=cells(), chunks=(20, 25))
     group.create_array("solid", data=cells((4, 40, 50)), chunks=(1, 20, 25))
-    group.create_array("floats", data=cells().astype("f4"))
+    group.create_array("floats", data=cells().astype("f4") / 2)
     group.create_array("small", data=cells()[:30])
     group.create_group("empty")
     return group
@@ -89,3 +91,11 @@ def assert_is_whole(raster: Any, names: list[str] | None = None) -> None:
     np.testing.assert_array_equal(np.asarray(raster.image[...]), pixels(raster.image.shape))
     np.testing.assert_array_equal(np.asarray(raster.labels[...]), cells(raster.labels.shape))
     assert raster.channels == (names or NAMES)
+
+
+def assert_passes_the_check(uri: Any, **keys: Any) -> None:
+    """The check before a run, and that of the rule `check`, find nothing wrong."""
+    source = {"uri": str(uri), **keys}
+    config = preflight.checked({"cases": {"c": {"source": source}}}, "f.yaml")
+    text, problems = inspection.inspect(config)
+    assert not problems, text

@@ -71,7 +71,7 @@ def test_a_source_that_cannot_be_used_ends_the_check_with_its_line(tmp_path: Pat
     write_config(tmp_path, of_one({"uri": "g", "image": "raw/image", "labels": "floats"}))
     ended = snakemake(tmp_path, "check", cores=1)
     assert ended.returncode == 1
-    assert "slide: labels are float32: give integers" in ended.stderr
+    assert "slide: labels are float32, and one is" in ended.stderr
     assert "3 x 40 x 50 (c, y, x)" in ended.stdout
 
 

@@ -51,16 +51,16 @@ def edited(**sections: dict[str, Any] | None) -> dict[str, Any]:
         ),
         (
             edited(source={"uri": "nowhere.zarr"}),
-            "config.yaml: cases.ihc.source.uri = nowhere.zarr: there is no such path, nor a "
-            "registered name (ihc, tissue, tissue-gigapixel, tissue-terapixel, macsima-tonsil, "
-            "merscope-liver)\n",
+            "config.yaml: cases.ihc.source.uri = nowhere.zarr: there is no such path in {folder}, "
+            "nor a registered name (ihc, tissue, tissue-gigapixel, tissue-terapixel, "
+            "macsima-tonsil, merscope-liver)\n",
         ),
     ],
 )
 def test_a_bad_config_is_refused_in_one_line(
     tmp_path: Path, config: dict[str, Any], line: str
 ) -> None:
-    assert refused(tmp_path, config) == line
+    assert refused(tmp_path, config) == line.format(folder=tmp_path)
 
 
 def test_every_mistake_of_a_config_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ ASKED = Questions(CONFIG)
 NEEDED = Needs(ASKED)
 # Once, not in every job.
 if workflow.is_main_process:
-    for warning in ASKED.warnings():
+    for warning in [*preflight.moved_paths(config, CONFIG_FILE), *ASKED.warnings()]:
         print(f"{CONFIG_FILE}: {warning}", file=sys.stderr)
 
 

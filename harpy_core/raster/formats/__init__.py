@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from harpy_core.raster.formats import planes, remote, tiff, zarr_store
+from harpy_core.raster.formats import bio, n5, planes, remote, tiff, zarr_store
 from harpy_core.raster.formats.format import Format
 
 FORMATS: tuple[Format, ...] = (
     remote,
     tiff,
     planes,
+    bio,
+    n5,
     zarr_store,
 )
 """Formats in order: the first that claims a source opens it; the last claims all others."""

@@ -7,20 +7,45 @@ imports all of them while it is parsed, so slow imports are made where they are 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from harpy_core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from harpy_core.raster.placement import Placement
 
-Options = Mapping[str, Any] | None
-"""Options of fsspec for an address, by its protocol."""
-
 Stamp = tuple[str, int, int]
 """Name, size and time of change (in nanoseconds) of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is asked of a source, besides the names of its elements.
+
+    Attributes
+    ----------
+    level
+        Number or name of the resolution; 0 is the finest.
+    axes
+        Names of the image's axes as they are stored, such as ``zcyx``; None: as the file says.
+    t
+        Number of the time point; None where there is only one.
+    options
+        Options of fsspec for an address, by its protocol.
+    fits
+        Pixels along z, y and x that labels should have; None: those of their level.
+    """
+
+    level: int | str = 0
+    axes: str | None = None
+    t: int | None = None
+    options: Mapping[str, Any] | None = None
+    fits: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +64,8 @@ class Element:
         Placement in each coordinate system; None if the metadata has none.
     levels
         Shapes of all its resolutions, as they are stored.
+    level
+        Number of the one that was chosen.
     sides
         Side of a pixel along each spatial axis for which the metadata have one, in micrometres.
     """
@@ -48,6 +75,7 @@ class Element:
     channels: list[str] | None
     placed: Placement | None
     levels: list[tuple[int, ...]]
+    level: int = 0
     sides: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -68,6 +96,25 @@ class Storage:
     unit: tuple[int, ...]
     codec: str
     sizes: list[int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReusableFiles:
+    """Local files that another array can have as its own, such as by links.
+
+    Attributes
+    ----------
+    unit
+        Pixels of a file along each axis.
+    encoding
+        Arguments with which zarr creates an array that decodes them.
+    path
+        Path of a file, by its number along each axis.
+    """
+
+    unit: tuple[int, ...]
+    encoding: dict[str, Any]
+    path: Callable[[tuple[int, ...]], Path]
 
 
 class ChunkSource(Protocol):
@@ -121,6 +168,10 @@ class Peek:
         """Whether there is something of that name, although it is not one of the usual ones."""
         return False
 
+    def fields(self, image: str | None) -> list[str]:
+        """Names of the fields of view of a plate or a well; empty if it is none."""
+        return []
+
     def channels(self, image: str | None) -> list[str]:
         """Names of an image's channels; empty if nothing names them."""
         return []
@@ -150,7 +201,7 @@ class Format(Protocol):
     def stamps(self, uri: str) -> Iterable[Stamp]:
         """Stamps of all files that may hold pixels, from the file system's tables alone."""
 
-    def open_image(self, uri: str, name: str | None, level: int, options: Options) -> Element:
+    def open_image(self, uri: str, name: str | None, choice: Choice) -> Element:
         """Open the image of a source; see `harpy_core.raster.open_raster` for the parameters."""
 
     def open_labels(
@@ -158,8 +209,7 @@ class Format(Protocol):
         uri: str,
         name: str | None,
         image: str | None,
-        level: int,
-        options: Options,
+        choice: Choice,
         elsewhere: bool,
     ) -> Element | None:
         """Open labels inside a source; None where they are a file of their own.
@@ -167,10 +217,10 @@ class Format(Protocol):
         `elsewhere` says that the name may be that of a file or a folder outside the source.
         """
 
-    def open_alone(self, uri: str, level: int, options: Options) -> Element:
+    def open_alone(self, uri: str, choice: Choice) -> Element:
         """Open labels that are a file of their own."""
 
-    def contents(self, uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+    def contents(self, uri: str, image: str | None, choice: Choice) -> Iterator[tuple[str, str]]:
         """Yield the contents of a source for people: the name of a line, and the line."""
 
     def owns(self, array: Any) -> bool:
@@ -190,6 +240,12 @@ class Format(Protocol):
 
     def storage(self, array: Any, count: int) -> Storage:
         """Storage of an array, with at most `count` samples."""
+
+    def files(self, array: Any) -> list[str]:
+        """Paths of the local files that hold an array; none if it is at an address."""
+
+    def reusable(self, array: Any) -> ReusableFiles | None:
+        """Return the files of an array that another one can have as they are."""
 
 
 LISTED = 12
@@ -226,3 +282,73 @@ def stamps_below(folder: str, prefix: str = "") -> Iterator[Stamp]:
             else:
                 found = _stat_of(entry)
                 yield name, found.st_size, found.st_mtime_ns
+
+
+def chosen_level(
+    kind: str,
+    choice: Choice,
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    where: str,
+) -> int:
+    """Return the number of the resolution that is meant.
+
+    Labels that have only one have it for every level of the image; of others it is the one of the
+    same number, if it fits, or else the only one that does.
+
+    Parameters
+    ----------
+    kind
+        ``images`` or ``labels``.
+    choice
+        What was asked for.
+    names
+        Names of the levels by the metadata, the finest first.
+    shapes
+        Pixels of each along z, y and x.
+    where
+        Name of the element in an error.
+
+    Raises
+    ------
+    InputError
+        There is no such level, or none or several of the labels fit.
+    """
+    wanted = choice.level
+    number = int(wanted) if str(wanted).isdigit() else -1
+    if isinstance(wanted, str) and wanted in names:
+        number = names.index(wanted)
+    there = 0 <= number < len(names)
+    if kind == "labels" and choice.fits is not None:
+        fit = [i for i, shape in enumerate(shapes) if shape == choice.fits]
+        if len(names) == 1 or (there and number in fit):
+            return number if there and number in fit else 0
+        if len(fit) == 1:
+            return fit[0]
+        raise InputError(f"{where}: {_unfit(choice.fits, names, shapes, fit)}")
+    if there:
+        return number
+    found = f"0 to {len(names) - 1}"
+    if list(names) != [str(i) for i in range(len(names))]:
+        found += f" ({listed(names)})"
+    raise InputError(f"{where}: no level {wanted}; there are {found}")
+
+
+def _unfit(
+    fits: tuple[int, ...], names: Sequence[str], shapes: Sequence[tuple[int, ...]], fit: list[int]
+) -> str:
+    if fit:
+        return (
+            f"levels {listed([names[i] for i in fit])} all have the image's pixels; choose one "
+            "with labels_level"
+        )
+    levels = [f"{name} ({sized(shape)})" for name, shape in zip(names, shapes, strict=True)]
+    return (
+        f"labels do not cover the same pixels as the image, {sized(fits)}, in any of their levels, "
+        f"{listed(levels)}: choose the image's level accordingly, or resample the labels"
+    )
+
+
+def sized(shape: Sequence[int]) -> str:
+    """Pixels along z, y and x for people, without z if it is one."""
+    return " x ".join(f"{n:,}" for n in (shape[1:] if shape[0] == 1 else shape))

@@ -10,14 +10,13 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import InputError
-from harpy_core.raster.formats import tiff
-from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage, stamp
+from harpy_core.raster.formats import headers, tiff
+from harpy_core.raster.formats.format import Choice, Element, Peek, Stamp, Storage, stamp
 
 if TYPE_CHECKING:
     import numpy as np
 
     from harpy_core.raster.chunks import Slices
-    from harpy_core.raster.tiff_array import TiffArray
 
 LOCAL = True
 
@@ -36,10 +35,10 @@ def claims(uri: str) -> bool:
 
 
 def _is_plane(name: str) -> bool:
-    return name.lower().endswith(tiff.ENDINGS) and not name.startswith(".")
+    return name.lower().endswith(tiff.PLAIN) and not name.startswith(".")
 
 
-def files(uri: str) -> list[str]:
+def paths_in(uri: str) -> list[str]:
     """Paths of the channels, sorted with numbers in their names as numbers."""
     names = sorted(filter(_is_plane, os.listdir(uri)), key=_natural)
     return [os.path.join(uri, name) for name in names]
@@ -76,7 +75,7 @@ class _Planes(Peek):
     """View of a folder through the names and headers of its files."""
 
     def __init__(self, uri: str) -> None:
-        self._files = files(uri)
+        self._files = paths_in(uri)
 
     def channels(self, image: str | None) -> list[str]:
         return channel_names(self._files)
@@ -84,11 +83,11 @@ class _Planes(Peek):
 
 def peek(uri: str) -> Peek:
     """Refuse channels that differ by their headers, or whose names are not unique."""
-    found = files(uri)
-    first: tiff.Header | None = None
+    found = paths_in(uri)
+    first: headers.Header | None = None
     for path in found:
         try:
-            here = tiff.header(path)
+            here = headers.header(path)
         except InputError as error:
             raise InputError(f"{os.path.basename(path)} {error}") from error
         first = first or here
@@ -104,33 +103,33 @@ def peek(uri: str) -> Peek:
     return _Planes(uri)
 
 
-def _told(header: tiff.Header) -> str:
+def _told(header: headers.Header) -> str:
     return f"{header.height} x {header.width} pixels of {header.bits} bits (kind {header.kind})"
 
 
 def watched(uri: str) -> list[str]:
     """Return the files."""
-    return files(uri)
+    return paths_in(uri)
 
 
 def stamps(uri: str) -> list[Stamp]:
     """Return the files."""
-    return [stamp(path) for path in files(uri)]
+    return [stamp(path) for path in paths_in(uri)]
 
 
-def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+def open_image(uri: str, name: str | None, choice: Choice) -> Element:
     """Open all files as one image, in the order of their names."""
-    paths = tuple(files(uri))
+    paths = tuple(paths_in(uri))
     if name is not None:
         raise InputError(
             f"{uri}: image {name!r}: its files are the channels of one image; leave it out"
         )
-    array = Planes(paths, level)
+    array = Planes(paths, choice)
     return Element("", array, channel_names([*paths]), None, array.levels)
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
+    uri: str, name: str | None, image: str | None, choice: Choice, elsewhere: bool
 ) -> Element | None:
     """Return None: labels are a file of their own."""
     if name is None:
@@ -143,14 +142,14 @@ def open_labels(
     return None
 
 
-def open_alone(uri: str, level: int, options: Options) -> Element:
+def open_alone(uri: str, choice: Choice) -> Element:
     """Refuse a folder: labels are one file."""
     raise InputError(f"{uri}: a folder of TIFFs; give the path of one label TIFF")
 
 
-def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+def contents(uri: str, image: str | None, choice: Choice) -> Iterator[tuple[str, str]]:
     """Yield the number of files, and their size."""
-    found = files(uri)
+    found = paths_in(uri)
     size = sum(os.path.getsize(path) for path in found)
     yield "folder", f"{len(found)} TIFFs, one a channel, {size:,} bytes"
 
@@ -162,8 +161,8 @@ class Planes:
     ----------
     paths
         Paths of the files, in the order of the channels.
-    level
-        Resolution of pyramids, 0 for the finest.
+    choice
+        Level, and names of the axes.
 
     Raises
     ------
@@ -171,29 +170,24 @@ class Planes:
         Files are not alike, or hold more than one channel.
     """
 
-    def __init__(self, paths: tuple[str, ...], level: int = 0) -> None:
-        self.paths, self._level = paths, level
-        first = _plane(paths[0], level, *_changed(paths[0]))
-        for path in paths:
-            plane = _plane(path, level, *_changed(path))
-            if plane.axes not in (("y", "x"), ("z", "y", "x")):
-                raise InputError(
-                    f"{path}: axes are {', '.join(plane.axes)}; a folder of channels has one in "
-                    "each file: give the path of one TIFF, or split it"
-                )
+    def __init__(self, paths: tuple[str, ...], choice: Choice) -> None:
+        self.paths, self._choice = paths, choice
+        first = self.plane(0)
+        for number, path in enumerate(paths):
+            plane = self.plane(number)
             if (plane.shape, plane.dtype) != (first.shape, first.dtype):
                 raise InputError(
                     f"{path}: shape {plane.shape}, {plane.dtype}; {paths[0]} has {first.shape}, "
                     f"{first.dtype}: put the channels of one image, and nothing else, in the folder"
                 )
-        self.levels = [(len(paths), *shape) for shape in first.levels]
+        self.levels = [(len(paths), *shape) for shape in self._element(0).levels]
         self.shape = (len(paths), *first.shape)
         self.dtype = first.dtype
         self.ndim = len(self.shape)
         self.chunks = (1, *first.chunks)
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return type(self), (self.paths, self._level)
+        return type(self), (self.paths, self._choice)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         import numpy as np
@@ -205,23 +199,21 @@ class Planes:
         planes = [self.plane(c)[tuple(rest)] for c in np.atleast_1d(chosen).tolist()]
         return planes[0] if chosen.ndim == 0 else np.stack(planes)
 
-    def plane(self, channel: int) -> TiffArray:
-        """Return the TIFF of a channel."""
+    def plane(self, channel: int) -> Any:
+        """Return the pixels of a channel, (y, x) or (z, y, x)."""
+        return self._element(channel).array
+
+    def _element(self, channel: int) -> Element:
         path = self.paths[channel]
-        return _plane(path, self._level, *_changed(path))
-
-
-def _changed(path: str) -> tuple[int, int]:
-    _, size, changed = stamp(path)
-    return size, changed
+        return _plane(path, self._choice.level, self._choice.axes, self._choice.t, stamp(path))
 
 
 @lru_cache(maxsize=_OPEN)
-def _plane(path: str, level: int, size: int, changed: int) -> TiffArray:
+def _plane(path: str, level: int | str, axes: str | None, t: int | None, file: Stamp) -> Element:
     """Open a channel, once in each process until its file changes."""
-    from harpy_core.raster.tiff_array import TiffArray
+    from harpy_core.raster.tiff_array import open_tiff
 
-    return TiffArray(path, level=level)
+    return open_tiff(path, None, "channels", Choice(level, axes, t))
 
 
 def owns(array: Any) -> bool:
@@ -238,10 +230,24 @@ def chunks(array: Planes, strict: bool | None) -> Slices:
 
 def facts(array: Planes, times: bool) -> list[Any]:
     """Names, sizes and times of the files."""
-    return [tiff.facts(array.plane(c), times) for c in range(len(array.paths))]
+    from harpy_core.raster.views import stored_in
+
+    planes = (stored_in(array.plane(c)) for c in range(len(array.paths)))
+    return [tiff.facts(plane, times) for plane in planes]
 
 
 def storage(array: Planes, count: int) -> Storage:
     """Compression of the first file, and the sizes of some of its segments."""
-    found = tiff.storage(array.plane(0), count)
+    from harpy_core.raster.views import stored_in
+
+    found = tiff.storage(stored_in(array.plane(0)), count)
     return Storage((1, *found.unit), found.codec, found.sizes)
+
+
+def files(array: Planes) -> list[str]:
+    """Return the files."""
+    return [*array.paths]
+
+
+def reusable(array: Any) -> None:
+    """Return None: no other array can have a TIFF's segments."""

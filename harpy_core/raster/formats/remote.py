@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import InputError
 from harpy_core.raster.formats import tiff, zarr_store
-from harpy_core.raster.formats.format import Element, Options, Peek, Stamp, Storage
+from harpy_core.raster.formats.format import Choice, Element, Peek, Stamp, Storage
 from harpy_core.raster.formats.names import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -43,36 +43,36 @@ def stamps(uri: str) -> list[Stamp]:
     return []
 
 
-def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+def open_image(uri: str, name: str | None, choice: Choice) -> Element:
     """Open an image in a store at an address."""
     from harpy_core.raster import ngff
 
-    return ngff.open_image(open_group(uri, options), uri, name, level)
+    return ngff.open_image(open_group(uri, choice.options), uri, name, choice)
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
+    uri: str, name: str | None, image: str | None, choice: Choice, elsewhere: bool
 ) -> Element | None:
     """Open labels in a store at an address."""
     from harpy_core.raster import ngff
 
-    return ngff.open_labels(open_group(uri, options), uri, name, image, level, elsewhere)
+    return ngff.open_labels(open_group(uri, choice.options), uri, name, image, choice, elsewhere)
 
 
-def open_alone(uri: str, level: int, options: Options) -> Element:
+def open_alone(uri: str, choice: Choice) -> Element:
     """Open labels at an address of their own."""
     import zarr
 
     from harpy_core.raster import ngff
 
-    return ngff.element(_opened(zarr.open, uri, options), uri, uri, "labels", level)
+    return ngff.element(_opened(zarr.open, uri, choice.options), uri, uri, "labels", choice)
 
 
-def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+def contents(uri: str, image: str | None, choice: Choice) -> Iterator[tuple[str, str]]:
     """Yield the contents of a store at an address."""
     from harpy_core.raster import ngff
 
-    return ngff.contents(open_group(uri, options), image or "")
+    return ngff.contents(open_group(uri, choice.options), image or "")
 
 
 def owns(array: Any) -> bool:
@@ -120,7 +120,16 @@ def storage(array: zarr.Array, count: int) -> Storage:
     return ngff.storage(array, count)
 
 
-def open_group(uri: str, options: Options) -> zarr.Group:
+def files(array: zarr.Array) -> list[str]:
+    """Return nothing: it is at an address."""
+    return []
+
+
+def reusable(array: Any) -> None:
+    """Return None: it is at an address."""
+
+
+def open_group(uri: str, options: Mapping[str, Any] | None) -> zarr.Group:
     """Open the root group of a store at an address, read only.
 
     Raises
@@ -134,7 +143,7 @@ def open_group(uri: str, options: Options) -> zarr.Group:
     return group
 
 
-def _opened(open_it: Callable[..., Any], uri: str, options: Options) -> Any:
+def _opened(open_it: Callable[..., Any], uri: str, options: Mapping[str, Any] | None) -> Any:
     from harpy_core.raster.remote_store import open_remote
 
     if tiff.claims(uri):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harpy_core.errors import InputError
 from harpy_core.raster.formats.format import (
+    Choice,
     Element,
-    Options,
     Peek,
+    ReusableFiles,
     Stamp,
     Storage,
     stamp,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from harpy_core.raster.chunks import ChunkFiles
 
 LOCAL = True
+
+_DEPTH = 3
+"""Groups inside each other that are searched for arrays."""
 
 _BESIDE = ("tables", "points", "shapes")
 """Elements of SpatialData that hold neither image nor labels."""
@@ -79,23 +83,23 @@ def _stamps_of(uri: str) -> Iterator[Stamp]:
                 yield stamp(entry.path, entry.name)
 
 
-def open_image(uri: str, name: str | None, level: int, options: Options) -> Element:
+def open_image(uri: str, name: str | None, choice: Choice) -> Element:
     """Open an image in a store."""
     from harpy_core.raster import ngff
 
-    return ngff.open_image(open_group(uri), uri, name, level)
+    return ngff.open_image(open_group(uri), uri, name, choice)
 
 
 def open_labels(
-    uri: str, name: str | None, image: str | None, level: int, options: Options, elsewhere: bool
+    uri: str, name: str | None, image: str | None, choice: Choice, elsewhere: bool
 ) -> Element | None:
     """Open labels in a store."""
     from harpy_core.raster import ngff
 
-    return ngff.open_labels(open_group(uri), uri, name, image, level, elsewhere)
+    return ngff.open_labels(open_group(uri), uri, name, image, choice, elsewhere)
 
 
-def open_alone(uri: str, level: int, options: Options) -> Element:
+def open_alone(uri: str, choice: Choice) -> Element:
     """Open labels that are an array or a group of their own."""
     import zarr
 
@@ -108,10 +112,10 @@ def open_alone(uri: str, level: int, options: Options) -> Element:
         node = zarr.open(Folder(uri, read_only=True), mode="r")
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise InputError(f"{uri}: neither a TIFF nor a Zarr array; correct the path") from error
-    return ngff.element(node, uri, uri, "labels", level)
+    return ngff.element(node, uri, uri, "labels", choice)
 
 
-def contents(uri: str, image: str | None, options: Options) -> Iterator[tuple[str, str]]:
+def contents(uri: str, image: str | None, choice: Choice) -> Iterator[tuple[str, str]]:
     """Yield the kind of store, and the names of its elements."""
     from harpy_core.raster import ngff
 
@@ -169,6 +173,26 @@ def storage(array: zarr.Array, count: int) -> Storage:
     from harpy_core.raster import ngff
 
     return ngff.storage(array, count)
+
+
+def files(array: zarr.Array) -> list[str]:
+    """Paths of the zip, or of the files of the array's folder."""
+    from zarr.storage import ZipStore
+
+    store = array.store_path.store
+    folder = folder_of(store)
+    if folder is not None:
+        root = os.path.join(folder, array.path)
+        return [os.path.join(root, name) for name, _, _ in stamps_below(root)]
+    return [str(store.path)] if isinstance(store, ZipStore) else []
+
+
+def reusable(array: zarr.Array) -> ReusableFiles | None:
+    """Return the chunk files, or shards, of an array in a folder."""
+    from harpy_core.raster import chunk_files
+
+    folder = folder_of(array.store_path.store)
+    return None if folder is None else chunk_files.reusable(array, folder)
 
 
 def open_group(uri: str) -> zarr.Group:
@@ -231,8 +255,22 @@ class _Store(Peek):
         self._tree = tree
 
     def images(self, named: bool) -> list[str] | None:
-        declared = self._names("images")
-        return declared or (self._names("") if named else None)
+        declared = self.fields("") or self._names("images")
+        if declared or named:
+            return declared or self._names("")
+        if self._metadata("").get("multiscales"):
+            return None
+        inside = [name for name in self._names("") if self._metadata(name).get("multiscales")]
+        return inside or self._arrays("") or None
+
+    def fields(self, image: str | None) -> list[str]:
+        name = image or ""
+        metadata = self._metadata(name)
+        wells = [str(well["path"]) for well in metadata.get("plate", {}).get("wells", [])]
+        if wells:
+            return [field for well in wells for field in self.fields(f"{name}/{well}".strip("/"))]
+        images = metadata.get("well", {}).get("images", [])
+        return [f"{name}/{found['path']}".strip("/") for found in images]
 
     def labels(self, image: str) -> list[str] | None:
         declared = self._names("labels") or self._names(f"{self._group(image)}/labels".lstrip("/"))
@@ -242,10 +280,22 @@ class _Store(Peek):
         return bool(self._tree.files(name))
 
     def channels(self, image: str | None) -> list[str]:
-        attributes = self._attributes(self._group(image or ""))
-        ngff = attributes.get("ome", attributes)
+        ngff = self._metadata(self._group(image or ""))
         found = ngff.get("omero", ngff.get("channels_metadata", {})).get("channels", [])
         return [str(channel["label"]) for channel in found if "label" in channel]
+
+    def _arrays(self, group: str) -> list[str]:
+        """Paths of the arrays below a group."""
+        if ".zarray" in self._tree.files(group) or self._is_array(group):
+            return [group]
+        if group.count("/") >= _DEPTH:
+            return []
+        below = [f"{group}/{name}".lstrip("/") for name in self._names(group)]
+        return [found for name in below for found in self._arrays(name)]
+
+    def _is_array(self, group: str) -> bool:
+        text = self._tree.text(f"{group}/zarr.json".lstrip("/"))
+        return text is not None and json.loads(text).get("node_type") == "array"
 
     def _group(self, image: str) -> str:
         """Path of an image; if none is named, of the only one that is declared."""
@@ -256,6 +306,12 @@ class _Store(Peek):
     def _names(self, group: str) -> list[str]:
         found = self._tree.files(group)
         return [name for name in found if not name.startswith(".") and name != "zarr.json"]
+
+    def _metadata(self, group: str) -> dict[str, Any]:
+        """NGFF metadata of a group: under ``ome`` since version 0.5."""
+        attributes = self._attributes(group)
+        found: dict[str, Any] = attributes.get("ome", attributes)
+        return found
 
     def _attributes(self, group: str) -> dict[str, Any]:
         for name in ("zarr.json", ".zattrs"):
