@@ -43,6 +43,10 @@ def beside_the_mean(store: Path, repeats: int) -> Table:
     names = [*of_channels(hc.STATISTICS), *shapes()]
     works = {"mean": partial(run, ("mean",))}
     works |= {name: partial(run, ("mean", name)) for name in names if name != "mean"}
+    works["radial_mean"] = partial(run, ("mean", "radial_mean"))
+    works["pearson_corr_coeff"] = partial(run, ("mean", hc.pearson_corr_coeff([("0", "1")])))
+    works["a function of one's own"] = partial(run, ("mean", span))
+    works["whole channels"] = partial(run, ("mean",), whole_channels=True)
     works["all shapes"] = partial(run, ("mean", *shapes()))
     works["neighbors"] = partial(run, ("mean",), neighbors="touching")
     layers = {"cell": labels, "ring": hc.label_rings(labels, 2, 8)}
@@ -52,6 +56,11 @@ def beside_the_mean(store: Path, repeats: int) -> Table:
     for name in list(works)[1:]:
         table.add(name, ratio(times, name, "mean"), "x")
     return table
+
+
+def span(pixels: np.ndarray, coordinates: np.ndarray) -> float:
+    """Range of the pixels: a function that does little."""
+    return float(pixels.max()) - float(pixels.min())
 
 
 def shapes() -> list[str]:

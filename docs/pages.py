@@ -10,6 +10,7 @@ import click
 
 import harpy_core as hc
 from harpy_core.cli.commands import harpy_core as command
+from harpy_core.statistics.asked import PARAMETRIC
 from harpy_core.statistics.declared import of_channels, of_labels
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +30,15 @@ GROUPS = {
         "aggregate_layers",
         "Statistic",
         "Shape",
+        "radial_mean",
+        "pearson_corr_coeff",
+        "manders_overlap_coeff",
+        "manders_coloc_coeff",
+        "measure",
     ),
-    "Crops": ("extract_instances", "open_crops"),
-    "Training": ("CropBatches", "CropDataset", "crop_percentiles"),
+    "Crops": ("extract_instances", "open_crops", "export_crops"),
+    "Models": ("embed",),
+    "Training": ("CropBatches", "CropDataset", "crop_percentiles", "channel_percentiles"),
     "Planning": ("plan_aggregate", "plan_extract"),
     "Errors": ("InputError",),
 }
@@ -107,6 +114,11 @@ def _statistics() -> Iterator[str]:
         yield "|---|---|---|"
         for name, statistic in declared.items():
             yield f"| `{name}` | {statistic.description} | {statistic.unit} |"
+    yield "\n## With parameters\n"
+    yield "| name | what it is | unit |"
+    yield "|---|---|---|"
+    for name, (description, unit) in PARAMETRIC.items():
+        yield f"| `{name}` | {description} | {unit} |"
 
 
 def _borrowed(file: str) -> str:

@@ -13,6 +13,7 @@ def main(snakemake):
         from harpy_core.instances.finding import Instances
         from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described, open_layer
+        from harpy_core.statistics.asked import of_section
         from harpy_core.storage.manifest import refuse_changed, tree_digest, write_manifest
 
         info = RasterInfo.from_json(snakemake.input.raster)
@@ -20,10 +21,11 @@ def main(snakemake):
         refuse_changed(snakemake.input.instances, snakemake.input.found)
         instances = Instances.read(snakemake.input.instances)
         settings = snakemake.params.aggregate
-        stats = settings["stats"]
+        stats = of_section(settings)
         layers = settings["layers"]
-        planned = {name: settings[name] for name in ("stats", "layers", "neighbors")}
-        planned |= {"instances": len(instances), "densest": densest_tile(info, instances)}
+        planned = {name: settings[name] for name in ("layers", "neighbors", "whole_channels")}
+        planned |= {"stats": stats, "instances": len(instances)}
+        planned["densest"] = densest_tile(info, instances)
         with workers(snakemake, "aggregate", info, **planned) as client:
             aggregate_to_store(
                 raster.image,
@@ -37,6 +39,7 @@ def main(snakemake):
                 progress=True,
                 strict=info.strict,
                 ignore_nan=settings["ignore_nan"],
+                whole_channels=settings["whole_channels"],
                 spacing=raster.spacing_of(settings["spacing"]),
                 neighbors=settings["neighbors"],
                 layers=made_layers(layers, raster, partial(open_layer, info)),
@@ -49,7 +52,8 @@ def main(snakemake):
             digest=tree_digest(snakemake.output.table),
             instances=len(instances),
             channels=raster.channels,
-            stats=stats,
+            stats=settings["stats"],
+            **({"own_code": snakemake.params.own} if snakemake.params.own else {}),
         )
 
 

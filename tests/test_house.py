@@ -28,6 +28,7 @@ ROOMS = (
     "aggregate",
     "extract",
     "training",
+    "embedding",
     "planning",
     "benchmark",
     "figures",

@@ -13,8 +13,9 @@ from harpy_core import __version__
 from harpy_core.aggregate.label_work import LabelTable, LabelWork
 from harpy_core.aggregate.merging import Measured, StatisticsTable, TileWork
 from harpy_core.aggregate.neighbors import TOUCHING, Neighbors, checked_neighbors, matrices
+from harpy_core.aggregate.pieces import Assembly
 from harpy_core.aggregate.run import Run
-from harpy_core.aggregate.whole import Assembly, refuse_unbounded, with_split
+from harpy_core.aggregate.whole import JointWork, refuse_unbounded, with_split
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances, find_instances, tell_of_a_mask
 from harpy_core.kernels import engine as kernels_of
@@ -23,12 +24,20 @@ from harpy_core.running import engines, schedule
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.tasks import image_tasks, label_tasks, label_tiles, tile_edges
 from harpy_core.statistics.asked import Asked, Stats, resolved
+from harpy_core.statistics.channels import (
+    HISTOGRAMS,
+    CountTable,
+    columns,
+    histograms,
+    refuse_uncountable,
+)
 from harpy_core.statistics.declared import Statistic, words_of
 from harpy_core.statistics.shapes import refuse_impossible
-from harpy_core.tiles.grid import Edges
+from harpy_core.tiles.grid import Edges, Together, between, splittable
 from harpy_core.tiles.labels import checked_labels
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from distributed import Client
 
@@ -49,6 +58,7 @@ def aggregate_stats(
     region: str | None = None,
     spacing: Sequence[float] | None = None,
     neighbors: Neighbors | None = None,
+    whole_channels: bool = False,
 ) -> AnnData:
     """Statistics of every channel in every instance.
 
@@ -70,8 +80,11 @@ def aggregate_stats(
         is background. Of a binary mask, `harpy_core.label_connected`.
     stats
         Names from `harpy_core.STATISTICS`, of which shapes, such as ``area`` and ``eccentricity``,
-        follow from the labels alone; or a `harpy_core.Statistic` or `harpy_core.Shape` of your
-        own.
+        follow from the labels alone; `harpy_core.radial_mean` and, for pairs of channels,
+        `harpy_core.pearson_corr_coeff`, `harpy_core.manders_overlap_coeff` and
+        `harpy_core.manders_coloc_coeff`; a `harpy_core.Statistic` or `harpy_core.Shape` of your
+        own; or a function of the pixels and coordinates of one whole instance, plain or declared by
+        `harpy_core.measure`.
     channels
         Name of each channel; None names them ``"0"``, ``"1"``, ….
     index
@@ -93,9 +106,9 @@ def aggregate_stats(
         is read, in the labels too; False: the fill value everywhere, as Zarr has it. What Dask
         reads is filled by whoever made the array.
     instances
-        Result of `harpy_core.find_instances` for the labels. Median and percentiles, and shapes of
-        borders, hulls and holes, need it, and take a pass of their own over the labels where it is
-        None.
+        Result of `harpy_core.find_instances` for the labels. What needs whole instances (median,
+        percentiles, edges, rings, weighted centroids, pairs, functions, and shapes of borders,
+        hulls and holes) needs it, and takes a pass of its own over the labels where it is None.
     region
         Name of the labels that the instances belong to, as the table is to have it; None: the name
         that `labels` have where they are given by name, as in ``raster.layers``, else ``labels``.
@@ -105,14 +118,20 @@ def aggregate_stats(
     neighbors
         ``touching``: instances are neighbours if pixels of theirs share a side; a number: if their
         centroids are no farther apart. None: neighbours are not found.
+    whole_channels
+        Measure whole channels in the same read, for which tiles without labels are read too: var
+        gets mean, std, min, max, q01, median and q99 of all pixels (``whole_mean``, …) and of those
+        inside instances (``inside_mean``, …), and uns ``channel_histograms`` both histograms,
+        exact. For integers of up to 16 bits. A chunk that is missing counts as its fill value.
 
     Returns
     -------
     anndata.AnnData
         One layer of float64 (instances × channels) for each statistic, the first also as X;
         obs: ``instance_id``, ``count`` (area, in pixels), ``region``, and a column of float64 for
-        each shape; obsm ``spatial``: (x, y) or (x, y, z) centroid in pixels; uns ``harpy_core``:
-        provenance, and ``spatialdata_attrs``: what SpatialData joins table and labels by. With
+        each shape; obsm ``spatial``: (x, y) or (x, y, z) centroid in pixels, and a data frame for
+        each that takes several channels together, as pairs do; uns ``harpy_core``: provenance, and
+        ``spatialdata_attrs``: what SpatialData joins table and labels by. With
         `neighbors` obsp has squidpy's ``spatial_connectivities`` (1 for neighbours) and
         ``spatial_distances`` (between centroids), and of those that touch ``spatial_borders``, the
         length of their common border (in 3D its area), sparse and symmetric.
@@ -136,6 +155,7 @@ def aggregate_stats(
         instances,
         spacing,
         neighbors,
+        whole_channels,
     )
     wanted = None if index is None else checked_labels(index, "index")
     with track(job.pixels, "aggregate", enabled=progress) as bar:
@@ -161,7 +181,7 @@ class Aggregation:
         What neighbours are, if they are to be found.
     engine
         Name of the engine that its tasks use: never ``auto``.
-    ignore_nan, strict, instances
+    ignore_nan, strict, instances, whole_channels
         Arguments of `aggregate_stats`.
     """
 
@@ -173,6 +193,7 @@ class Aggregation:
     ignore_nan: bool
     strict: bool | None
     instances: Instances | None
+    whole_channels: bool = False
 
     @classmethod
     def of(
@@ -188,22 +209,29 @@ class Aggregation:
         instances: Instances | None = None,
         spacing: Sequence[float] | None = None,
         neighbors: Neighbors | None = None,
+        whole_channels: bool = False,
     ) -> Aggregation:
         """Check the arguments of `aggregate_stats`."""
         wanted = resolved(stats)
-        if image is None and wanted.in_image is not None:
+        in_image = wanted.in_image or ("whole_channels" if whole_channels else None)
+        if image is None and in_image is not None:
             raise InputError(
-                f"image = None: {wanted.in_image} is measured in an image; give one, or ask for "
+                f"image = None: {in_image} is measured in an image; give one, or ask for "
                 "shapes alone"
             )
         raster = Raster.of(image, labels, channels)
+        wanted.joined(raster.channels)
+        if whole_channels:
+            refuse_uncountable(raster.pixel_type)
         sides = _checked_spacing(spacing, raster.labels.ndim)
         refuse_impossible(wanted.shapes.values(), len(sides), sides)
         near = checked_neighbors(neighbors)
         engine = engines.resolved(engine, client)
         if instances is None and wanted.needs_instances:
             instances = find_instances(raster.labels, engine=engine, client=client, strict=strict)
-        return cls(raster, wanted, sides, near, engine, ignore_nan, strict, instances)
+        return cls(
+            raster, wanted, sides, near, engine, ignore_nan, strict, instances, whole_channels
+        )
 
     @property
     def statistics(self) -> dict[str, Statistic]:
@@ -211,16 +239,34 @@ class Aggregation:
         return self.asked.statistics
 
     @property
+    def in_image(self) -> bool:
+        """Whether the image is read."""
+        return self.asked.in_image is not None or self.whole_channels
+
+    @property
+    def unsplit(self) -> Together:
+        """Channels that one task must have."""
+        return self.asked.together(self.raster.channels)
+
+    @property
     def pixels(self) -> int:
-        """Pixels of all channels, or of labels alone."""
-        if self.asked.in_image is None:
+        """Pixels of all channels that are read, or of labels alone."""
+        if not self.in_image:
             return math.prod(self.raster.labels.shape)
-        return math.prod(self.raster.image.shape)
+        edges = self.channel_edges
+        return (edges[-1] - edges[0]) * math.prod(self.raster.image.shape[1:])
 
     @property
     def channel_edges(self) -> tuple[int, ...]:
-        """Edges of the image's chunks along c; of labels alone there is none."""
-        return (0, 0) if self.asked.in_image is None else tile_edges(self.raster)[0]
+        """Edges along c of the image's chunks that are read; of labels alone there is none."""
+        if not self.in_image:
+            return (0, 0)
+        edges, unsplit = tile_edges(self.raster)[0], self.unsplit
+        if self.statistics or self.whole_channels or unsplit is None or self.raster.lazy:
+            return edges
+        units = splittable(edges, unsplit)
+        first = [edge for edge in units if edge <= unsplit[0]][-1]
+        return between(edges, first, next(edge for edge in units if edge >= unsplit[1]))
 
     @property
     def bytes_per_value(self) -> int:
@@ -266,7 +312,7 @@ class Aggregation:
         on_labels = self._on_labels if edges[0] == self.channel_edges[0] else None
         kernels = kernels_of(self.engine)
         labels = None if on_labels is None else LabelTable(on_labels, self.instances, kernels)
-        if self.asked.in_image is None:
+        if not self.in_image:
             tiles = tiles or label_tiles(self.raster)
             tasks: Any = label_tasks(self.raster, self.strict, tiles)
             if on_labels is not None and on_labels.whole:
@@ -274,19 +320,36 @@ class Aggregation:
             work = TileWork(self.engine, (), self.ignore_nan, on_labels=on_labels)
             return Run(tasks, work, None, labels, self.instances, self.spacing)
         threads = schedule.threads_of(client)
-        tasks = image_tasks(self.raster, threads, edges, self.strict)
+        tasks = image_tasks(self.raster, threads, edges, self.strict, self.unsplit)
         statistics = tuple(self.statistics.values())
+        joint = JointWork.of(self.asked, self.raster.channels)
+        if joint is not None and not joint.within(edges):
+            joint = None
         assembly = None
-        if tasks and self.asked.whole:
-            assembly = self._assembly(edges[-1] - edges[0])
+        if tasks and (joint or any(statistic.whole for statistic in statistics)):
+            assembly = self._assembly(edges[-1] - edges[0], joint)
         if assembly is not None or (on_labels is not None and on_labels.whole):
             tasks = self._with_split(tasks, tile_edges(self.raster)[1])
-        work = TileWork(self.engine, statistics, self.ignore_nan, on_labels)
+        work = TileWork(
+            self.engine,
+            statistics,
+            self.ignore_nan,
+            on_labels,
+            joint,
+            self._flat,
+            self.whole_channels,
+        )
         channels = (edges[0], edges[-1])
         kind = self.raster.pixel_type
-        table = StatisticsTable(kind, statistics, channels, kernels, assembly)
+        counts = CountTable(kind, channels) if self.whole_channels else None
+        table = StatisticsTable(kind, statistics, channels, kernels, assembly, joint, counts)
         whole = assembly is not None
         return Run(tasks, work, table, labels, self.instances, self.spacing, whole)
+
+    @property
+    def _flat(self) -> bool:
+        """Whether the image has one plane."""
+        return tile_edges(self.raster)[1][0][-1] == 1
 
     @property
     def _on_labels(self) -> LabelWork | None:
@@ -304,13 +367,17 @@ class Aggregation:
             raise ValueError("a statistic of whole instances needs to know where they lie")
         return with_split(tasks, self.instances, edges)
 
-    def _assembly(self, channels: int) -> Assembly:
+    def _assembly(self, channels: int, joint: JointWork | None) -> Assembly:
         """Make an assembly of the pieces of instances, if they are not too large."""
         if self.instances is None:
             raise ValueError("a statistic of whole instances needs to know where they lie")
         edges, kind = tile_edges(self.raster)[1], self.raster.pixel_type
-        refuse_unbounded(self.instances, edges, kind, channels, self.asked.whole)
-        return Assembly(self.instances, kind, kernels_of(self.engine), self.ignore_nan)
+        held = channels * any(one.whole for one in self.statistics.values())
+        held += len(joint.channels) if joint else 0
+        counting = not self.asked.placed
+        refuse_unbounded(self.instances, edges, kind, held, self.asked.whole, counting)
+        kernels = kernels_of(self.engine)
+        return Assembly(self.instances, kind, kernels, self.ignore_nan, self._flat)
 
     def table(self, measured: Measured, region: str | None = None) -> AnnData:
         """Make the table of what was measured in a region; without X where there are no layers."""
@@ -318,10 +385,11 @@ class Aggregation:
         from anndata import AnnData
 
         instances, layers = measured.instances, measured.layers
+        counted = self.histograms(measured.counts)
         provenance = {
             "version": __version__,
             "engine": self.engine,
-            "stats": [*self.statistics, *self.asked.shapes],
+            "stats": [*self.statistics, *self.asked.joints, *self.asked.shapes],
             "ignore_nan": self.ignore_nan,
         }
         if self.raster.image is not None:
@@ -349,9 +417,12 @@ class Aggregation:
                 },
                 index=rows,
             ),
-            var=pd.DataFrame(index=pd.Index(self.raster.channels, dtype=object)),
+            var=self.channel_table(counted),
             layers=layers,
-            obsm={"spatial": instances.centroid[:, ::-1][:, : self.raster.labels.ndim].copy()},
+            obsm={
+                "spatial": instances.centroid[:, ::-1][:, : self.raster.labels.ndim].copy(),
+                **{name: self.frame(name, one, rows) for name, one in measured.joint.items()},
+            },
             obsp=obsp,
             uns={
                 "harpy_core": provenance,
@@ -360,8 +431,27 @@ class Aggregation:
                     "region_key": "region",
                     "instance_key": "instance_id",
                 },
+                **({} if counted is None else {HISTOGRAMS: counted}),
             },
         )
+
+    def frame(self, name: str, values: np.ndarray, rows: Any) -> pd.DataFrame:
+        """Return joint numbers as obsm has them, (instances, outputs)."""
+        import pandas as pd
+
+        return pd.DataFrame(values, index=rows, columns=list(self.asked.joints[name].outputs))
+
+    def histograms(self, counts: np.ndarray | None) -> dict[str, Any] | None:
+        """Return the histograms of all channels as a table's uns has them."""
+        return None if counts is None else histograms(counts, self.raster.pixel_type)
+
+    def channel_table(self, counted: dict[str, Any] | None) -> pd.DataFrame:
+        """Return a table's var: the channels, and what their histograms tell."""
+        import pandas as pd
+
+        if counted is None:
+            return pd.DataFrame(index=pd.Index(self.raster.channels, dtype=object))
+        return columns(counted, self.raster.channels)
 
 
 def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> tuple[float, ...]:

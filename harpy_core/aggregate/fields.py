@@ -16,6 +16,7 @@ import zarr
 
 from harpy_core.aggregate.store import create_layer, quiet_consolidation, write_table
 from harpy_core.errors import InputError
+from harpy_core.statistics.channels import HISTOGRAMS, WHERE, added, columns
 from harpy_core.storage.folders import staging
 from harpy_core.storage.manifest import digest_of, read_manifest, write_manifest
 
@@ -50,6 +51,7 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
     for field in others:
         _refuse_unlike("channels", first, names, field, list(parts[field].var_names))
         _refuse_unlike("layers", first, _layers(groups[first]), field, _layers(groups[field]))
+        _refuse_unlike("obsm", first, _columns(parts[first]), field, _columns(parts[field]))
         axes = [parts[f].obsm["spatial"].shape[1] for f in (first, field)]
         if axes[0] != axes[1]:
             raise InputError(
@@ -132,6 +134,12 @@ def _layers(group: zarr.Group) -> list[str]:
     return sorted(layers.array_keys()) if isinstance(layers, zarr.Group) else []
 
 
+def _columns(table: Any) -> list[str]:
+    """Names of the columns of all data frames of obsm."""
+    frames = {name: values for name, values in table.obsm.items() if name != "spatial"}
+    return [f"{name}:{column}" for name, frame in frames.items() for column in frame.columns]
+
+
 def _values(group: zarr.Group, name: str) -> zarr.Array:
     return zarr.open_array(group.store_path / name, mode="r")
 
@@ -167,15 +175,24 @@ def _joined(parts: Mapping[str, Any]) -> Any:
 
     obs = pd.concat([part.obs for part in parts.values()])
     fields = list(parts)
-    names = np.repeat(fields, [len(part) for part in parts.values()])
-    obs["field"] = pd.Categorical(names, categories=fields)
+    named = np.repeat(fields, [len(part) for part in parts.values()])
+    obs["field"] = pd.Categorical(named, categories=fields)
     obs["region"] = obs["region"].astype(str).astype("category")
-    obs.index = pd.Index([f"{f}-{i}" for f, i in zip(names, obs.index, strict=True)], dtype=object)
+    obs.index = pd.Index([f"{f}-{i}" for f, i in zip(named, obs.index, strict=True)], dtype=object)
     provenance = {field: dict(part.uns["harpy_core"]) for field, part in parts.items()}
+    first = next(iter(parts.values()))
+    var, counted = first.var, {}
+    if all(HISTOGRAMS in part.uns for part in parts.values()):
+        names = list(first.var_names)
+        found = added([_in_order(part, names) for part in parts.values()])
+        var, counted = columns(found, names), {HISTOGRAMS: found}
     return AnnData(
         obs=obs,
-        var=next(iter(parts.values())).var,
-        obsm={"spatial": np.concatenate([part.obsm["spatial"] for part in parts.values()])},
+        var=var,
+        obsm={
+            name: _stacked([part.obsm[name] for part in parts.values()], obs.index)
+            for name in first.obsm
+        },
         obsp={
             name: block_diag([part.obsp[name] for part in parts.values()], format="csr")
             for name in next(iter(parts.values())).obsp
@@ -187,8 +204,25 @@ def _joined(parts: Mapping[str, Any]) -> Any:
                 "region_key": "field",
                 "instance_key": "instance_id",
             },
+            **counted,
         },
     )
+
+
+def _in_order(table: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return a table's histograms with their channels in an order."""
+    rows = [list(table.var_names).index(name) for name in names]
+    found = table.uns[HISTOGRAMS]
+    return {"least": found["least"], **{name: np.asarray(found[name])[rows] for name in WHERE}}
+
+
+def _stacked(parts: Sequence[Any], rows: Any) -> Any:
+    """Stack matrices, or data frames whose rows get new names."""
+    import pandas as pd
+
+    if isinstance(parts[0], pd.DataFrame):
+        return pd.concat(parts).set_axis(rows, axis=0)
+    return np.concatenate(parts)
 
 
 def _copy(

@@ -40,6 +40,7 @@ def aggregate_layers(
     strict: bool | None = None,
     spacing: Sequence[float] | None = None,
     neighbors: Neighbors | None = None,
+    whole_channels: bool = False,
 ) -> dict[str, AnnData]:
     """Statistics of every channel in every instance of several layers, in one read of the image.
 
@@ -52,6 +53,8 @@ def aggregate_layers(
         may be made of each other: `harpy_core.subtract_labels`, `harpy_core.label_rings`.
     stats, channels, engine, client, progress, ignore_nan, strict, spacing, neighbors
         See `harpy_core.aggregate_stats`.
+    whole_channels
+        See `harpy_core.aggregate_stats`; inside instances of the first layer, in its table.
 
     Returns
     -------
@@ -66,7 +69,15 @@ def aggregate_layers(
     """
     raster = Raster.of(image, layers, channels)
     together = Together.of(
-        raster, stats, engine, client, ignore_nan, strict, spacing=spacing, neighbors=neighbors
+        raster,
+        stats,
+        engine,
+        client,
+        ignore_nan,
+        strict,
+        whole_channels=whole_channels,
+        spacing=spacing,
+        neighbors=neighbors,
     )
     first = together.jobs[0]
     with track(first.pixels, "aggregate", enabled=progress) as bar:
@@ -96,6 +107,7 @@ class Together:
         ignore_nan: bool,
         strict: bool | None,
         instances: Instances | None = None,
+        whole_channels: bool = False,
         **options: Any,
     ) -> Together:
         """Check what is asked for, and prepare the measurement of each layer of a raster.
@@ -104,6 +116,8 @@ class Together:
         ----------
         instances
             Those of the first layer, if they are known.
+        whole_channels
+            Whether whole channels are measured, with the first layer.
         options
             `spacing` and `neighbors` of `harpy_core.aggregate_stats`.
         """
@@ -120,6 +134,7 @@ class Together:
                     strict,
                     client,
                     None if number else instances,
+                    whole_channels=whole_channels and number == 0,
                     **options,
                 )
                 for number, (name, labels) in enumerate(raster.layers.items())
@@ -219,6 +234,7 @@ def stacked(tables: Mapping[str, AnnData]) -> AnnData:
         **whole.uns["spatialdata_attrs"],
         "region": names if len(names) > 1 else names[0],
     }
+    whole.var = tables[names[0]].var
     return whole
 
 

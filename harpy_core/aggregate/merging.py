@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import numpy as np
 
 from harpy_core.aggregate.label_work import LabelPart, LabelWork
-from harpy_core.aggregate.whole import Assembly, Pieces, Wholes
+from harpy_core.aggregate.pieces import Assembly, Waiting
+from harpy_core.aggregate.whole import Gathered, JointWork, Wholes
 from harpy_core.instances.finding import GeometryTable, Instances
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.kernels.blosc import Encoded, decodes
 from harpy_core.running.tasks import Task
+from harpy_core.statistics.channels import ChannelCounts, CountTable
 from harpy_core.statistics.declared import PARTIALS, Statistic, partials_of
 from harpy_core.statistics.partials import Partials
 from harpy_core.statistics.pixels import Gathering
+from harpy_core.statistics.places import Stretches
 from harpy_core.statistics.tile import Tile
 from harpy_core.tiles.runs import Geometry, RunTable, measure_geometry
+
+_JOINT = -1
+"""Key of the pieces that are kept for joint numbers."""
 
 _VALUES_AT_ONCE = 2**15
 """Values of a statistic that are finished together: some thirty arrays of them fit the cache."""
@@ -40,6 +46,12 @@ class TilePart:
         Wholes of each group, where a statistic needs whole instances.
     labels
         What the labels alone say, if it is asked for and no other task on the tile does it.
+    joint
+        Joint numbers, of the task that has all channels that they need.
+    stretches
+        Runs of the pieces of instances, where their places are needed.
+    counts
+        Histograms of each group of channels, where whole channels are measured.
     """
 
     ids: np.ndarray
@@ -47,6 +59,9 @@ class TilePart:
     partials: list[tuple[slice, Partials]]
     wholes: list[Wholes]
     labels: LabelPart | None = None
+    joint: Wholes | None = None
+    stretches: Stretches | None = None
+    counts: tuple[ChannelCounts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +78,21 @@ class TileWork:
         Leave NaN pixels out.
     on_labels
         What to measure of the labels too.
+    joint
+        Numbers of several channels together, for the task that has all that they need.
+    flat
+        Whether the image has one plane.
+    whole_channels
+        Count the values of all pixels, of tiles without instances too.
     """
 
     engine: str
     statistics: tuple[Statistic, ...]
     ignore_nan: bool
     on_labels: LabelWork | None = None
+    joint: JointWork | None = None
+    flat: bool = True
+    whole_channels: bool = False
 
     def steps(self, task: Task, labels: np.ndarray | None, runs: RunTable) -> Steps:
         """Measure a tile step by step: yield whether planes may stay encoded, then take them.
@@ -81,7 +105,7 @@ class TileWork:
             Their runs.
         """
         kernels = kernels_of(self.engine)
-        if runs.slots == 0:
+        if runs.slots == 0 and not self.whole_channels:
             return None
         geometry = measure_geometry(runs, kernels, task.origin)
         said = None
@@ -89,24 +113,43 @@ class TileWork:
             said = LabelPart.of(self.on_labels, task, labels, runs, geometry, kernels)
         if not task.channels:
             return TilePart(runs.ids, geometry, [], [], labels=said)
-        gathering = None
-        whole = [statistic for statistic in self.statistics if statistic.whole]
-        if whole and task.split is not None:
-            split = np.isin(runs.ids, task.split)
-            gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
-        partials: list[tuple[slice, Partials]] = []
-        wholes: list[Wholes] = []
-        # Whole instances are gathered by the CPU.
-        given = yield decodes(kernels) and gathering is None
+        gathered = self._gathered(task, runs, geometry)
+        found = TilePart(runs.ids, geometry, [], [], said)
+        counts: list[ChannelCounts] = []
+        # Whole instances are gathered, and values counted, by the CPU.
+        given = yield decodes(kernels) and gathered is None and not self.whole_channels
         while given is not None:
             channels, planes = given
-            tile = Tile(planes, runs, geometry.totals[:, :1], kernels, self.ignore_nan)
-            found = Partials.of(tile, merged_of(self.statistics))
-            partials.append((channels, found))
-            if gathering is not None:
-                wholes.append(Wholes.of(tile, found, gathering, whole))
+            if self.whole_channels:
+                decoded = planes.pixels if isinstance(planes, Encoded) else planes
+                shape = task.plane_shape()
+                counts.append(
+                    ChannelCounts.of(channels, decoded, shape, task.region, runs, kernels)
+                )
+            if runs.slots:
+                tile = Tile(planes, runs, geometry.totals[:, :1], kernels, self.ignore_nan)
+                partials = Partials.of(tile, merged_of(self.statistics))
+                found.partials.append((channels, partials))
+                if gathered is not None:
+                    found.wholes.append(gathered.wholes(tile, partials, channels.start))
             given = yield False
-        return TilePart(runs.ids, geometry, partials, wholes, said)
+        return replace(
+            found,
+            joint=gathered.joint(runs.ids, self.ignore_nan) if gathered else None,
+            stretches=gathered.stretches if gathered else None,
+            counts=tuple(counts),
+        )
+
+    def _gathered(self, task: Task, runs: RunTable, geometry: Geometry) -> Gathered | None:
+        """Prepare for what needs whole instances, if anything does."""
+        whole = [statistic for statistic in self.statistics if statistic.whole]
+        joint = self.joint if self.joint and self.joint.within(task.channels) else None
+        if task.split is None or runs.slots == 0 or not (whole or joint):
+            return None
+        split = np.isin(runs.ids, task.split)
+        kernels = kernels_of(self.engine)
+        gathering = Gathering(runs, geometry.totals[:, 0], split, kernels)
+        return Gathered(gathering, whole, joint, task.origin, self.flat, kernels)
 
 
 Planes = tuple[slice, "np.ndarray | Encoded"]
@@ -148,7 +191,9 @@ def measure_tile(task: Task, work: TileWork) -> TilePart | None:
 
 def merged_of(statistics: Iterable[Statistic]) -> tuple[str, ...]:
     """The partials of some statistics that are merged as tiles arrive."""
-    return tuple(name for name in partials_of(statistics) if not PARTIALS[name].whole)
+    merged = tuple(name for name in partials_of(statistics) if not PARTIALS[name].whole)
+    # Joint numbers alone need none; a table of no words is as long as its count.
+    return merged or ("count",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +208,18 @@ class Measured:
         Columns of shapes by name, measured with the first channel.
     contacts
         Labels of pairs that touch, and their sides along z, y and x, likewise, if asked for.
+    joint : (instances, outputs) float64 each
+        Numbers of several channels together, by name.
+    counts : (2, c, values of the pixel type) int64
+        Histograms of all pixels and of those inside instances; None where not asked for.
     """
 
     instances: Instances
     layers: dict[str, np.ndarray]
     shapes: dict[str, np.ndarray] = field(default_factory=dict)
     contacts: tuple[np.ndarray, np.ndarray] | None = None
+    joint: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: np.ndarray | None = None
 
 
 class StatisticsTable:
@@ -186,6 +237,10 @@ class StatisticsTable:
         The engine's module.
     assembly
         Assembly of the pieces of instances, for statistics that need whole ones.
+    joint
+        Numbers of several channels together, if these channels have all that they need.
+    counts
+        Histograms of the channels, if whole channels are measured.
     """
 
     def __init__(
@@ -195,7 +250,10 @@ class StatisticsTable:
         channels: tuple[int, int],
         kernels: ModuleType,
         assembly: Assembly | None,
+        joint: JointWork | None = None,
+        counts: CountTable | None = None,
     ) -> None:
+        self._counts = counts
         self._first = channels[0]
         self._index = kernels.LabelIndex()
         self._geometry = GeometryTable()
@@ -203,18 +261,26 @@ class StatisticsTable:
         self._partials = Partials.empty(dtype, merged_of(statistics), 0, self._channels)
         self._merged = [statistic for statistic in statistics if not statistic.whole]
         self._whole = {s.name: np.empty((0, self._channels)) for s in statistics if s.whole}
+        self._joints = joint.joints if joint else ()
+        self._joint = {one.name: np.empty((0, len(one.outputs))) for one, _ in self._joints}
         self._statistics = {statistic.name: statistic for statistic in statistics}
         self._assembly = assembly
 
     def add(self, part: TilePart) -> None:
         """Merge a tile."""
+        if self._counts is not None:
+            for counted in part.counts:
+                self._counts.add(counted)
+        if len(part.ids) == 0:
+            return
         rows = self._index.rows(part.ids)
         if len(self._index) > len(self._partials):
             more = max(len(self._index), 2 * len(self._partials))
             self._partials = self._partials.grown(more)
-            for name, values in self._whole.items():
-                fresh = np.full((more - len(values), self._channels), np.nan)
-                self._whole[name] = np.concatenate([values, fresh])
+            for values in (self._whole, self._joint):
+                for name, one in values.items():
+                    fresh = np.full((more - len(one), one.shape[1]), np.nan)
+                    values[name] = np.concatenate([one, fresh])
         if part.partials[0][0].start == self._first:
             self._geometry.add(rows, part.geometry)
         for channels, found in part.partials:
@@ -222,27 +288,46 @@ class StatisticsTable:
             here = self._partials.at(rows, place)
             here.merge(found)
             self._partials.put(rows, place, here)
+        self._add_wholes(part, rows)
+        if part.joint is not None and self._joint:
+            self._keep_joint(rows[part.joint.slots], part.joint.values)
+            there, done = self._completed(part, part.joint, rows, _JOINT)
+            if done and self._assembly is not None:
+                self._keep_joint(there, self._assembly.finish_joints(done, self._joints))
+
+    def _add_wholes(self, part: TilePart, rows: np.ndarray) -> None:
+        """Add statistics of whole instances, and of those that a tile's pieces complete."""
         for (channels, _), wholes in zip(part.partials, part.wholes, strict=False):
             place = slice(channels.start - self._first, channels.stop - self._first)
             self._keep(rows[wholes.slots], place, wholes.values)
-            self._complete(part, rows, place, wholes.pieces)
+            if not self._whole:
+                continue
+            there, done = self._completed(part, wholes, rows, place.start)
+            if done and self._assembly is not None:
+                whole = [self._statistics[name] for name in self._whole]
+                here = self._partials.at(there, place)
+                self._keep(there, place, self._assembly.finish(done, here, whole))
 
     def _keep(self, rows: np.ndarray, place: slice, values: dict[str, np.ndarray]) -> None:
         for name, found in values.items():
             self._whole[name][rows, place] = found
 
-    def _complete(self, part: TilePart, rows: np.ndarray, place: slice, pieces: Pieces) -> None:
-        """Add a tile's pieces to those waiting, and finish the instances they complete."""
-        if self._assembly is None or len(pieces.slots) == 0:
-            return
-        slots = pieces.slots
+    def _keep_joint(self, rows: np.ndarray, values: dict[str, np.ndarray]) -> None:
+        for name, found in values.items():
+            self._joint[name][rows] = found
+
+    def _completed(
+        self, part: TilePart, wholes: Wholes, rows: np.ndarray, key: int
+    ) -> tuple[np.ndarray, list[Waiting]]:
+        """Add a tile's pieces to those waiting; return rows and pixels of complete instances."""
+        slots = wholes.pieces.slots
+        if self._assembly is None or len(slots) == 0:
+            return slots, []
         pixels = part.geometry.totals[slots, 0]
-        complete, done = self._assembly.add(place.start, part.ids[slots], pixels, pieces)
-        if done:
-            there = rows[slots[complete]]
-            whole = [self._statistics[name] for name in self._whole]
-            here = self._partials.at(there, place)
-            self._keep(there, place, self._assembly.finish(done, here, whole))
+        complete, done = self._assembly.add(
+            key, part.ids[slots], pixels, wholes.pieces, part.stretches
+        )
+        return rows[slots[complete]], done
 
     def holds(self, instances: Instances | None) -> bool:
         """Whether the tiles held just these instances, with as many pixels each."""
@@ -271,7 +356,13 @@ class StatisticsTable:
         bbox[present] = self._geometry.box[rows[present]]
         ids = known[rows] if index is None else index
         instances = Instances(ids, count, centroid, bbox)
-        return Measured(instances, self._finished(rows, present, count))
+        joint = {}
+        for name, values in self._joint.items():
+            joint[name] = np.full((len(rows), values.shape[1]), np.nan)
+            joint[name][present] = values[rows[present]]
+        counts = None if self._counts is None else self._counts.counts
+        layers = self._finished(rows, present, count)
+        return Measured(instances, layers, joint=joint, counts=counts)
 
     def _finished(
         self, rows: np.ndarray, present: np.ndarray, count: np.ndarray

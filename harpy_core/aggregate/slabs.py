@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from harpy_core.tiles.grid import Together, between, splittable
+
 ROWS = 2**16
 """Instances in a chunk of a layer."""
 
@@ -9,7 +11,9 @@ SLAB_BYTES = 2**30
 """Bytes of the statistics of all instances that are held at a time."""
 
 
-def slabs_of(edges: tuple[int, ...], bytes_per_channel: int, memory: int) -> list[tuple[int, ...]]:
+def slabs_of(
+    edges: tuple[int, ...], bytes_per_channel: int, memory: int, together: Together = None
+) -> list[tuple[int, ...]]:
     """Split chunks of channels into slabs that fit `memory`, each of at least one chunk.
 
     Parameters
@@ -20,11 +24,14 @@ def slabs_of(edges: tuple[int, ...], bytes_per_channel: int, memory: int) -> lis
         Bytes of one channel.
     memory
         Bytes that a slab may take.
+    together
+        Channels that must be in one slab.
     """
     fitting = memory // max(bytes_per_channel, 1)
-    slabs = [[edges[0]]]
-    for edge in edges[1:]:
+    units = splittable(edges, together)
+    slabs = [[units[0]]]
+    for edge in units[1:]:
         if len(slabs[-1]) > 1 and edge - slabs[-1][0] > fitting:
             slabs.append([slabs[-1][-1]])
         slabs[-1].append(edge)
-    return [tuple(slab) for slab in slabs]
+    return [between(edges, slab[0], slab[-1]) for slab in slabs]

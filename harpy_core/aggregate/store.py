@@ -15,6 +15,7 @@ import zarr
 
 from harpy_core.aggregate.aggregation import Aggregation
 from harpy_core.aggregate.layers import Together, stacked
+from harpy_core.aggregate.merging import Measured
 from harpy_core.aggregate.neighbors import Neighbors
 from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, slabs_of
 from harpy_core.errors import InputError
@@ -22,6 +23,7 @@ from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
 from harpy_core.running.progress import track
 from harpy_core.statistics.asked import Stats
+from harpy_core.statistics.channels import HISTOGRAMS
 from harpy_core.storage import codecs
 from harpy_core.storage.folders import staging
 
@@ -47,6 +49,7 @@ def aggregate_to_store(
     spacing: Sequence[float] | None = None,
     neighbors: Neighbors | None = None,
     layers: Mapping[str, Any] | None = None,
+    whole_channels: bool = False,
     slab_bytes: int = SLAB_BYTES,
 ) -> None:
     """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
@@ -67,6 +70,8 @@ def aggregate_to_store(
     layers
         Other labels by name, to be measured in the same read: their rows follow, `obs` has their
         names in ``region``, and ``parent`` and ``overlap`` as `harpy_core.aggregate_layers`.
+    whole_channels
+        See `aggregate_stats`; inside instances of `labels`.
     slab_bytes
         Memory for the statistics of a slab; a slab has at least one chunk of channels.
 
@@ -84,21 +89,23 @@ def aggregate_to_store(
         ignore_nan,
         strict,
         instances,
+        whole_channels,
         spacing=spacing,
         neighbors=neighbors,
     )
     job = together.jobs[0]
     edges = job.channel_edges
     in_channel = len(instances) * job.bytes_per_value * len(together.jobs)
-    slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes)
+    slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes, job.unsplit)
     arrays: dict[str, zarr.Array] = {}
+    counts: list[np.ndarray] = []
     with staging(path) as folder, track(job.pixels, "aggregate", enabled=progress) as bar:
         for slab in slabs:
             found, parents = together.measure(slab, client, bar)
             _refuse_others(instances, found[0].instances)
             if slab is slabs[0]:
                 # With the first channels comes what the labels say.
-                without = [replace(measured, layers={}) for measured in found]
+                without = [replace(one, layers={}, joint={}, counts=None) for one in found]
                 tables = together.tables(without, parents)
                 table = stacked(tables) if len(tables) > 1 else tables[region]
                 group = write_table(folder, table)
@@ -110,8 +117,32 @@ def aggregate_to_store(
                     last = first + len(measured.instances)
                     array[first:last, slab[0] : slab[-1]] = measured.layers[layer]
                     first = last
+            if found[0].joint:
+                _write_elements(group, _frames(job, table.obs_names, found))
+            counts += [one.counts for one in found if one.counts is not None]
+        if counts:
+            counted = job.histograms(np.concatenate(counts, axis=1))
+            var = job.channel_table(counted)
+            _write_elements(group, {"var": var, f"uns/{HISTOGRAMS}": counted})
         with quiet_consolidation():
             zarr.consolidate_metadata(folder)
+
+
+def _frames(job: Aggregation, rows: Any, found: Sequence[Measured]) -> dict[str, Any]:
+    """Joint numbers of all layers, by their places in a table."""
+    values = {name: [one.joint[name] for one in found] for name in found[0].joint}
+    return {
+        f"obsm/{name}": job.frame(name, np.concatenate(each), rows) for name, each in values.items()
+    }
+
+
+def _write_elements(group: zarr.Group, elements: Mapping[str, Any]) -> None:
+    """Write parts of a table, by their places in it."""
+    import anndata
+
+    with anndata.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
+        for name, values in elements.items():
+            anndata.io.write_elem(group, name, values, dataset_kwargs={"compressors": codecs.PLAIN})
 
 
 def _refuse_others(given: Instances, found: Instances) -> None:

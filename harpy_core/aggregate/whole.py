@@ -7,18 +7,22 @@ tile contributes the pixels that it holds, and the last one completes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 
+from harpy_core.aggregate.pieces import Cutter, Pieces, finished, whole_partials
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.running.tasks import LazyTask, Task
+from harpy_core.statistics.asked import Asked
 from harpy_core.statistics.declared import Statistic
+from harpy_core.statistics.joint import Joint
 from harpy_core.statistics.partials import Partials
-from harpy_core.statistics.pixels import Counted, Gathering, Pixels, histogram, is_counted
+from harpy_core.statistics.pixels import Gathering, is_counted
+from harpy_core.statistics.places import Places, Stretches
 from harpy_core.statistics.tile import Tile
 from harpy_core.tiles.grid import Edges, regions_of
 
@@ -29,25 +33,33 @@ AnyTask = TypeVar("AnyTask", Task, LazyTask)
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Pixels of a tile's instances that extend into other tiles.
+class JointWork:
+    """Numbers of several channels together that a job computes.
 
     Attributes
     ----------
-    slots : (pieces,) int64
-        Instance of each piece.
-    begin : (pieces + 1,) int64
-        Index of each piece's first pixel, and the end; counted pieces have no pixels here.
-    values : (c, n)
-        Pixels.
-    counted : (c, values of the pixel type) int64 each
-        Histograms of large pieces, by their place in `slots`.
+    joints
+        Declarations, with the index of each of their channels in `channels`.
+    channels
+        Numbers of all channels that they need, ascending.
     """
 
-    slots: np.ndarray
-    begin: np.ndarray
-    values: np.ndarray
-    counted: dict[int, np.ndarray]
+    joints: tuple[tuple[Joint, list[int]], ...]
+    channels: list[int]
+
+    @classmethod
+    def of(cls, asked: Asked, channels: Sequence[str]) -> JointWork | None:
+        """Return the work for an image's channels; None where nothing is asked for."""
+        needed = asked.joined(channels)
+        joints = tuple(
+            (joint, [needed.index(number) for number in joint.numbers(channels)])
+            for joint in asked.joints.values()
+        )
+        return cls(joints, needed) if joints else None
+
+    def within(self, channels: Sequence[int]) -> bool:
+        """Whether a range of channels, first to end, has all that are needed."""
+        return channels[0] <= self.channels[0] and self.channels[-1] < channels[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Wholes:
     slots : (instances,) int64
         Instances that lie whole in the tile.
     values : (instances, c) float64 each
-        Their statistics by name.
+        Their statistics by name; joint numbers are (instances, outputs).
     pieces
         Pieces of the others.
     """
@@ -70,147 +82,157 @@ class Wholes:
 
     @classmethod
     def of(
-        cls, tile: Tile, partials: Partials, gathering: Gathering, statistics: Sequence[Statistic]
+        cls,
+        tile: Tile,
+        partials: Partials,
+        gathering: Gathering,
+        statistics: Sequence[Statistic],
+        places: Places | None,
+        kept: JointPixels | None,
     ) -> Wholes:
-        """Gather a tile's pixels channel by channel, finish whole instances, keep the others."""
+        """Gather a tile's pixels channel by channel, finish whole instances, keep the others.
+
+        Parameters
+        ----------
+        places
+            Places of the whole instances, where statistics need them.
+        kept
+            Buffer for the pixels of channels that are needed together.
+        """
         slots = gathering.slots[: gathering.whole]
         begin = gathering.begin[: gathering.whole + 1]
+        ids = tile.runs.ids[slots]
         values = {s.name: np.empty((len(slots), len(tile.planes))) for s in statistics}
-        pieces = _Cutter(gathering, tile.decoded)
+        cut = len(tile.planes) if statistics else 0
+        pieces = Cutter(gathering, cut, tile.planes.dtype, places is None)
         for c, plane in enumerate(tile.decoded):
             pixels = gathering.pixels(plane)
+            if kept is not None:
+                kept.take(c, pixels)
+            if not statistics:
+                continue
             pieces.cut(c, pixels)
-            here = Pixels.of(pixels[: begin[-1]], begin, tile.kernels, tile.ignore_nan)
-            channel = partials.at(slots, slice(c, c + 1))
-            found = channel.finish(statistics, tile.pixels[slots], pixels=here)
-            for name, one in found.items():
-                values[name][:, c] = one[:, 0]
+            if len(slots):
+                inside = pixels[: begin[-1]]
+                whole = whole_partials(
+                    inside, begin, places, ids, statistics, tile.ignore_nan, tile.kernels
+                )
+                channel = partials.at(slots, slice(c, c + 1))
+                found = channel.finish(statistics, tile.pixels[slots], **whole)
+                for name, one in found.items():
+                    values[name][:, c] = one[:, 0]
         return cls(slots, values, pieces.pieces)
 
 
-class _Cutter:
-    """Cutter of the pieces of a tile's instances out of the buffer that all are gathered in."""
-
-    def __init__(self, gathering: Gathering, planes: np.ndarray) -> None:
-        self._first = gathering.begin[gathering.whole :]
-        size = np.diff(self._first)
-        large = np.array([is_counted(planes.dtype, n) for n in size], bool)
-        begin = np.concatenate([[0], np.cumsum(np.where(large, 0, size))]).astype(np.int64)
-        bins = 1 << min(8 * planes.itemsize, 16)
-        counted = {int(i): np.zeros((len(planes), bins), np.int64) for i in np.flatnonzero(large)}
-        values = np.empty((len(planes), begin[-1]), planes.dtype)
-        self._kept = np.repeat(~large, size)
-        self.pieces = Pieces(gathering.slots[gathering.whole :], begin, values, counted)
-
-    def cut(self, channel: int, pixels: np.ndarray) -> None:
-        """Copy the pieces of one channel."""
-        self.pieces.values[channel] = pixels[self._first[0] :][self._kept]
-        for i, bins in self.pieces.counted.items():
-            bins[channel] = histogram(pixels[self._first[i] : self._first[i + 1]])
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """Pixels of an instance that have arrived: their number, and values in a task's channels."""
-
-    pixels: int = 0
-    values: list[np.ndarray] = field(default_factory=list)
-    bins: np.ndarray | None = None
-
-
-class Assembly:
-    """Pieces of instances, until those of an instance are complete.
+class JointPixels:
+    """Pixels of a tile in all channels that are needed together, as they are read.
 
     Parameters
     ----------
-    instances
-        All instances of the image.
+    work
+        What is computed from them.
+    gathering
+        Placement of the pixels of the tile's instances.
     dtype
         Type of the pixels.
+    """
+
+    def __init__(self, work: JointWork, gathering: Gathering, dtype: np.dtype) -> None:
+        self._work, self._gathering = work, gathering
+        shape = len(work.channels), int(gathering.begin[-1])
+        self._values = np.empty(shape, dtype)
+        self.first = 0
+
+    def take(self, channel: int, pixels: np.ndarray) -> None:
+        """Keep the pixels of a channel, counted from `first`, if it is needed."""
+        number = self.first + channel
+        if number in self._work.channels:
+            self._values[self._work.channels.index(number)] = pixels
+
+    def wholes(self, ids: np.ndarray, places: Places, ignore_nan: bool) -> Wholes:
+        """Finish whole instances and keep the pieces of the others.
+
+        Parameters
+        ----------
+        ids : (slots,) uint64
+            Labels in the tile.
+        """
+        gathering = self._gathering
+        slots = gathering.slots[: gathering.whole]
+        inside = self._values[:, : gathering.begin[gathering.whole]]
+        values = {joint.name: np.empty((0, len(joint.outputs))) for joint, _ in self._work.joints}
+        if len(slots):
+            values = finished(self._work.joints, inside, places, ids[slots], ignore_nan)
+        pieces = Cutter(gathering, len(self._values), self._values.dtype, counting=False)
+        for channel, pixels in enumerate(self._values):
+            pieces.cut(channel, pixels)
+        return Wholes(slots, values, pieces.pieces)
+
+
+class Gathered:
+    """Pixels of a tile's instances, as they are gathered for what needs instances whole.
+
+    Parameters
+    ----------
+    gathering
+        Placement of the pixels.
+    statistics
+        Statistics of whole instances.
+    joint
+        Numbers of several channels together, if the task has all that they need.
+    origin
+        (z, y, x) of the tile's first pixel.
+    flat
+        Whether the image has one plane.
     kernels
         The engine's module.
-    ignore_nan
-        Leave NaN pixels out.
     """
 
     def __init__(
-        self, instances: Instances, dtype: np.dtype, kernels: ModuleType, ignore_nan: bool
+        self,
+        gathering: Gathering,
+        statistics: Sequence[Statistic],
+        joint: JointWork | None,
+        origin: tuple[int, int, int],
+        flat: bool,
+        kernels: ModuleType,
     ) -> None:
-        self._instances = instances
-        self._dtype = dtype
-        self._kernels = kernels
-        self._ignore_nan = ignore_nan
-        self._waiting: dict[tuple[int, int], _Waiting] = {}
+        self._gathering, self._statistics, self._work = gathering, statistics, joint
+        self._places: Places | None = None
+        self._pixels: JointPixels | None = None
+        self.stretches: Stretches | None = None
+        """Runs of the pieces of instances, where their places are needed."""
+        if joint is not None or any(statistic.placed for statistic in statistics):
+            inside, self.stretches = gathering.stretches(origin)
+            self._places = Places(inside, flat, kernels)
 
-    def add(
-        self, first: int, ids: np.ndarray, pixels: np.ndarray, pieces: Pieces
-    ) -> tuple[np.ndarray, list[_Waiting]]:
-        """Take the pieces of a tile; return the indices of those that complete an instance.
+    def wholes(self, tile: Tile, partials: Partials, first: int) -> Wholes:
+        """Take some channels, and finish statistics of the instances that are whole.
 
         Parameters
         ----------
         first
-            First channel of the task.
-        ids, pixels : (pieces,)
-            Label of each instance, and the number of its pixels in the tile.
+            First of the channels.
         """
-        place = np.searchsorted(self._instances.id, ids)
-        total = self._instances.count[np.minimum(place, len(self._instances) - 1)]
-        complete, done = [], []
-        for i, (label, count) in enumerate(zip(ids.tolist(), pixels.tolist(), strict=True)):
-            waiting = self._waiting.setdefault((first, label), _Waiting())
-            waiting.pixels += count
-            self._take(waiting, pieces, i, int(total[i]))
-            if waiting.pixels == total[i]:
-                complete.append(i)
-                done.append(self._waiting.pop((first, label)))
-        return np.array(complete, np.int64), done
+        if self._work is not None:
+            dtype = tile.planes.dtype
+            self._pixels = self._pixels or JointPixels(self._work, self._gathering, dtype)
+            self._pixels.first = first
+        return Wholes.of(
+            tile, partials, self._gathering, self._statistics, self._places, self._pixels
+        )
 
-    def _take(self, waiting: _Waiting, pieces: Pieces, i: int, total: int) -> None:
-        values = pieces.values[:, pieces.begin[i] : pieces.begin[i + 1]]
-        if not is_counted(self._dtype, total):
-            waiting.values.append(values.copy())
-            return
-        bins = pieces.counted.get(i)
-        if bins is None:
-            bins = np.stack([histogram(channel) for channel in values])
-        waiting.bins = bins if waiting.bins is None else waiting.bins + bins
-
-    def pixels(self, done: Sequence[_Waiting], channel: int) -> Pixels:
-        """Return all pixels of complete, not counted instances, in a channel of their task."""
-        each = [np.concatenate([part[channel] for part in one.values]) for one in done]
-        begin = np.concatenate([[0], np.cumsum([len(values) for values in each])]).astype(np.int64)
-        return Pixels.of(np.concatenate(each), begin, self._kernels, self._ignore_nan)
-
-    def finish(
-        self, done: Sequence[_Waiting], partials: Partials, statistics: Sequence[Statistic]
-    ) -> dict[str, np.ndarray]:
-        """Return the statistics of complete instances, (instances, c) float64 each.
+    def joint(self, ids: np.ndarray, ignore_nan: bool) -> Wholes | None:
+        """Finish joint numbers of the instances that are whole, once all channels were taken.
 
         Parameters
         ----------
-        partials
-            Partials of the instances, in the channels of their task.
+        ids : (slots,) uint64
+            Labels in the tile.
         """
-        channels = partials.channels
-        values = {s.name: np.empty((len(done), channels)) for s in statistics}
-        kept = np.array([i for i, one in enumerate(done) if one.bins is None], np.int64)
-        number = np.array([one.pixels for one in done])
-        for c in range(channels):
-            if len(kept):
-                pixels = self.pixels([done[i] for i in kept], c)
-                here = partials.at(kept, slice(c, c + 1))
-                found = here.finish(statistics, number[kept], pixels=pixels)
-                for name, one in found.items():
-                    values[name][kept, c] = one[:, 0]
-            for i, whole in enumerate(done):
-                if whole.bins is not None:
-                    counted = Counted.of(whole.bins[c], self._dtype)
-                    here = partials.at(slice(i, i + 1), slice(c, c + 1))
-                    found = here.finish(statistics, number[i : i + 1], pixels=counted)
-                    for name, one in found.items():
-                        values[name][i, c] = one[0, 0]
-        return values
+        if self._pixels is None or self._places is None:
+            return None
+        return self._pixels.wholes(ids, self._places, ignore_nan)
 
 
 def with_split(tasks: Sequence[AnyTask], instances: Instances, edges: Edges) -> list[AnyTask]:
@@ -245,7 +267,12 @@ def _tiles_of(instances: Instances, edges: Edges) -> tuple[np.ndarray, np.ndarra
 
 
 def refuse_unbounded(
-    instances: Instances, edges: Edges, dtype: np.dtype, channels: int, names: Sequence[str]
+    instances: Instances,
+    edges: Edges,
+    dtype: np.dtype,
+    channels: int,
+    names: Sequence[str],
+    counting: bool,
 ) -> None:
     """Refuse instances whose pieces would take more than `HELD_BYTES` at a time.
 
@@ -255,6 +282,8 @@ def refuse_unbounded(
         Number of channels measured at a time.
     names
         Names of the statistics that need whole instances.
+    counting
+        Whether large instances are counted, not kept.
 
     Raises
     ------
@@ -264,7 +293,7 @@ def refuse_unbounded(
     low, high = _tiles_of(instances, edges)
     split = np.any(low != high, axis=1)
     size = instances.count[split] * dtype.itemsize
-    counted = np.array([is_counted(dtype, n) for n in instances.count[split]], bool)
+    counted = np.array([counting and is_counted(dtype, n) for n in instances.count[split]], bool)
     size = np.where(counted, 8 << min(8 * dtype.itemsize, 16), size) * channels
     _, rows, columns = (len(axis) - 1 for axis in edges)
     first, last = ((t[:, 0] * rows + t[:, 1]) * columns + t[:, 2] for t in (low, high))
@@ -274,9 +303,10 @@ def refuse_unbounded(
     most = int(np.cumsum(change).max())
     if most > HELD_BYTES:
         largest = np.flatnonzero(split)[np.argmax(size)]
+        other = ", or give the image as integers of 16 bits, which are counted" if counting else ""
         raise InputError(
             f"stats: {names[0]} would hold {most / 1e9:.1f} GB of pixels of instances that lie in "
             f"several tiles, and may hold {HELD_BYTES / 1e9:.1f}; the largest is "
             f"{instances.id[largest]} with {instances.count[largest]:,} pixels: leave it out of "
-            "the labels, or give the image as integers of 16 bits, which are counted"
+            f"the labels{other}"
         )

@@ -18,6 +18,7 @@ from harpy_core.config.crops import CropSettings
 from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Extract, Source
 from harpy_core.errors import InputError
 from harpy_core.running.given import given_cores
+from harpy_core.statistics.asked import of_section
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -115,7 +116,13 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
     engine = typed["engine"] or "auto"
     with sole_writer(output), _workers(typed) as client:
         layers = section.model_dump()["layers"]
-        planned = {"stats": section.stats, "layers": layers, "neighbors": section.neighbors}
+        stats = of_section(section.model_dump())
+        planned = {
+            "stats": stats,
+            "layers": layers,
+            "neighbors": section.neighbors,
+            "whole_channels": section.whole_channels,
+        }
         _announce("aggregate", info, typed, output, **planned)
         instances = find_instances(
             raster.labels, engine=engine, client=client, progress=True, strict=info.strict
@@ -125,12 +132,13 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
             raster.labels,
             output,
             instances,
-            section.stats,
+            stats,
             raster.channels,
             engine=engine,
             client=client,
             progress=True,
             ignore_nan=section.ignore_nan,
+            whole_channels=section.whole_channels,
             spacing=raster.spacing_of(section.spacing),
             neighbors=section.neighbors,
             layers=made_layers(layers, raster, partial(open_layer, info)),
@@ -177,17 +185,18 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
 
 @harpy_core.command()
 @on_an_image
-@options_of(Aggregate, "stats")
+@options_of(Aggregate, "stats", "rings", "pairs", "thresholds", "whole_channels")
 @options_of(Extract, *CROPPED)
 @on_workers
 def plan(**typed: Any) -> None:
     """Show what both jobs would read, write and hold in memory, without running them."""
-    stats = section_of(Aggregate, typed).stats
+    section = section_of(Aggregate, typed)
+    stats = of_section(section.model_dump())
     crops = section_of(Extract, {**typed, "channels": None})
     info = _described(typed)
     planned: dict[str, dict[str, Any]] = {
         "instances": {},
-        "aggregate": {"stats": stats},
+        "aggregate": {"stats": stats, "whole_channels": section.whole_channels},
         "extract": {"crops": crops},
     }
     for stage, settings in planned.items():
@@ -212,7 +221,7 @@ def plan(**typed: Any) -> None:
 @options_of(Extract, "diameter")
 def view(table: Path, output: Path | None, overwrite: bool, **typed: Any) -> None:
     """Show image, labels and table: in napari, or as a page of linked views."""
-    window = section_of(Extract, {"diameter": typed["diameter"]}).diameter
+    window = max(section_of(Extract, {"diameter": typed["diameter"]}).window(1))
     if not table.is_dir():
         raise InputError(f"{table}: there is no such table; harpy-core aggregate makes one")
     if output is not None:

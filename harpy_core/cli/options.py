@@ -18,6 +18,7 @@ from harpy_core.config.documents import written
 from harpy_core.config.mistakes import shown
 from harpy_core.config.section import Section, remedy_of, rule_of
 from harpy_core.errors import InputError
+from harpy_core.statistics.asked import PARAMETRIC
 from harpy_core.statistics.declared import STATISTICS
 
 S = TypeVar("S", bound=Section)
@@ -26,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OPTION_OF = {"kind": "cluster"}
 """Options whose name is not that of their key."""
 
-WORDS_OF = {"stats": tuple(STATISTICS)}
+WORDS_OF = {"stats": (*STATISTICS, *PARAMETRIC)}
 """Words to complete, for keys of which the section knows only a pattern."""
 
 
@@ -144,6 +145,9 @@ def _read(field: FieldInfo, text: Any) -> Any:
     if _PATHS.search(text):
         return text
     # Where a path is allowed too, a list is one of numbers.
+    # As for one number, where that is allowed.
+    if "," not in text and any(int in get_args(part) for part in get_args(field.annotation)):
+        return text
     if _holds(field, list) and (str not in get_args(field.annotation) or _NUMBERS.fullmatch(text)):
         return text.split(",")
     return text

@@ -21,11 +21,15 @@ Codec = Literal["lz4", "zstd", "none"]
 LabelFile = Annotated[str, AfterValidator(expanded)]
 
 
+Sides = Annotated[list[Positive], Field(min_length=2, max_length=3)]
+
+
 class CropSettings(Section):
     """Settings of crops; each key is an argument of `harpy_core.extract_instances`."""
 
-    diameter: Positive = key(
-        "Side of the window around an instance's centroid, in pixels.",
+    diameter: Positive | Sides = key(
+        "Side of the window around an instance's centroid, in pixels; or its sides as [y, x], or "
+        "as [z, y, x] for windows of some planes: otherwise all planes are kept.",
         "a window must be at least 1 pixel",
         default=50,
     )
@@ -87,6 +91,24 @@ class CropSettings(Section):
                 {"dtype": repr(self.dtype), "scale": repr(self.scale)},
             )
         return self
+
+    @property
+    def deep(self) -> bool:
+        """Whether windows are of some planes, around the centroid, and not of all."""
+        return isinstance(self.diameter, list) and len(self.diameter) == 3
+
+    def window(self, depth: int) -> tuple[int, int, int]:
+        """Planes, rows and columns of a window.
+
+        Parameters
+        ----------
+        depth
+            Planes of the image.
+        """
+        if isinstance(self.diameter, int):
+            return depth, self.diameter, self.diameter
+        *planes, rows, columns = self.diameter
+        return planes[0] if planes else depth, rows, columns
 
     @property
     def batch(self) -> int:

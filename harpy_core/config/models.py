@@ -8,29 +8,25 @@ workflow is parsed, so nothing heavy is imported here.
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    StringConstraints,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.addresses import expanded
 from harpy_core.config.crops import Codec, Extract
+from harpy_core.config.measures import Aggregate, CaseName, Embed
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.config.source import DATASETS as DATASETS
 from harpy_core.config.source import NAME_RULE, Address, LocalPath, Source
 from harpy_core.config.source import MissingChunks as MissingChunks
 from harpy_core.kernels.registry import AUTO, ENGINES
-from harpy_core.statistics.declared import NAME_PATTERN, NAMES
-from harpy_core.statistics.declared import hint as statistic_hint
 
 Published = Literal["macsima-tonsil", "merscope-liver"]
 Stage = Literal["aggregate", "extract"]
@@ -44,26 +40,12 @@ RESULTS = "results"
 """Folder of the results, if a config names no other."""
 
 
-def _known_statistic(name: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise PydanticCustomError(
-            "statistic", "no such statistic; {hint}", {"hint": statistic_hint(name)}
-        )
-    return name
-
-
 if TYPE_CHECKING:
     MeasuredEngine = str
     StageEngine = str
-    StatisticName = str
 else:
     MeasuredEngine = Literal[MEASURED]
     StageEngine = Literal[AUTO, *ENGINES]
-    StatisticName = Annotated[
-        str,
-        AfterValidator(_known_statistic),
-        WithJsonSchema({"type": "string", "pattern": NAME_PATTERN}),
-    ]
 
 ELEMENTS = {
     "macsima-tonsil": ("image_tiled", "labels_cells_harpy"),
@@ -82,10 +64,7 @@ def _as_folder(path: str) -> str:
 
 
 Size = Annotated[str, AfterValidator(_checked_size)]
-Reach = Annotated[float, Field(ge=0, le=10_000)]
-Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ChunkShape = Annotated[list[Positive], Field(min_length=3, max_length=3)]
-CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 
 _SIZE_RULE = "a size is a number and a unit, such as 48GB or 512MiB"
 _TARGET_RULE = "a target size is a whole number of at least 1"
@@ -129,102 +108,6 @@ class Tile(Section):
                 "shard {shard} is no multiple of chunks {chunks}",
                 {"shard": str(shard), "chunks": str(self.chunks)},
             )
-        return self
-
-
-class Layer(Section):
-    """Other labels, measured in the same read: one of labels, expand, ring and without."""
-
-    labels: Address | None = key(
-        "Name of another labels element of the source, or the path or address of a label TIFF or "
-        "Zarr array, or the path of polygons in pixels (.geojson, .parquet).",
-        NAME_RULE,
-        default=None,
-    )
-    of: str | None = key(
-        "Name of the layer before it that it is made of; null: the source's labels.",
-        NAME_RULE,
-        default=None,
-    )
-    expand: Reach | None = key(
-        "Pixels by which labels grow into the background, as scikit-image's expand_labels.",
-        "a distance is a number from 0 to 10000",
-        default=None,
-    )
-    ring: Annotated[list[Reach], Field(min_length=2, max_length=2)] | None = key(
-        "Ring around each instance: [inner, outer], the pixels farther than inner and no farther "
-        "than outer.",
-        "a ring is two numbers from 0 to 10000: [inner, outer]",
-        default=None,
-    )
-    without: str | None = key(
-        "Name of the layer before it whose pixels are taken away: cytoplasm is cells without "
-        "nuclei.",
-        NAME_RULE,
-        default=None,
-    )
-
-    @model_validator(mode="after")
-    def _is_made_in_one_way(self) -> Layer:
-        ways = ("labels", "expand", "ring", "without")
-        given = [way for way in ways if getattr(self, way) is not None]
-        if len(given) != 1:
-            raise PydanticCustomError("together", "give one of labels, expand, ring and without")
-        if given == ["labels"] and self.of is not None:
-            raise PydanticCustomError("together", "of goes with expand, ring or without")
-        if self.ring is not None and self.ring[0] >= self.ring[1]:
-            raise PydanticCustomError("together", "the outer distance of a ring is the larger one")
-        return self
-
-
-class Aggregate(Section):
-    """Statistics of every channel in every instance."""
-
-    stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
-        f"Statistics of each channel in each instance, and shapes of instances: any of {NAMES}.",
-        f"statistics are {NAMES}, each at most once",
-        default_factory=lambda: ["mean", "count"],
-    )
-    ignore_nan: bool = key(
-        "Leave NaN pixels of a float image out; otherwise they make the statistics of their own "
-        "instance and channel NaN.",
-        "use true or false",
-        default=False,
-    )
-    spacing: (
-        Literal["metadata"] | Annotated[list[Side], Field(min_length=2, max_length=3)] | None
-    ) = key(
-        "Side of a pixel, in whose unit shapes and distances are: metadata (the image's, in "
-        "micrometres), or a number along each of (z, ) y and x, such as [0.5, 0.5]; null: pixels.",
-        "spacing is metadata, a list of positive numbers, one for each axis of the labels, or null",
-        default=None,
-    )
-    neighbors: Literal["touching"] | Side | None = key(
-        "Neighbours of each instance, as squidpy has them in obsp: touching (pixels of theirs "
-        "share a side), or the longest distance between two centroids; null: not found.",
-        "neighbors are touching, a positive number, or null",
-        default=None,
-    )
-    layers: dict[CaseName, Layer] | None = key(
-        "Other labels by name, measured in the same read: their rows follow in the table. Its obs "
-        "has the layer in region and, in parent, the instance of the source's labels that has most "
-        "of the row's pixels (0: none).",
-        "layers are a mapping of a name (ASCII letters, digits, - and _) to its keys, or null",
-        default=None,
-    )
-
-    @model_validator(mode="after")
-    def _layers_are_made_of_those_before(self) -> Aggregate:
-        before: list[str] = []
-        for name, layer in (self.layers or {}).items():
-            for other in (layer.of, layer.without):
-                if other is not None and other not in before:
-                    raise PydanticCustomError(
-                        "together",
-                        "layer {name} names {other}, which is no layer before it",
-                        {"name": name, "other": other},
-                    )
-            before.append(name)
         return self
 
 
@@ -373,6 +256,11 @@ class Case(Section):
         "extract is a mapping ({} for the defaults), or null",
         default=None,
     )
+    embed: Embed | None = key(
+        "Numbers that a model gives for each crop; left out: not done.",
+        "embed is a mapping with a model, or null",
+        default=None,
+    )
     table: Table | None = key(
         "What else becomes of the table; left out: nothing.",
         "table is a mapping, or null",
@@ -396,6 +284,13 @@ class Case(Section):
             raise PydanticCustomError("source", "a case needs a source with a uri")
         if self.source is not None and self.fields is not None:
             raise PydanticCustomError("together", "give source or fields, not both")
+        if self.embed is not None and self.extract is None:
+            raise PydanticCustomError("together", "embed takes crops: add extract: {}")
+        peer = self.benchmark is not None and PEER in self.benchmark.engines
+        if peer and self.extract is not None and not isinstance(self.extract.diameter, int):
+            raise PydanticCustomError(
+                "together", "the peer cuts square windows: give extract.diameter as one number"
+            )
         if self.fields is not None and (self.tile or self.benchmark):
             raise PydanticCustomError(
                 "together", "tile and benchmark take one image: give source instead of fields"

@@ -76,9 +76,10 @@ class Crops:
             yield self.instance_id[rows], read_rows(self.image, rows)
 
     @property
-    def diameter(self) -> int:
-        """Side of a crop, in pixels."""
-        return int(self.attributes["diameter"])
+    def diameter(self) -> int | list[int]:
+        """Side of a crop, in pixels, or its sides, as they were asked for."""
+        found: int | list[int] = self.attributes["diameter"]
+        return found
 
     @property
     def digest(self) -> str:

@@ -21,7 +21,7 @@ class Copies:
     source : (n,) int64
         Offset of the first pixel in a plane of the tile.
     inside : (n,) int64
-        Offset of the first pixel in the window's first channel, (z, diameter, diameter).
+        Offset of the first pixel in the window's first channel, (z, y, x).
     length : (n,) int64
         Number of pixels.
     """
@@ -51,7 +51,7 @@ def copies_of_runs(
     runs: RunTable,
     windows: np.ndarray,
     corner: np.ndarray,
-    diameter: int,
+    size: tuple[int, int, int],
     origin: tuple[int, int, int],
 ) -> Copies:
     """Return the pixels of the instances themselves, clipped to their windows.
@@ -60,8 +60,10 @@ def copies_of_runs(
     ----------
     windows : (slots,) int64
         Window of each instance of the tile; -1 for none.
-    corner : (windows, 2) int64
-        First y and x of each window.
+    corner : (windows, 3) int64
+        First z, y and x of each window.
+    size
+        Planes, rows and columns of a window.
     origin
         (z, y, x) of the tile's first pixel.
     """
@@ -71,19 +73,21 @@ def copies_of_runs(
     length = runs.length[wanted].astype(np.int64)
     z, rest = np.divmod(start, runs.plane_stride)
     y, x = np.divmod(rest, runs.row_stride)
-    row = y + origin[1] - corner[window, 0]
-    column = x + origin[2] - corner[window, 1]
+    depth, height, width = size
+    plane = z + origin[0] - corner[window, 0]
+    row = y + origin[1] - corner[window, 1]
+    column = x + origin[2] - corner[window, 2]
     first = np.maximum(column, 0)
-    last = np.minimum(column + length, diameter)
-    keep = (row >= 0) & (row < diameter) & (last > first)
-    inside = ((z + origin[0]) * diameter + row) * diameter + first
+    last = np.minimum(column + length, width)
+    keep = (plane >= 0) & (plane < depth) & (row >= 0) & (row < height) & (last > first)
+    inside = (plane * height + row) * width + first
     return _sorted(window[keep], (start + first - column)[keep], inside[keep], (last - first)[keep])
 
 
 def copies_of_windows(
     windows: np.ndarray,
     corner: np.ndarray,
-    diameter: int,
+    size: tuple[int, int, int],
     region: Region,
     row_stride: int,
     plane_stride: int,
@@ -94,26 +98,29 @@ def copies_of_windows(
     ----------
     windows
         Numbers of the windows to fill, ascending.
-    corner : (windows, 2) int64
-        First y and x of every window.
+    corner : (windows, 3) int64
+        First z, y and x of every window.
+    size
+        Planes, rows and columns of a window.
     region
         The tile.
     row_stride, plane_stride
         Pixels of a plane of the tile from one row to the next, and from one z to the next.
     """
-    (z0, z1), (y0, y1), (x0, x1) = region
-    top, left = corner[windows, 0], corner[windows, 1]
-    low_y, high_y = np.maximum(top, y0), np.minimum(top + diameter, y1)
-    low_x, high_x = np.maximum(left, x0), np.minimum(left + diameter, x1)
-    hit = (high_y > low_y) & (high_x > low_x)
-    windows, top, left = windows[hit], top[hit], left[hit]
-    low_y, high_y, low_x, high_x = low_y[hit], high_y[hit], low_x[hit], high_x[hit]
-    rows = (high_y - low_y) * (z1 - z0)
+    first, end = np.asarray(region).T
+    low = np.maximum(corner[windows], first)
+    high = np.minimum(corner[windows] + np.asarray(size), end)
+    hit = np.all(high > low, axis=1)
+    windows, low, extent = windows[hit], low[hit], (high - low)[hit]
+    rows = extent[:, 0] * extent[:, 1]
     which = np.repeat(np.arange(len(windows)), rows)
     step = np.arange(len(which)) - np.repeat(np.cumsum(rows) - rows, rows)
-    z, y = np.divmod(step, (high_y - low_y)[which])
-    y = y + low_y[which]
-    x = low_x[which]
-    source = z * plane_stride + (y - y0) * row_stride + (x - x0)
-    inside = ((z + z0) * diameter + y - top[which]) * diameter + x - left[which]
-    return Copies(windows[which], source, inside, (high_x - low_x)[which])
+    z, y = np.divmod(step, extent[which, 1])
+    place = low[which]
+    place[:, 0] += z
+    place[:, 1] += y
+    z, y, x = (place - first).T
+    source = z * plane_stride + y * row_stride + x
+    z, y, x = (place - corner[windows[which]]).T
+    inside = (z * size[1] + y) * size[2] + x
+    return Copies(windows[which], source, inside, extent[which, 2])

@@ -21,7 +21,11 @@ side, however far apart the instances are."""
 
 
 def stored_ratio(
-    raster: Raster, instances: Instances, layout: CropLayout, remove_background: bool
+    raster: Raster,
+    instances: Instances,
+    layout: CropLayout,
+    deep: bool,
+    remove_background: bool,
 ) -> float:
     """Encoded bytes per raw byte of crops, from some crops of some groups of channels.
 
@@ -34,6 +38,8 @@ def stored_ratio(
         Instances that are cropped.
     layout
         Layout of the store.
+    deep
+        Whether windows have some planes around the centroid, and not all.
     remove_background
         Whether pixels outside an instance are 0.
     """
@@ -43,8 +49,8 @@ def stored_ratio(
         row = (2 * sample + 1) * len(instances) // (2 * SAMPLES)
         first = sample * layout.channels // SAMPLES // layout.group * layout.group
         channels = slice(first, min(first + min(layout.group, _CHANNELS), layout.channels))
-        near = _around(instances, row, max(_REACH, layout.diameter))
-        crops = _crops(raster.image, raster.labels, near, channels, layout, remove_background)
+        near = _around(instances, row, max(_REACH, *layout.size[1:]))
+        crops = _crops(raster.image, raster.labels, near, channels, layout, deep, remove_background)
         stored = layout.stored("image", crops)
         raw += stored.nbytes
         encoded += sum(map(len, codecs.encode(layout.codec, stored, layout.content("image"))))
@@ -64,18 +70,20 @@ def _crops(
     near: Instances,
     channels: slice,
     layout: CropLayout,
+    deep: bool,
     remove_background: bool,
 ) -> np.ndarray:
     """Cut some channels of some windows, (n, c, z, y, x)."""
     plane = (labels.shape[-2], labels.shape[-1])
-    windows = windows_of(near, layout.diameter, plane, remove_background)
+    windows = windows_of(near, layout.size, deep, plane, remove_background)
     low, high = windows.low.min(axis=0), windows.high.max(axis=0)
     part = (*(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)),)
     depth = (slice(None),) * (labels.ndim - 2)
     pixels = np.asarray(image[(channels, *depth, *part)])
     where = np.asarray(labels[(*depth, *part)])
-    shape = (len(near), len(pixels), layout.depth, layout.diameter, layout.diameter)
-    crops = np.zeros(shape, layout.gathered("image"))
+    planes = pixels.reshape(len(pixels), -1, *pixels.shape[-2:])
+    where = where.reshape(planes.shape[1:])
+    crops = np.zeros((len(near), len(pixels), *layout.size), layout.gathered("image"))
     for row, (crop, instance, corner) in enumerate(
         zip(crops, near.id, windows.corner, strict=True)
     ):
@@ -83,9 +91,11 @@ def _crops(
         if np.any(b <= a):
             continue
         y, x = (slice(*span) for span in zip(a - low, b - low, strict=True))
-        found = pixels[..., y, x]
+        top = int(corner[0])
+        z = slice(max(top, 0), min(top + layout.depth, planes.shape[1]))
+        found = planes[:, z, y, x]
         if remove_background:
-            found = np.where(where[..., y, x] == instance, found, 0)
-        y, x = (slice(*span) for span in zip(a - corner, b - corner, strict=True))
-        crop[..., y, x] = found.reshape(crop[..., y, x].shape)
+            found = np.where(where[z, y, x] == instance, found, 0)
+        y, x = (slice(*span) for span in zip(a - corner[1:], b - corner[1:], strict=True))
+        crop[:, z.start - top : z.stop - top, y, x] = found
     return crops

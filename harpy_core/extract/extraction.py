@@ -52,7 +52,7 @@ def extract_instances(
     labels: Any,
     path: str | os.PathLike[str],
     *,
-    diameter: int = 50,
+    diameter: int | Sequence[int] = 50,
     batch_size: int = 500,
     remove_background: bool = True,
     extract_mask: bool = False,
@@ -74,8 +74,9 @@ def extract_instances(
     """Write one centred crop of every instance, all channels, to a Zarr store.
 
     The window starts at the centroid (mean of the pixel indices, rounded half to even) less
-    ``diameter // 2`` and is `diameter` long in y and x; z is kept whole. What lies outside the
-    image is 0. Each chunk of the image is decoded once. A run that died resumes where it stopped.
+    ``diameter // 2`` and is `diameter` long in y and x; z is kept whole, or windowed in the same
+    way where `diameter` has three numbers. What lies outside the image is 0. Each chunk of the
+    image is decoded once. A run that died resumes where it stopped.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def extract_instances(
         Folder of the store, which appears when it is complete. Until then the work is in a hidden
         folder beside it, named after the inputs and parameters.
     diameter
-        Side of a window, in pixels.
+        Side of a window, in pixels; or its sides, (y, x) or (z, y, x).
     batch_size
         Crops in a chunk of the store.
     remove_background
@@ -149,7 +150,7 @@ def extract_instances(
     raster = Raster.of(image, labels, channels)
     engine = engines.resolved(engine, client)
     settings = CropSettings.of(
-        diameter=diameter,
+        diameter=_sides(diameter),
         batch_size=batch_size,
         remove_background=remove_background,
         extract_mask=extract_mask,
@@ -179,6 +180,11 @@ def extract_instances(
     return open_crops(target)
 
 
+def _sides(diameter: int | Sequence[int]) -> Any:
+    """A side as it is, or sides as the settings have them."""
+    return list(diameter) if isinstance(diameter, Sequence) else diameter
+
+
 def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -> float:
     """Estimate the bytes on disk per byte of crops, from a sample of them.
 
@@ -192,7 +198,9 @@ def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -
         Settings by which they will be cut and kept.
     """
     layout = CropLayout.of(raster, settings, instances)
-    return estimate.stored_ratio(raster, instances, layout, settings.remove_background)
+    return estimate.stored_ratio(
+        raster, instances, layout, settings.deep, settings.remove_background
+    )
 
 
 def committed_bytes(
@@ -269,7 +277,9 @@ class _Extraction:
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
         plane = (edges[1][-1], edges[2][-1])
-        windows = windows_of(instances, settings.diameter, plane, settings.remove_background)
+        windows = windows_of(
+            instances, layout.size, settings.deep, plane, settings.remove_background
+        )
         tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
         crops = CropStore(_work_folder(raster, instances, settings, target, strict), layout)

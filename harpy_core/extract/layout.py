@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,8 @@ class CropLayout:
     Attributes
     ----------
     instances, channels, depth, diameter
-        Number of crops, and of each crop's channels, z planes and pixels on a side.
+        Number of crops, and of each crop's channels, z planes and pixels on a side, or rows and
+        columns.
     chunk, group
         Crops and channels of one chunk.
     batch
@@ -48,7 +50,7 @@ class CropLayout:
     instances: int
     channels: int
     depth: int
-    diameter: int
+    diameter: int | tuple[int, int]
     chunk: int
     group: int
     batch: int
@@ -70,12 +72,14 @@ class CropLayout:
         """
         edges, spatial = tile_edges(raster)
         pixels = str(np.dtype(raster.image.dtype).newbyteorder("="))
-        coverage = _coverage(instances, settings.diameter)
+        depth, height, width = settings.window(spatial[0][-1])
+        coverage = _coverage(instances, height * width)
         layout = cls(
             instances=len(instances),
             channels=len(raster.channels),
-            depth=spatial[0][-1],
-            diameter=settings.diameter,
+            depth=depth,
+            # One number where it is one, as it is part of the digest of crops.
+            diameter=height if height == width else (height, width),
             chunk=settings.batch_size,
             group=regular_step(edges),
             batch=settings.batch,
@@ -97,7 +101,13 @@ class CropLayout:
     @property
     def window(self) -> int:
         """Pixels of one channel of one crop."""
-        return self.depth * self.diameter * self.diameter
+        return math.prod(self.size)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Planes, rows and columns of a crop."""
+        sides = 2 * (self.diameter,) if isinstance(self.diameter, int) else self.diameter
+        return self.depth, *sides
 
     @property
     def sharded(self) -> bool:
@@ -168,8 +178,8 @@ def refuse_overflow(settings: CropSettings, pixels: np.dtype) -> None:
         )
 
 
-def _coverage(instances: Instances, diameter: int) -> float:
+def _coverage(instances: Instances, plane: int) -> float:
     """Estimate the fraction of the windows' pixels that belongs to the instances."""
     depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
-    inside = np.minimum(instances.count / depth, diameter**2)
-    return float(inside.mean()) / diameter**2 if len(instances) else 0.0
+    inside = np.minimum(instances.count / depth, plane)
+    return float(inside.mean()) / plane if len(instances) else 0.0

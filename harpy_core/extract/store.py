@@ -82,12 +82,11 @@ class CropStore:
         group = zarr.open_group(folder, mode="w", zarr_format=3)
         layout = self.layout
         for name, (channels, chunk, dtype) in layout.arrays().items():
-            window = (layout.depth, layout.diameter, layout.diameter)
             group.create_array(
                 name,
-                shape=(layout.instances, channels, *window),
-                chunks=(layout.chunk, chunk, *window),
-                shards=(layout.batch, chunk, *window) if layout.sharded else None,
+                shape=(layout.instances, channels, *layout.size),
+                chunks=(layout.chunk, chunk, *layout.size),
+                shards=(layout.batch, chunk, *layout.size) if layout.sharded else None,
                 dtype=dtype,
                 compressors=codecs.compressors(layout.codec, dtype, layout.content(name)),
                 dimension_names=("i", "c", "z", "y", "x"),

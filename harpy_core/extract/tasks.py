@@ -40,8 +40,8 @@ class Cut:
     ids : (windows,) uint64
         Label of each window: first those of the strip's own batches in their order, then those of
         its parts.
-    corner : (windows, 2) int64
-        First y and x of each window.
+    corner : (windows, 3) int64
+        First z, y and x of each window.
     crops
         Store where files are committed.
     done
@@ -200,7 +200,7 @@ class _Targets:
     def __init__(self, cut: Cut, array: str, chunk: int, commits: _Commits) -> None:
         layout = cut.crops.layout
         self._cut, self._array, self._chunk, self._commits = cut, array, chunk, commits
-        self._window = (layout.arrays()[array][1], layout.depth, *2 * (layout.diameter,))
+        self._window = (layout.arrays()[array][1], *layout.size)
         self._dtype = layout.gathered(array)
         self._open: dict[int, np.ndarray] = {}
 
@@ -324,7 +324,7 @@ def _instance_copies(tile: Task, cut: Cut, kernels: Any) -> Copies:
     place[place == len(order)] = 0
     windows = order[place]
     windows[cut.ids[windows] != runs.ids] = -1
-    return copies_of_runs(runs, windows, cut.corner, cut.crops.layout.diameter, tile.origin)
+    return copies_of_runs(runs, windows, cut.corner, cut.crops.layout.size, tile.origin)
 
 
 def _window_copies(tile: Task, cut: Cut) -> Copies:
@@ -332,7 +332,7 @@ def _window_copies(tile: Task, cut: Cut) -> Copies:
     return copies_of_windows(
         np.arange(len(cut.ids)),
         cut.corner,
-        cut.crops.layout.diameter,
+        cut.crops.layout.size,
         tile.region,
         width,
         height * width,
@@ -372,7 +372,7 @@ def join_fragments(task: JoinTask) -> None:
     layout = store.layout
     with _Commits(store) as commits:
         for array, (channels, group, dtype) in layout.arrays().items():
-            window = (group, layout.depth, layout.diameter, layout.diameter)
+            window = (group, *layout.size)
             bits = np.dtype(f"u{dtype.itemsize}")
             crop = math.prod(window)
             for chunk in range(-(-channels // group)):

@@ -25,41 +25,47 @@ class Windows:
 
     Attributes
     ----------
-    diameter
-        Pixels on a side.
-    corner : (n, 2) int64
-        First y and x.
+    corner : (n, 3) int64
+        First z, y and x.
     low, high : (n, 2) int64
         Bounds of the part of the image that fills it, in y and x; empty where nothing does.
     """
 
-    diameter: int
     corner: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
 
 def windows_of(
-    instances: Instances, diameter: int, plane: tuple[int, int], remove_background: bool
+    instances: Instances,
+    size: tuple[int, int, int],
+    deep: bool,
+    plane: tuple[int, int],
+    remove_background: bool,
 ) -> Windows:
-    """Place the windows: the centroid rounded half to even, less half the diameter.
+    """Place the windows: the centroid rounded half to even, less half of each side.
 
     Parameters
     ----------
-    diameter
-        Pixels on a side.
+    size
+        Planes, rows and columns of a window.
+    deep
+        Whether it has some planes around the centroid, and not all.
     plane
         Height and width of the image.
     remove_background
         Whether a window needs no pixel outside its instance's bounding box.
     """
-    corner = np.rint(instances.centroid[:, 1:]).astype(np.int64) - diameter // 2
-    low = np.maximum(corner, 0)
-    high = np.minimum(corner + diameter, np.asarray(plane))
+    sides = np.asarray(size)
+    corner = np.rint(instances.centroid).astype(np.int64) - sides // 2
+    if not deep:
+        corner[:, 0] = 0
+    low = np.maximum(corner[:, 1:], 0)
+    high = np.minimum(corner[:, 1:] + sides[1:], np.asarray(plane))
     if remove_background:
         low = np.maximum(low, instances.bbox[:, 1:3])
         high = np.minimum(high, instances.bbox[:, 4:6])
-    return Windows(diameter, corner, low, high)
+    return Windows(corner, low, high)
 
 
 @dataclass(frozen=True, slots=True)

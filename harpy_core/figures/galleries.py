@@ -119,8 +119,8 @@ def _draw_page(
     block_height = len(labels) * _PITCH + _BLOCK_HEAD
     width = left + columns * _PITCH + 0.15
     figure = style.new_figure(width, _HEAD + blocks * block_height + 0.1, layout=False)
-    diameter = shown.planes.shape[-1]
-    what = f"{len(shown.ids):,} of {instances:,} instances · {diameter} × {diameter} pixels"
+    tall, wide = shown.planes.shape[-2:]
+    what = f"{len(shown.ids):,} of {instances:,} instances · {tall} × {wide} pixels"
     if len(labels) < channels:
         what += f" · {len(labels)} of {channels} channels"
     style.add_title(figure, "Crops", what)

@@ -12,10 +12,14 @@ import numpy as np
 from harpy_core.kernels import layout
 from harpy_core.kernels.compiled_contacts import contacts as contacts
 from harpy_core.kernels.compiled_contacts import overlaps as overlaps
+from harpy_core.kernels.compiled_counts import count_all as count_all
+from harpy_core.kernels.compiled_counts import count_runs as count_runs
 from harpy_core.kernels.compiled_index import LabelIndex as LabelIndex
 from harpy_core.kernels.compiled_index import number as number
 from harpy_core.kernels.compiled_order import jit as _jit
 from harpy_core.kernels.compiled_order import order_statistics as order_statistics
+from harpy_core.kernels.compiled_places import edge as edge
+from harpy_core.kernels.compiled_places import sum_by as sum_by
 from harpy_core.kernels.compiled_shapes import borders as borders
 from harpy_core.kernels.compiled_shapes import holes as holes
 from harpy_core.kernels.compiled_shapes import hulls as hulls

@@ -288,6 +288,79 @@ def order_statistics(values: np.ndarray, begin: np.ndarray, rank: np.ndarray) ->
     return found
 
 
+def count_all(plane: np.ndarray, bias: int, out: np.ndarray) -> None:
+    """Count the values of narrow integers.
+
+    Parameters
+    ----------
+    plane
+        Pixels of any shape.
+    bias
+        Number added to a value to give its place.
+    out : (values of the pixel type,) uint32
+        Counts, added to in place.
+    """
+    out += np.bincount(plane.reshape(-1).astype(np.int64) + bias, minlength=len(out)).astype("u4")
+
+
+def count_runs(
+    plane: np.ndarray, start: np.ndarray, length: np.ndarray, bias: int, out: np.ndarray
+) -> None:
+    """Count the values of narrow integers inside runs of a flat plane; see `count_all`."""
+    count_all(plane[_pixels(start, length)[0]], bias, out)
+
+
+def sum_by(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Sum float64 values by group, one after the other: the same bits in every engine.
+
+    Parameters
+    ----------
+    values : (n,) float64
+    group : (n,) int32
+        Group of each value.
+
+    Returns
+    -------
+    (groups,) float64
+    """
+    return np.bincount(group, values, groups)
+
+
+def edge(offset: np.ndarray, begin: np.ndarray, flat: bool) -> np.ndarray:
+    """Find the pixels that have a neighbour along an axis outside their instance.
+
+    Parameters
+    ----------
+    offset : (3, n) int32
+        z, y and x of each pixel, from the smallest of its instance; an instance's pixels are side
+        by side, ascending by z, y and x.
+    begin : (instances + 1,) int64
+        Index of each instance's first pixel, and the end.
+    flat
+        Look at neighbours along y and x alone.
+
+    Returns
+    -------
+    (n,) bool
+    """
+    number = np.diff(begin)
+    owner = np.repeat(np.arange(len(number)), number)
+    extent = np.zeros((len(number), 3), np.int64)
+    np.maximum.at(extent, owner, offset.T.astype(np.int64) + 1)
+    # An empty border on all sides, so that no neighbour is another pixel of the same number.
+    depth, height, width = (extent + 2).T
+    first = np.concatenate([[0], np.cumsum(depth * height * width)])
+    z, y, x = offset.astype(np.int64) + 1
+    place = first[owner] + (z * height[owner] + y) * width[owner] + x
+    steps = (np.ones_like(width), width) if flat else (np.ones_like(width), width, height * width)
+    inside = np.ones(len(place), bool)
+    for step in steps:
+        for neighbour in (place - step[owner], place + step[owner]):
+            found = np.minimum(np.searchsorted(place, neighbour), len(place) - 1)
+            inside &= place[found] == neighbour
+    return ~inside
+
+
 def powers(
     planes: np.ndarray,
     start: np.ndarray,

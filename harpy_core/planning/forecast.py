@@ -24,6 +24,7 @@ from harpy_core.planning.tile_plan import at_work, tile_plan
 from harpy_core.raster.info import RasterInfo
 from harpy_core.running.given import given_cores, given_memory
 from harpy_core.running.workers import KILLED_AT, Workers, engine_here
+from harpy_core.statistics.asked import of_section
 
 TILE_THREADS = 8
 """Cores that the rule tile takes at most."""
@@ -125,7 +126,8 @@ def _plans(
         yield stage_plan(
             "aggregate",
             info,
-            stats=section["stats"],
+            stats=of_section(section),
+            whole_channels=section["whole_channels"],
             layers=section["layers"],
             neighbors=section["neighbors"],
             instances=instances,

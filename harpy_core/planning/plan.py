@@ -19,7 +19,7 @@ from harpy_core.planning.shapes import (
     spatial_tiles,
 )
 from harpy_core.raster.info import RasterInfo, itemsize
-from harpy_core.statistics.asked import Stats, resolved
+from harpy_core.statistics.asked import Asked, Stats, resolved
 from harpy_core.statistics.declared import Statistic, partials_of, words_of
 from harpy_core.statistics.shapes import Shape, label_words_of
 from harpy_core.tiles.grid import regular_step, split_channels
@@ -38,6 +38,13 @@ SUM_WORDS, POWER_WORDS, GATHER_WORDS, RUN_WORDS = 4, 8, 4, 14
 """Words that an engine of whole arrays, `harpy_core.kernels.reference`, holds at most: per pixel of
 a tile while pixels, or their powers, are summed; per pixel of a batch of crops; and per run while
 runs are found."""
+
+HISTOGRAM_BYTES = 2**16 * WORD
+"""Bytes of the counts of all values of 16 bits."""
+
+PLACED_WORDS = 9
+"""Words per pixel of a tile where the places of pixels are needed: offsets, owners, rings, weights
+and their products."""
 
 PAIR_BYTES = 300
 """Bytes of a pair of neighbours while matrices are made of all: three values, twice."""
@@ -105,6 +112,7 @@ class _Asked:
     stats: Stats
     layers: Layers
     neighbors: str | float | None
+    whole_channels: bool
     crops: CropSettings
     ratio: float
     committed: int
@@ -120,6 +128,7 @@ def stage_plan(
     stats: Stats = ("mean", "count"),
     layers: Layers | None = None,
     neighbors: str | float | None = None,
+    whole_channels: bool = False,
     crops: CropSettings | None = None,
     ratio: float = 1.0,
     committed: int = 0,
@@ -142,6 +151,8 @@ def stage_plan(
         Other layers that are measured in the same read, as in the config.
     neighbors
         What neighbours are, if they are found.
+    whole_channels
+        Whether whole channels are measured with them.
     crops
         Settings of crops; None takes the defaults.
     ratio
@@ -165,6 +176,7 @@ def stage_plan(
         stats=stats,
         layers=layers or {},
         neighbors=neighbors,
+        whole_channels=whole_channels,
         crops=crops or CropSettings(),
         ratio=ratio,
         committed=committed,
@@ -199,22 +211,26 @@ def _instances(shape: TileShape, number: int, known: int | None, asked: _Asked) 
 def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
     wanted = resolved(asked.stats)
     statistics, shapes = wanted.statistics, wanted.shapes.values()
-    if wanted.in_image is None:
+    if wanted.in_image is None and not asked.whole_channels:
         return _shapes_alone(shape, shapes, number, known, asked)
     words = words_of(statistics.values(), shape.dtype)
     in_channel = number * WORD * (2 * words + len(statistics))
-    edges = shape.channel_edges
-    slabs = [edges] if shape.lazy else slabs_of(edges, in_channel, SLAB_BYTES)
+    edges, kept = shape.channel_edges, wanted.together(shape.names)
+    slabs = [edges] if shape.lazy else slabs_of(edges, in_channel, SLAB_BYTES, kept)
     parts = sum(
-        1 if shape.lazy else len(split_channels(slab, shape.tiles, asked.threads)) for slab in slabs
+        1 if shape.lazy else len(split_channels(slab, shape.tiles, asked.threads, kept))
+        for slab in slabs
     )
     widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = _in_tile(shape, number, asked)
     part = in_tile * widest * words * WORD
     others = len(asked.layers)
-    table = number * WORD * (shape.channels * (len(statistics) + 1) + _columns(shapes))
+    outputs = number * WORD * sum(len(joint.outputs) for joint in wanted.joints.values())
+    layers = len(statistics) + bool(statistics)
+    table = number * WORD * (shape.channels * layers + _columns(shapes)) + outputs
     table *= 1 + others
-    pieces, waiting = _pieces(shape, number, widest * bool(wanted.whole))
+    in_pieces = widest * any(one.whole for one in statistics.values())
+    pieces, waiting = _pieces(shape, number, in_pieces + len(wanted.joined(shape.names)))
     return Plan(
         stage="aggregate",
         tasks=shape.tiles * parts,
@@ -231,10 +247,13 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + _outlining(shape, shapes, number)
             + others * (shape.label_buffer + 2 * part + _outlining(shape, shapes, number))
             + _growing(shape, asked.layers)
+            + (1 + others) * _placed(shape, wanted)
+            + asked.whole_channels * 4 * min(shape.group, widest) * HISTOGRAM_BYTES
         ),
         result_bytes=(
             (1 + others) * (in_channel * widest + waiting + _outlines(shape, shapes, number))
-            + (1 + others) * _paired(shape, number, asked)
+            + (1 + others) * (_paired(shape, number, asked) + 3 * outputs)
+            + asked.whole_channels * 4 * shape.channels * HISTOGRAM_BYTES
         ),
         instances=known,
         device_bytes_per_task=(
@@ -244,6 +263,13 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + _device_sums(shape, words, in_tile)
         ),
     )
+
+
+def _placed(shape: TileShape, wanted: Asked) -> int:
+    """Bytes of the places of a tile's pixels, and of pixels in channels that are together."""
+    if not wanted.placed:
+        return 0
+    return shape.tile * (PLACED_WORDS * WORD + len(wanted.joined(shape.names)) * shape.held)
 
 
 def _shapes_alone(
@@ -332,7 +358,7 @@ def _summing(shape: TileShape, statistics: Iterable[Statistic]) -> int:
 
 def _gathering(shape: TileShape, crops: CropSettings) -> int:
     """Bytes that an engine of whole arrays takes to copy the pixels of a batch."""
-    pixels = crops.batch * shape.depth * crops.diameter**2
+    pixels = crops.batch * math.prod(crops.window(shape.depth))
     return GATHER_WORDS * WORD * (min(pixels, shape.tile) if crops.remove_background else pixels)
 
 
@@ -362,7 +388,7 @@ def _device_sums(shape: TileShape, words: int, in_tile: int) -> int:
 
 def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
     crops = asked.crops
-    window = shape.depth * crops.diameter**2
+    window = math.prod(crops.window(shape.depth))
     group = regular_step(shape.channel_edges)
     stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
     written = number * window * (shape.channels * stored + crops.extract_mask)
@@ -413,10 +439,10 @@ def _reach(shape: TileShape, number: int) -> int:
 
 def _windows(shape: TileShape, number: int, asked: _Asked) -> int:
     """Number of windows that need pixels of the densest tile: its own, and those around it."""
-    over = asked.crops.diameter
+    over: tuple[int, ...] = asked.crops.window(shape.depth)[1:]
     if asked.crops.remove_background:
-        over = min(over, _reach(shape, number))
-    around = math.prod(1 + over / side for side in shape.side)
+        over = tuple(min(length, _reach(shape, number)) for length in over)
+    around = math.prod(1 + length / side for length, side in zip(over, shape.side, strict=True))
     return min(math.ceil(_in_tile(shape, number, asked) * around), number)
 
 
@@ -431,7 +457,7 @@ def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles
 
 def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
     """Number of rows of a tile's windows: those that keep their background are copied by row."""
-    return 0 if crops.remove_background else seen * shape.depth * crops.diameter
+    return 0 if crops.remove_background else seen * math.prod(crops.window(shape.depth)[:2])
 
 
 def _crops_held(shape: TileShape, asked: _Asked, number: int, seen: int, stored: int) -> int:
@@ -473,6 +499,7 @@ def plan_aggregate(
     labels: Any,
     stats: Stats = ("mean", "count"),
     *,
+    whole_channels: bool = False,
     instances: int | Instances | None = None,
     threads: int = 1,
     engine: str = AUTO,
@@ -481,8 +508,8 @@ def plan_aggregate(
 
     Parameters
     ----------
-    image, labels, stats
-        See `aggregate_stats`.
+    image, labels, stats, whole_channels
+        See `aggregate_stats`. The bytes that are read are those of all tiles in any case.
     instances
         Number of instances, or the result of `find_instances`: then the densest tile is known. None
         guesses the number from the area.
@@ -495,7 +522,15 @@ def plan_aggregate(
 
     info = Raster.of(image, labels).info()
     counted = _counted(info, instances)
-    return stage_plan("aggregate", info, stats=stats, threads=threads, engine=engine, **counted)
+    return stage_plan(
+        "aggregate",
+        info,
+        stats=stats,
+        whole_channels=whole_channels,
+        threads=threads,
+        engine=engine,
+        **counted,
+    )
 
 
 def plan_extract(

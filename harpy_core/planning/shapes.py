@@ -23,8 +23,8 @@ class TileShape:
 
     Attributes
     ----------
-    channels
-        Number of channels in use.
+    names
+        Names of the channels in use.
     channels_read
         Number of channels decoded for them: a chunk is decoded whole.
     channel_edges
@@ -58,7 +58,7 @@ class TileShape:
         Number of pixels of the largest tile along (y, x).
     """
 
-    channels: int
+    names: tuple[str, ...]
     channels_read: int
     channel_edges: tuple[int, ...]
     group: int
@@ -103,7 +103,7 @@ class TileShape:
         # A view of some channels is copied from the chunk that holds them.
         copied = together if len(info.channels) < shape[0] else 0
         return cls(
-            channels=len(info.channels),
+            names=tuple(info.channels),
             channels_read=min((len(edges) - 1) * chunks[0], shape[0]),
             channel_edges=edges,
             group=chunks[0],
@@ -135,6 +135,11 @@ class TileShape:
     def groups(self, tiles: int, threads: int) -> int:
         """Number of tasks that share the channels of a tile: see `split_channels`."""
         return 1 if self.lazy else len(split_channels(self.channel_edges, tiles, threads))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels in use."""
+        return len(self.names)
 
     @property
     def runs(self) -> int:

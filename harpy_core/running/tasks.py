@@ -21,7 +21,14 @@ from harpy_core.kernels.blosc import Encoded
 from harpy_core.phases import phase
 from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import ArrayReader, Gap, Reader, ReaderAhead, RunSource, delivered
-from harpy_core.tiles.grid import Edges, Region, coarsened, regions_of, split_channels
+from harpy_core.tiles.grid import (
+    Edges,
+    Region,
+    Together,
+    coarsened,
+    regions_of,
+    split_channels,
+)
 from harpy_core.tiles.runs import RunTable, encode_runs
 from harpy_core.tiles.scratch import scratch
 
@@ -197,6 +204,7 @@ def image_tasks(
     threads: int,
     channels: tuple[int, ...] | None = None,
     strict: bool | None = None,
+    together: Together = None,
 ) -> list[Task] | list[LazyTask]:
     """Make tasks on an image and its labels, tiled by the image's chunks.
 
@@ -210,13 +218,15 @@ def image_tasks(
     strict
         Make missing chunks of Zarr arrays errors; None does of an image's where an instance has
         pixels, False takes them as filled.
+    together
+        Channels that one task must have.
     """
     edges, spatial = tile_edges(raster)
     regions = regions_of(spatial)
     if raster.lazy:
         return _lazy_tasks(raster, edges, spatial, regions)
     pixels, reader = raster.image_reader(strict), raster.label_reader(strict)
-    groups = split_channels(channels or edges, len(regions), threads)
+    groups = split_channels(channels or edges, len(regions), threads, together)
     return [Task(region, group, reader, pixels) for region in regions for group in groups]
 
 

@@ -103,6 +103,13 @@ PARTIALS: dict[str, Partial] = {
         after=("count",),
         whole=True,
     ),
+    "placed": Partial(
+        "the pixels with their places",
+        f"{_HOME}.places",
+        {"narrow": 0, "wide": 0, "real": 0},
+        after=("count",),
+        whole=True,
+    ),
 }
 """Every partial by name, each after those it is made with."""
 
@@ -123,7 +130,8 @@ class Statistic:
         Function of the finished partials, in the order of `needs`, that returns (instances, c)
         float64. ``count`` and ``sum`` are such arrays; ``extremes`` has `least` and `most`;
         ``powers`` has the central moments `m2`, `m3` and `m4` of the population; ``pixels`` has
-        ``quantile(q)``, and ``distances(centre)`` with quantiles of its own.
+        ``quantile(q)``, and ``distances(centre)`` with quantiles of its own; ``placed`` has
+        ``centroid(axis)``, ``displacement()``, ``edge()`` and ``ring_mean(ring, rings)``.
     unit
         ``intensity``, ``intensity^2``, ``pixels`` or nothing.
     """
@@ -138,6 +146,11 @@ class Statistic:
     def whole(self) -> bool:
         """Whether it is finished only where all pixels of an instance are together."""
         return any(PARTIALS[name].whole for name in self.needs)
+
+    @property
+    def placed(self) -> bool:
+        """Whether it needs to know where the pixels lie."""
+        return "placed" in self.needs
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.needs if name not in PARTIALS]
@@ -154,6 +167,11 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio: np.ndarray = np.where(b == 0, np.nan, a / b)
     return ratio
+
+
+def _centroid(axis: int, placed: Any) -> np.ndarray:
+    found: np.ndarray = placed.centroid(axis)
+    return found
 
 
 _ALL = (
@@ -195,6 +213,44 @@ _ALL = (
         "median of the absolute distances to the median",
         ("pixels",),
         lambda p: p.distances(p.quantile(0.5)).quantile(0.5),
+        "intensity",
+    ),
+    *(
+        Statistic(
+            f"centroid_weighted-{axis}",
+            f"{axis} of the centroid weighted by the pixels, sum({axis} * pixel) / sum(pixel)",
+            ("placed",),
+            functools.partial(_centroid, number),
+            "pixels",
+        )
+        for number, axis in enumerate("zyx")
+    ),
+    Statistic(
+        "mass_displacement",
+        "distance of the weighted centroid to the centroid",
+        ("placed",),
+        lambda p: p.displacement(),
+        "pixels",
+    ),
+    Statistic(
+        "edge_mean",
+        "mean of the pixels at the edge: a neighbour along an axis is not of the instance",
+        ("placed",),
+        lambda p: p.edge().mean,
+        "intensity",
+    ),
+    Statistic(
+        "edge_std",
+        "standard deviation of the population of the pixels at the edge",
+        ("placed",),
+        lambda p: p.edge().std,
+        "intensity",
+    ),
+    Statistic(
+        "edge_sum",
+        "sum of the pixels at the edge",
+        ("placed",),
+        lambda p: p.edge().total,
         "intensity",
     ),
 )

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from harpy_core.kernels.layout import bias_of, family_of
+from harpy_core.statistics.places import Stretches
 from harpy_core.tiles.runs import RunTable
 from harpy_core.tiles.scratch import scratch
 
@@ -177,9 +178,27 @@ class Gathering:
         order = kernels.by_slot(place[runs.slot], len(split))[1]
         self._source, self._length = runs.start[order], runs.length[order].astype(np.int64)
         self._target = np.cumsum(self._length) - self._length
+        self._strides = runs.plane_stride, runs.row_stride
 
     def pixels(self, plane: np.ndarray) -> np.ndarray:
         """The pixels of one channel, in a buffer that the thread reuses."""
         values = scratch("pixels", int(self.begin[-1]), plane.dtype)
         self._kernels.collect(plane, self._source, self._target, self._length, values)
         return values
+
+    def stretches(self, origin: tuple[int, int, int]) -> tuple[Stretches, Stretches]:
+        """Runs of the whole instances, and those of the others.
+
+        Parameters
+        ----------
+        origin
+            (z, y, x) of the tile's first pixel.
+        """
+        z, rest = np.divmod(self._source, self._strides[0])
+        start = np.stack([z, *np.divmod(rest, self._strides[1])], axis=1) + np.asarray(origin)
+        cut = np.searchsorted(self._target, self.begin[self.whole])
+        middle = self.begin[self.whole]
+        return (
+            Stretches(start[:cut], self._length[:cut], self.begin[: self.whole + 1]),
+            Stretches(start[cut:], self._length[cut:], self.begin[self.whole :] - middle),
+        )

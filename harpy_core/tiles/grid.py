@@ -57,13 +57,38 @@ def _joined(edges: Sequence[int], extent: int) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def split_channels(edges: tuple[int, ...], tiles: int, threads: int) -> list[tuple[int, ...]]:
-    """Groups of channel chunks, several where tiles alone would not keep all threads busy."""
-    chunks = max(len(edges) - 1, 0)
+Together = tuple[int, int] | None
+"""First of some channels that a task must have together, and the one after the last."""
+
+
+def split_channels(
+    edges: tuple[int, ...], tiles: int, threads: int, together: Together = None
+) -> list[tuple[int, ...]]:
+    """Groups of channel chunks, several where tiles alone would not keep all threads busy.
+
+    Parameters
+    ----------
+    together
+        Channels that are not split.
+    """
+    units = splittable(edges, together)
+    chunks = max(len(units) - 1, 0)
     wanted = math.ceil(TASKS_PER_THREAD * threads / max(tiles, 1))
     groups = max(min(chunks, wanted), 1)
     bounds = [round(i * chunks / groups) for i in range(groups + 1)]
-    return [tuple(edges[a : b + 1]) for a, b in pairwise(bounds)]
+    return [between(edges, units[a], units[b]) for a, b in pairwise(bounds)]
+
+
+def splittable(edges: tuple[int, ...], together: Together) -> tuple[int, ...]:
+    """Edges of chunks at which channels may be split."""
+    if together is None:
+        return edges
+    return tuple(edge for edge in edges if not together[0] < edge < together[1])
+
+
+def between(edges: tuple[int, ...], first: int, last: int) -> tuple[int, ...]:
+    """Edges from one up to another."""
+    return tuple(edge for edge in edges if first <= edge <= last)
 
 
 def regular_step(edges: tuple[int, ...]) -> int:

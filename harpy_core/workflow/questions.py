@@ -15,7 +15,8 @@ from harpy_core.config.crops import CropSettings, Extract
 from harpy_core.config.models import DATASETS, Aggregate, Benchmark, Case, Config, Section, Source
 from harpy_core.datasets import REGISTRY
 from harpy_core.planning import preflight
-from harpy_core.statistics.asked import resolved
+from harpy_core.statistics.asked import has_layers, own_code
+from harpy_core.statistics.own import OWN_NAME, code_digest
 
 _STORES = {"aggregate": "table", "extract": "crops"}
 _FIGURES = {"aggregate": "heatmap", "extract": "crops"}
@@ -44,7 +45,7 @@ def _is_drawn(stage: str, case: ImageCase | Case) -> bool:
     section = getattr(case, stage)
     if not isinstance(section, Aggregate):
         return section is not None
-    return bool(resolved(section.stats).statistics)
+    return has_layers(section.stats)
 
 
 class Questions:
@@ -130,8 +131,8 @@ class Questions:
         return f"<results>/{name}/{'tiled' if tiled else 'source'}.json"
 
     def window(self, wildcards: Any) -> int:
-        """Side of a case's crops, or of those it would have, in pixels."""
-        return (self.case(wildcards).extract or Extract()).diameter
+        """Longest side of a case's crops, or of those it would have, in pixels."""
+        return max((self.case(wildcards).extract or Extract()).window(1))
 
     def aggregate(self, wildcards: Any) -> dict[str, Any]:
         """A case's aggregate section as builtins, or its defaults where it has none."""
@@ -146,6 +147,24 @@ class Questions:
             for name, layer in layers.items()
             if layer.labels is not None
         }
+
+    def own_code(self, wildcards: Any) -> dict[str, str]:
+        """Digests of the functions of the user's own that a case measures."""
+        return own_code(self.aggregate(wildcards))
+
+    def embed(self, wildcards: Any) -> dict[str, Any] | None:
+        """A case's embed section as builtins."""
+        return plain(self.case(wildcards).embed)
+
+    def model_file(self, wildcards: Any) -> list[str]:
+        """The file of a case's model, where it is one."""
+        section = self.case(wildcards).embed
+        return [section.model] if section and not OWN_NAME.fullmatch(section.model) else []
+
+    def model_code(self, wildcards: Any) -> str | None:
+        """Digest of the code of a case's model, where it is the user's own."""
+        section = self.case(wildcards).embed
+        return code_digest(section.model) if section and OWN_NAME.fullmatch(section.model) else None
 
     def extract(self, wildcards: Any) -> dict[str, Any]:
         """A case's extract section as builtins, or its defaults where it has none."""
@@ -198,16 +217,24 @@ class Questions:
 
     def manifests(self) -> list[str]:
         """Manifests of each case's stores, and of the tables that are put into users' stores."""
-        return [
-            f"<results>/{place}/into_store.json"
-            for place, image in self.images.items()
-            if image.puts_table
-        ] + [
-            f"<results>/{name}/{store}.manifest.json"
-            for name, case in self.config.cases.items()
-            for stage, store in _STORES.items()
-            if getattr(case, stage) is not None
-        ]
+        return (
+            [
+                f"<results>/{place}/into_store.json"
+                for place, image in self.images.items()
+                if image.puts_table
+            ]
+            + [
+                f"<results>/{name}/{store}.manifest.json"
+                for name, case in self.config.cases.items()
+                for stage, store in _STORES.items()
+                if getattr(case, stage) is not None
+            ]
+            + [
+                f"<results>/{name}/embedding.manifest.json"
+                for name, case in self.images.items()
+                if case.embed is not None
+            ]
+        )
 
     def measured(self) -> list[str]:
         """The images that have a table."""

@@ -5,6 +5,7 @@ A method is a rule's threads or resource function: it takes what Snakemake passe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from harpy_core.config.models import PEER
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.kernels.registry import has_gpus
 from harpy_core.running.workers import PROCESS_BYTES, Workers
+from harpy_core.statistics.asked import of_section
 from harpy_core.workflow.questions import Questions, most_workers
 
 SNAKEMAKE_MB = 310
 """Memory that Snakemake takes inside a job of its own (measured)."""
+
+MODEL_BYTES = 2 * 10**9
+"""Memory that a model's library takes beside weights and batches: PyTorch and its CUDA context."""
 
 MOST_THREADS = 32
 """Cores that a stage on this machine takes at most."""
@@ -81,6 +86,22 @@ class Needs:
         plan = tile_plan(RasterInfo.from_json(input.raster), tile)
         return SNAKEMAKE_MB + (PROCESS_BYTES + plan.memory(at_work(threads))) // 10**6
 
+    def embedding_memory_mb(self, wildcards: Any, input: Any) -> int:
+        """Memory of the rule embed in MB (a resource function): crops, a batch and the model."""
+        from harpy_core.raster.info import RasterInfo, itemsize
+
+        case = self._asked.case(wildcards)
+        assert case.embed is not None and case.extract is not None
+        info = RasterInfo.from_json(input.raster)
+        crops = case.extract
+        depth = info.image_shape[1] if len(info.image_shape) == 4 else 1
+        crop = len(crops.channels or info.channels) * math.prod(crops.window(depth))
+        pixel = itemsize(crops.dtype or info.image_dtype)
+        # Two chunks are decoded at a time; a batch is float32, and what the model makes of it more.
+        held = 2 * crops.batch_size * crop * pixel + 8 * case.embed.batch_size * crop * 4
+        held += sum(4 * Path(file).stat().st_size for file in self._asked.model_file(wildcards))
+        return SNAKEMAKE_MB + (PROCESS_BYTES + MODEL_BYTES + held) // 10**6
+
     def measured_gpus(self, wildcards: Any) -> int:
         """GPUs of a sweep: one for each worker of its largest run."""
         sweep = self._asked.case(wildcards).benchmark
@@ -120,7 +141,8 @@ class Needs:
         plan = stage_plan(
             stage,
             RasterInfo.from_json(raster),
-            stats=self._asked.aggregate(wildcards)["stats"],
+            stats=of_section(self._asked.aggregate(wildcards)),
+            whole_channels=self._asked.aggregate(wildcards)["whole_channels"],
             layers=self._asked.aggregate(wildcards)["layers"],
             neighbors=self._asked.aggregate(wildcards)["neighbors"],
             crops=CropSettings.within(self._asked.extract(wildcards)),

@@ -242,7 +242,9 @@ def test_a_shell_completes_commands_options_and_values_without_numpy() -> None:
     assert complete("extract", "x.zarr", "--diam") == ["--diameter"]
     assert complete("extract", "x.zarr", "--codec", "z") == ["zstd"]
     assert complete("aggregate", "x.zarr", "--stats", "mean,m") == [
-        f"mean,{name}" for name in hc.STATISTICS if name.startswith("m") and name != "mean"
+        *(f"mean,{name}" for name in hc.STATISTICS if name.startswith("m") and name != "mean"),
+        "mean,manders_overlap_coeff",
+        "mean,manders_coloc_coeff",
     ]
 
 

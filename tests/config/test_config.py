@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -440,3 +441,43 @@ def test_parsing_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
+
+
+def test_statistics_with_parameters_need_them_and_functions_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_stats.py").write_text("def here(pixels, coordinates):\n    return 0\n")
+    for section, told in (
+        ({"stats": ["mean", "pearson_corr_coeff"]}, "pearson_corr_coeff: pairs = []"),
+        (
+            {"stats": ["mean", "manders_coloc_coeff"], "pairs": [["a", "b"]]},
+            "channel 'a' has no threshold",
+        ),
+        ({"stats": ["mean", "own_stats:there"]}, "own_stats.py defines no there"),
+        ({"stats": ["mean", "nowhere:here"]}, "there is no module nowhere"),
+        ({"stats": ["mean"], "rings": 0}, "give 1 to 999 rings"),
+    ):
+        case = {"source": {"uri": "ihc"}, "aggregate": section}
+        with pytest.raises(InputError, match=re.escape(told)):
+            load({"cases": {"a": case}}, "config.yaml")
+    fine = {
+        "stats": ["own_stats:here", "radial_mean", "manders_coloc_coeff"],
+        "rings": 5,
+        "pairs": [["a", "b"]],
+        "thresholds": {"a": 3, "b": 4.5},
+    }
+    case = {"source": {"uri": "ihc"}, "aggregate": fine}
+    assert load({"cases": {"a": case}}, "config.yaml").cases["a"].aggregate is not None
+
+
+def test_a_model_needs_crops_and_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    case = {"source": {"uri": "ihc"}, "extract": {}, "embed": {"model": "none.onnx"}}
+    with pytest.raises(InputError, match=r"embed\.model = none\.onnx: there is no such file"):
+        load({"cases": {"a": case}}, "config.yaml")
+    without = {"source": {"uri": "ihc"}, "embed": {"model": "model.onnx"}}
+    with pytest.raises(InputError, match="embed takes crops: add extract"):
+        load({"cases": {"a": without}}, "config.yaml")
+    load({"cases": {"a": without | {"extract": {}}}}, "config.yaml")

@@ -35,7 +35,7 @@ def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     case=cases(),
     form=st.sampled_from(FORMS),
     labels_form=st.sampled_from(FORMS),
-    diameter=st.sampled_from([1, 2, 5, 8, 40]),
+    diameter=st.sampled_from([1, 2, 5, 8, 40, [3, 8], [2, 7, 5], [5, 1, 40]]),
     batch_size=st.sampled_from([1, 3, 100]),
     remove_background=st.booleans(),
     engine=st.sampled_from(["numba", "numpy"]),
@@ -44,7 +44,7 @@ def test_crops_are_those_of_the_oracle(
     case: Case,
     form: str,
     labels_form: str,
-    diameter: int,
+    diameter: int | list[int],
     batch_size: int,
     remove_background: bool,
     engine: str,
@@ -68,7 +68,8 @@ def test_crops_are_those_of_the_oracle(
         assert found.image.dtype == case.image.dtype
         images, in_mask = np.asarray(found.image[...]), np.asarray(found.mask[...])
     depth = case.labels.shape[0] if case.labels.ndim == 3 else 1
-    assert images.shape[1:] == (len(case.image), depth, diameter, diameter)
+    *planes, tall, wide = [diameter, diameter] if isinstance(diameter, int) else diameter
+    assert images.shape[1:] == (len(case.image), *(planes or [depth]), tall, wide)
     for row, label in enumerate(found.instance_id.tolist()):
         np.testing.assert_array_equal(images[row], expected[label], err_msg=str(label))
         np.testing.assert_array_equal(in_mask[row], masks[label], err_msg=str(label))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from memory import Setting, measured
 
+import harpy_core as hc
 from harpy_core.running import cluster
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ MOST = 2.5
 
 MEAN, ALL, MAD = ({"stats": stats} for stats in (["mean"], ["mean", "std", "max"], ["mad"]))
 SHAPES = {"stats": ["area", "orientation", "perimeter", "solidity", "area_filled"]}
+PLACED = {"stats": ["edge_std", "radial_mean", "mass_displacement"]}
+WHOLE = {"stats": ["mean"], "whole_channels": True}
+PAIRS = {"stats": ["mean", hc.pearson_corr_coeff([("0", "3"), ("1", "3")])]}
 CROPS = {"diameter": 64}
 
 SETTINGS = {
@@ -41,6 +45,10 @@ SETTINGS = {
     "not compressed": Setting("aggregate", (4, 2048, 1024), codec="none", options=MEAN),
     "shapes alone": Setting("aggregate", (1, 1024, 1024), (2048, 2048), options=SHAPES),
     "order statistics": Setting("aggregate", (4, 1024, 1024), options=MAD),
+    "edges and rings": Setting("aggregate", (2, 2048, 2048), options=PLACED),
+    "edges and rings, numpy": Setting("aggregate", (4, 1024, 1024), engine="numpy", options=PLACED),
+    "pairs of channels": Setting("aggregate", (2, 1024, 2048), options=PAIRS),
+    "whole channels": Setting("aggregate", (2, 2048, 2048), options=WHOLE),
     "one channel of a chunk of eight": Setting(
         "aggregate", (8, 1024, 1024), channels=8, chosen=(1,), options=MEAN
     ),

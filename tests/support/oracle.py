@@ -97,18 +97,22 @@ def geometry(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def crops(
-    image: np.ndarray, labels: np.ndarray, diameter: int, remove_background: bool
+    image: np.ndarray, labels: np.ndarray, diameter: int | list[int], remove_background: bool
 ) -> dict[int, np.ndarray]:
-    """Crop (c, z, diameter, diameter) of each label, cut from a zero-padded image."""
+    """Crop (c, z, y, x) of each label, cut from a zero-padded image; z whole unless given."""
     image, labels = spatial(image, labels)
-    around = ((0, 0), (diameter, diameter), (diameter, diameter))
+    *planes, tall, wide = [diameter, diameter] if isinstance(diameter, int) else diameter
+    sides = (*(planes or [labels.shape[0]]), tall, wide)
+    around = tuple((side, side) for side in sides)
     padded_image = np.pad(image, ((0, 0), *around))
     padded_labels = np.pad(labels, around)
     found = {}
     for label in labels_in(labels):
         inside = labels == label.astype(labels.dtype)
-        corner = [round(float(p.mean())) - diameter // 2 + diameter for p in np.nonzero(inside)[1:]]
-        window = (..., *(slice(c, c + diameter) for c in corner))
+        middle = [round(float(p.mean())) for p in np.nonzero(inside)]
+        corner = [m - side // 2 + side for m, side in zip(middle, sides, strict=True)]
+        corner[0] = corner[0] if planes else sides[0]
+        window = (..., *(slice(c, c + side) for c, side in zip(corner, sides, strict=True)))
         crop = padded_image[window].copy()
         if remove_background:
             crop[:, padded_labels[window] != label.astype(labels.dtype)] = 0

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import tifffile
 import zarr
-from calls import command, small_config, snakemake, write_config
+from calls import command, rules_of, small_config, snakemake, write_config
 
 from harpy_core.raster import RasterInfo, open_described
 from harpy_core.storage.manifest import read_manifest, tree_digest
@@ -223,7 +223,9 @@ def members(group: int) -> list[int]:
     return found
 
 
-def test_a_users_tiffs_come_out_of_workers_as_numpy_has_them(tmp_path: Path) -> None:
+def test_a_users_tiffs_functions_and_model_come_out_of_workers_as_numpy_has_them(
+    tmp_path: Path,
+) -> None:
     generator = np.random.default_rng(0)
     image = generator.integers(0, 4096, (2, 64, 80)).astype(np.uint16)
     labels = np.zeros((64, 80), np.uint16)
@@ -231,13 +233,42 @@ def test_a_users_tiffs_come_out_of_workers_as_numpy_has_them(tmp_path: Path) -> 
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3"]}}
     tifffile.imwrite(tmp_path / "image.ome.tif", image, metadata=metadata)
     tifffile.imwrite(tmp_path / "labels.tif", labels)
-    source = {"uri": "image.ome.tif", "labels": "labels.tif"}
-    case = {"source": source, "aggregate": {"stats": ["mean"]}}
+    code = tmp_path / "own.py"
+    code.write_text(
+        "import numpy as np\n"
+        "def span(pixels, coordinates):\n"
+        "    return np.ptp(pixels)\n"
+        "def network(crops):\n"
+        "    return crops.max(axis=(2, 3))\n"
+    )
+    case = {
+        "source": {"uri": "image.ome.tif", "labels": "labels.tif"},
+        "aggregate": {
+            "stats": ["mean", "own:span", "pearson_corr_coeff"],
+            "pairs": [["DAPI", "CD3"]],
+            "whole_channels": True,
+        },
+        "extract": {"diameter": [8, 6]},
+        "embed": {"model": "own:network", "channels": ["CD3"], "normalise": None},
+    }
     # Workers are asked for: so small a stage would start none.
     write_config(tmp_path, {"cases": {"own": case}, "cluster": {"workers": 1}})
-    ended = snakemake(tmp_path, "results/own/table.manifest.json")
+    targets = [f"results/own/{name}.manifest.json" for name in ("table", "embedding")]
+    ended = snakemake(tmp_path, *targets)
     assert ended.returncode == 0, ended.stderr
     table = anndata.read_zarr(tmp_path / "results/own/table.zarr")
     assert list(table.var_names) == ["DAPI", "CD3"]
-    expected = [[image[c][labels == i].mean() for c in range(2)] for i in (3, 9)]
-    np.testing.assert_array_equal(table.layers["mean"], expected)
+    inside = [[image[c][labels == i] for c in range(2)] for i in (3, 9)]
+    means, spans = ([[f(x) for x in row] for row in inside] for f in (np.mean, np.ptp))
+    np.testing.assert_array_equal(table.layers["mean"], means)
+    np.testing.assert_array_equal(table.layers["span"], spans)
+    expected = [np.corrcoef(*row)[0, 1] for row in inside]
+    np.testing.assert_allclose(table.obsm["pearson_corr_coeff"]["DAPI:CD3"], expected, 1e-9)
+    np.testing.assert_allclose(table.var["whole_mean"], image.mean(axis=(1, 2)))
+    found = anndata.read_zarr(tmp_path / "results/own/embedding.zarr")[table.obs_names]
+    windows = [image[1, 6:14, 7:13], image[1, 36:44, 67:73]]
+    np.testing.assert_array_equal(found.obsm["X_embedding"][:, 0], [w.max() for w in windows])
+
+    code.write_text(code.read_text().replace("np.ptp(pixels)", "2 * np.ptp(pixels)"))
+    again = snakemake(tmp_path, "--dry-run", "--quiet", "rules", *targets)
+    assert rules_of(again.stdout + again.stderr) == {"aggregate", "embed"}

@@ -29,6 +29,7 @@ rule aggregate:
         engine=ASKED.engine,
         aggregate=ASKED.aggregate,
         layers=ASKED.layer_stamps,
+        own=ASKED.own_code,
         code=provenance.source_digest("harpy_core.aggregate.store"),
     script:
         "../../scripts/aggregate.py"

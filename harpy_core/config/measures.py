@@ -1,0 +1,222 @@
+"""The sections of what is measured of instances and crops: statistics, and a model's numbers.
+
+It is imported while the workflow is parsed, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from harpy_core.config.section import Positive, Section, Unlike, key
+from harpy_core.config.source import NAME_RULE, Address
+from harpy_core.errors import InputError
+from harpy_core.statistics.asked import ALL_NAMES, NAME_PATTERN, PAIRED, RINGS, of_section
+from harpy_core.statistics.declared import hint
+from harpy_core.statistics.own import OWN_NAME, locate
+
+Reach = Annotated[float, Field(ge=0, le=10_000)]
+Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+def _known(name: str) -> str:
+    """Refuse names that are no statistic; functions are looked for, not imported."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise PydanticCustomError("statistic", "no such statistic; {hint}", {"hint": hint(name)})
+    return _there(name)
+
+
+def _there(name: str) -> str:
+    """Look for a function of the user's own without importing its module."""
+    if ":" in name:
+        try:
+            locate(name)
+        except InputError as error:
+            raise PydanticCustomError("together", "{told}", {"told": str(error)}) from None
+    return name
+
+
+if TYPE_CHECKING:
+    StatisticName = str
+else:
+    StatisticName = Annotated[
+        str,
+        AfterValidator(_known),
+        WithJsonSchema({"type": "string", "pattern": NAME_PATTERN}),
+    ]
+
+
+class Layer(Section):
+    """Other labels, measured in the same read: one of labels, expand, ring and without."""
+
+    labels: Address | None = key(
+        "Name of another labels element of the source, or the path or address of a label TIFF or "
+        "Zarr array, or the path of polygons in pixels (.geojson, .parquet).",
+        NAME_RULE,
+        default=None,
+    )
+    of: str | None = key(
+        "Name of the layer before it that it is made of; null: the source's labels.",
+        NAME_RULE,
+        default=None,
+    )
+    expand: Reach | None = key(
+        "Pixels by which labels grow into the background, as scikit-image's expand_labels.",
+        "a distance is a number from 0 to 10000",
+        default=None,
+    )
+    ring: Annotated[list[Reach], Field(min_length=2, max_length=2)] | None = key(
+        "Ring around each instance: [inner, outer], the pixels farther than inner and no farther "
+        "than outer.",
+        "a ring is two numbers from 0 to 10000: [inner, outer]",
+        default=None,
+    )
+    without: str | None = key(
+        "Name of the layer before it whose pixels are taken away: cytoplasm is cells without "
+        "nuclei.",
+        NAME_RULE,
+        default=None,
+    )
+
+    @model_validator(mode="after")
+    def _is_made_in_one_way(self) -> Layer:
+        ways = ("labels", "expand", "ring", "without")
+        given = [way for way in ways if getattr(self, way) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("together", "give one of labels, expand, ring and without")
+        if given == ["labels"] and self.of is not None:
+            raise PydanticCustomError("together", "of goes with expand, ring or without")
+        if self.ring is not None and self.ring[0] >= self.ring[1]:
+            raise PydanticCustomError("together", "the outer distance of a ring is the larger one")
+        return self
+
+
+class Aggregate(Section):
+    """Statistics of every channel in every instance."""
+
+    stats: Annotated[list[StatisticName], Field(min_length=1), Unlike] = key(
+        "Statistics of each channel in each instance, and shapes of instances: any of "
+        f"{ALL_NAMES}, in a file of the working directory or installed.",
+        f"statistics are {ALL_NAMES}, each at most once",
+        default_factory=lambda: ["mean", "count"],
+    )
+    rings: Annotated[int, Field(ge=1, le=999)] = key(
+        "Number of rings of radial_mean.", "give 1 to 999 rings", default=RINGS
+    )
+    pairs: Annotated[list[Pair], Field(min_length=1)] | None = key(
+        f"Pairs of names of channels for {', '.join(PAIRED)}.",
+        "pairs are a list of two names of channels each, such as [[DAPI, CD3]]",
+        default=None,
+    )
+    thresholds: dict[str, float] | None = key(
+        "Threshold of each channel of the pairs, by its name, for manders_coloc_coeff.",
+        "thresholds are a mapping of names of channels to numbers",
+        default=None,
+    )
+    ignore_nan: bool = key(
+        "Leave NaN pixels of a float image out; otherwise they make the statistics of their own "
+        "instance and channel NaN.",
+        "use true or false",
+        default=False,
+    )
+    spacing: (
+        Literal["metadata"] | Annotated[list[Side], Field(min_length=2, max_length=3)] | None
+    ) = key(
+        "Side of a pixel, in whose unit shapes and distances are: metadata (the image's, in "
+        "micrometres), or a number along each of (z, ) y and x, such as [0.5, 0.5]; null: pixels.",
+        "spacing is metadata, a list of positive numbers, one for each axis of the labels, or null",
+        default=None,
+    )
+    neighbors: Literal["touching"] | Side | None = key(
+        "Neighbours of each instance, as squidpy has them in obsp: touching (pixels of theirs "
+        "share a side), or the longest distance between two centroids; null: not found.",
+        "neighbors are touching, a positive number, or null",
+        default=None,
+    )
+    layers: dict[CaseName, Layer] | None = key(
+        "Other labels by name, measured in the same read: their rows follow in the table. Its obs "
+        "has the layer in region and, in parent, the instance of the source's labels that has most "
+        "of the row's pixels (0: none).",
+        "layers are a mapping of a name (ASCII letters, digits, - and _) to its keys, or null",
+        default=None,
+    )
+
+    whole_channels: bool = key(
+        "Measure whole channels in the same read, which then takes tiles without labels too: mean, "
+        "std, min, max and percentiles of all pixels and of those inside instances (in var), and "
+        "their histograms (in uns). For integers of up to 16 bits.",
+        "use true or false",
+        default=False,
+    )
+
+    @model_validator(mode="after")
+    def _parameters_are_there(self) -> Aggregate:
+        try:
+            of_section(self.model_dump())
+        except InputError as error:
+            raise PydanticCustomError("together", "{told}", {"told": str(error)}) from None
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_made_of_those_before(self) -> Aggregate:
+        before: list[str] = []
+        for name, layer in (self.layers or {}).items():
+            for other in (layer.of, layer.without):
+                if other is not None and other not in before:
+                    raise PydanticCustomError(
+                        "together",
+                        "layer {name} names {other}, which is no layer before it",
+                        {"name": name, "other": other},
+                    )
+            before.append(name)
+        return self
+
+
+def _model_is_there(model: str) -> str:
+    """Look for a model's file, or for the module of the user's own."""
+    if OWN_NAME.fullmatch(model):
+        return _there(model)
+    if not Path(model).is_file():
+        raise PydanticCustomError("together", "there is no such file; correct the path")
+    return model
+
+
+class Embed(Section):
+    """Numbers that a model gives for each crop; needs the section extract."""
+
+    model: Annotated[str, AfterValidator(_model_is_there)] = key(
+        "Path of an ONNX file with one input (onnxruntime must be installed), or module:name of a "
+        "PyTorch module or of a function of NumPy arrays. It is given (n, c, y, x) float32.",
+        "a model is the path of an ONNX file, or module:name",
+    )
+    obsm: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$")] = key(
+        "Name of the numbers in obsm of the result.",
+        "a name is ASCII letters, digits, _, - and .",
+        default="X_embedding",
+    )
+    batch_size: Positive = key(
+        "Crops that the model is given at a time.", "a batch has at least 1 crop", default=256
+    )
+    channels: Annotated[list[str], Field(min_length=1), Unlike] | None = key(
+        "Names of the channels, in the model's order; null for all that are cropped.",
+        "channels are a list of names, each once, or null",
+        default=None,
+    )
+    normalise: Literal["dtype", "percentile", "crop"] | None = key(
+        "Way to normalise pixels: dtype divides by the largest value of their type; percentile "
+        "maps percentiles 1 and 99 of a sample of each channel to 0 and 1; crop does so with the "
+        "least and largest pixel of each channel of each crop; null: as they are.",
+        "choose dtype, percentile, crop, or null",
+        default="dtype",
+    )
+    device: Literal["auto", "cpu", "cuda"] = key(
+        "Device of the model; auto: a GPU where its library finds one.",
+        "choose auto, cpu or cuda",
+        default="auto",
+    )

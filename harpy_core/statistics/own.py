@@ -1,0 +1,251 @@
+"""A user's own functions of whole instances, and where the code of one named in a config is.
+
+It is imported while the workflow is parsed: nothing heavy is imported here, nor is the module that
+a config names before a stage runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harpy_core.errors import InputError
+from harpy_core.statistics.declared import Statistic
+from harpy_core.statistics.joint import Joint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from harpy_core.statistics.places import Placed
+    from harpy_core.statistics.together import Together
+
+Per = Literal["channel", "instance"]
+
+OWN_PATTERN = r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
+"""Name of a function in a config: ``module:name``."""
+
+OWN_NAME = re.compile(OWN_PATTERN)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Numbers that a function returns for each whole instance; see `measure`."""
+
+    function: Callable[..., Any]
+    outputs: tuple[str, ...]
+    per: Per
+    channels: tuple[str, ...] | None
+    unit: str
+
+    def __call__(self, pixels: np.ndarray, coordinates: np.ndarray) -> Any:
+        """Call the function."""
+        return self.function(pixels, coordinates)
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    def declared(self) -> list[Statistic] | Joint:
+        """Return the statistics of each channel, or the numbers of all channels together."""
+        told = (self.function.__doc__ or f"numbers of {self.name}").strip().splitlines()[0]
+        if self.per == "instance":
+            finish = partial(_of_instances, self.function, self.name, len(self.outputs))
+            outputs = self.outputs or (self.name,)
+            return Joint(self.name, told, outputs, self.channels, finish, self.unit)
+        names = [f"{self.name}-{output}" for output in self.outputs] or [self.name]
+        return [
+            Statistic(
+                name,
+                told,
+                ("placed",),
+                partial(_of_channel, self.function, self.name, len(names), number),
+                self.unit,
+            )
+            for number, name in enumerate(names)
+        ]
+
+
+def _of_channel(
+    function: Callable[..., Any], name: str, outputs: int, number: int, pixels: Placed
+) -> np.ndarray:
+    return pixels.each(function, name, outputs)[:, number : number + 1]
+
+
+def _of_instances(
+    function: Callable[..., Any], name: str, outputs: int, pixels: Together
+) -> np.ndarray:
+    return pixels.each(function, name, max(outputs, 1))
+
+
+def measure(
+    function: Callable[..., Any] | None = None,
+    *,
+    outputs: Sequence[str] = (),
+    per: Per = "channel",
+    channels: Sequence[str] | None = None,
+    unit: str = "",
+) -> Any:
+    """Declare a function of whole instances as a statistic; also as a decorator.
+
+    The function is called in the workers with the pixels of one instance, (c, n) in the image's
+    type, and their coordinates, (3, n) int64 as z, y and x in the image, both in the image's order;
+    it returns one number for each of `outputs`. Its module must be one that the workers can import,
+    or a script or notebook. What it returns must follow from its arguments alone.
+
+    Parameters
+    ----------
+    function
+        Function; its name is that of the statistic.
+    outputs
+        Name of each number that it returns; empty: it returns one.
+    per
+        ``channel``: it is called for each channel alone, with c = 1; each output is a layer,
+        ``name-output``, or ``name`` if it has one. ``instance``: it is called once with all of
+        `channels`; its outputs are the columns of ``obsm[name]``.
+    channels
+        Names of the channels that it is called with, in this order; None: all. Only for
+        ``instance``.
+    unit
+        Unit of its numbers.
+
+    Returns
+    -------
+    Measure
+        What `harpy_core.aggregate_stats` takes in `stats`; without a function, a decorator.
+
+    Raises
+    ------
+    InputError
+        There is no such `per`, or the names cannot be used.
+    """
+    if function is None:
+        return partial(measure, outputs=outputs, per=per, channels=channels, unit=unit)
+    if per not in ("channel", "instance"):
+        raise InputError(f"per = {per!r}: choose channel or instance")
+    if channels is not None and per == "channel":
+        raise InputError("channels: for per='instance' alone; leave them out, or choose it")
+    made = Measure(
+        function, tuple(outputs), per, None if channels is None else tuple(channels), unit
+    )
+    for name in (made.name, *made.outputs):
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise InputError(f"stats: {name!r} cannot be a name: use letters, digits, _, - and .")
+    if len(set(made.outputs)) < len(made.outputs):
+        raise InputError(f"stats: {made.name}: outputs = {list(outputs)}: give each name once")
+    return made
+
+
+def load(named: str) -> Any:
+    """Import what a config calls ``module:name``, from the working directory or installed.
+
+    Raises
+    ------
+    InputError
+        There is no such thing, or its module cannot be imported.
+    """
+    locate(named)
+    module, _, name = named.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # Workers are started with this path, or in this directory.
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise InputError(
+            f"stats: {named!r} cannot be imported: {type(error).__name__}: {told}"
+        ) from error
+
+
+def locate(named: str) -> Path:
+    """Find the file of ``module:name`` without importing it.
+
+    Raises
+    ------
+    InputError
+        There is no such module, or nothing of that name in it.
+    """
+    module, _, name = named.partition(":")
+    file = _file_of(module)
+    if file is None:
+        raise InputError(
+            f"stats: {named!r}: there is no module {module} in the working directory, nor one "
+            "installed; correct its name, or put its file there"
+        )
+    if name not in set(_names_in(file)):
+        raise InputError(f"stats: {named!r}: {file} defines no {name}; correct the name")
+    return file
+
+
+def code_digest(named: str) -> str:
+    """SHA-256 of the file of ``module:name`` and of those that it imports from beside it."""
+    total = hashlib.sha256()
+    waiting, seen = [locate(named)], set()
+    root = waiting[0].parents[named.partition(":")[0].count(".")]
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        waiting += [found for name in _imports_of(file) if (found := _beside(root, name))]
+    for file in sorted(seen):
+        total.update(f"{file.relative_to(root.parent)}\0".encode())
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def _file_of(module: str) -> Path | None:
+    """File of a module, found without importing its packages."""
+    path = [str(Path.cwd()), *sys.path]
+    parts = module.split(".")
+    for number, part in enumerate(parts):
+        # The name of a package's module is looked for under the last part of it.
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            return None
+        if number < len(parts) - 1:
+            path = list(spec.submodule_search_locations or [])
+    found = spec.origin if spec else None
+    return Path(found) if found and found.endswith(".py") else None
+
+
+def _names_in(file: Path) -> Iterator[str]:
+    """Yield the names that a file defines or imports at its top level."""
+    for node in ast.parse(file.read_bytes()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+def _imports_of(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _beside(root: Path, module: str) -> Path | None:
+    """File of a module in the folder of a user's own; installed packages have versions."""
+    if root.name == "site-packages":
+        return None
+    inside = root.joinpath(*module.split("."))
+    candidates = (inside.with_suffix(".py"), inside / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)

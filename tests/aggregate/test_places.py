@@ -1,0 +1,253 @@
+"""Statistics of pixels and places, of pairs of channels, and of a user's own functions."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from cases import FORMS, Case, as_form, cases, tiles_of
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import labels_in, spatial
+from scipy import ndimage
+from skimage.measure import (
+    manders_coloc_coeff,
+    manders_overlap_coeff,
+    pearson_corr_coeff,
+    regionprops,
+)
+from tables import tissue
+
+import harpy_core as hc
+from harpy_core.aggregate import whole
+from harpy_core.aggregate.store import aggregate_to_store
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from distributed import Client
+
+RINGS = 3
+SHAPED = (
+    "centroid_weighted-z",
+    "centroid_weighted-y",
+    "centroid_weighted-x",
+    "mass_displacement",
+    "edge_mean",
+    "edge_std",
+    "edge_sum",
+)
+ASKED = (*SHAPED, hc.radial_mean(RINGS))
+PAIR = [("0", "1")]
+BOUNDS = {"0": 90.0, "1": 120.0}
+PAIRED = (
+    hc.pearson_corr_coeff(PAIR),
+    hc.manders_overlap_coeff(PAIR),
+    hc.manders_coloc_coeff(PAIR, BOUNDS),
+)
+
+
+def rings_of(coordinates: np.ndarray) -> np.ndarray:
+    """Ring of each pixel, in exact integers: floor(n * r / R)."""
+    far = coordinates * len(coordinates) - coordinates.sum(axis=0)
+    square = (far.astype(object) ** 2).sum(axis=1)
+    largest = max(square) or 1
+    rings = [math.isqrt(RINGS**2 * s // largest) for s in square]
+    return np.minimum(rings, RINGS - 1)
+
+
+def shaped(plane: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """What scikit-image, SciPy and NumPy give for the pixels of a mask."""
+    axes = (0, 1, 2) if mask.shape[0] > 1 else (1, 2)
+    flat = mask if len(axes) == 3 else mask[0]
+    values = plane.astype(np.float64)
+    props = regionprops(mask.astype(np.uint8), values)[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weighted = np.array(props.centroid_weighted)
+    eroded = ndimage.binary_erosion(flat, ndimage.generate_binary_structure(len(axes), 1))
+    edge = values[mask & ~eroded.reshape(mask.shape)]
+    ring = rings_of(np.argwhere(mask))
+    inside = values[mask]
+    found = {f"centroid_weighted-{axis}": weighted[i] for i, axis in enumerate("zyx")}
+    found["mass_displacement"] = float(np.linalg.norm(weighted - np.array(props.centroid)))
+    found |= {"edge_mean": edge.mean(), "edge_std": edge.std(), "edge_sum": edge.sum()}
+    for k in range(RINGS):
+        some = inside[ring == k]
+        found[f"radial_mean-{k + 1}"] = some.mean() if some.size else np.nan
+    return found
+
+
+def found(case: Case, form: str = "numpy", stats: Any = ASKED, **options: Any) -> AnnData:
+    with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile):
+        image = as_form(form, case.image, case.image_chunks, folder)
+        labels = as_form(form, case.labels, case.label_chunks, folder, "labels")
+        return hc.aggregate_stats(image, labels, stats, **options)
+
+
+def assert_same(table: AnnData, other: AnnData) -> None:
+    for name, values in other.layers.items():
+        np.testing.assert_array_equal(table.layers[name], values, err_msg=name)
+    for name, values in other.obsm.items():
+        np.testing.assert_array_equal(np.asarray(table.obsm[name]), np.asarray(values), name)
+
+
+@given(cases(dtypes=("u1", "u2", "f4")), st.sampled_from(FORMS))
+def test_edges_rings_and_weighted_centroids_are_those_of_scikit_image(
+    case: Case, form: str
+) -> None:
+    # A weighted mean of pixels of both signs may have no digits.
+    case = replace(case, image=np.abs(case.image))
+    table = found(case, form)
+    image, labels = spatial(case.image, case.labels)
+    for row, label in enumerate(labels_in(labels)):
+        inside = labels == label.astype(labels.dtype)
+        for c, plane in enumerate(image):
+            for name, value in shaped(plane, inside).items():
+                size = float(plane.max(initial=1)) if name.startswith("edge") else 1.0
+                np.testing.assert_allclose(
+                    table.layers[name][row, c], value, 1e-9, 1e-9 * size, err_msg=name
+                )
+
+
+@given(cases(), st.sampled_from(FORMS), st.sampled_from(["numpy", "numba"]), st.booleans())
+def test_chunks_and_engines_change_no_bit_of_any_type(
+    case: Case, form: str, engine: str, ignore_nan: bool
+) -> None:
+    if case.image.dtype.kind == "f":
+        case.image[np.random.default_rng(1).random(case.image.shape) < 0.1] = np.nan
+    pairs = (ASKED, hc.pearson_corr_coeff(PAIR)) if len(case.image) > 1 else ASKED
+    whole_case = Case(case.image, case.labels, case.image.shape, case.labels.shape, 1 << 20)
+    options = {"ignore_nan": ignore_nan}
+    other = found(whole_case, stats=pairs, engine="numba", **options)
+    assert_same(found(case, form, pairs, engine=engine, **options), other)
+
+
+@given(cases(dtypes=("u1", "u2", "f4")), st.sampled_from(FORMS))
+def test_pairs_are_those_of_scikit_image(case: Case, form: str) -> None:
+    image = np.abs(case.image)
+    image = np.concatenate([image, image[:1] // 2 + image.mean().astype(image.dtype)])[:2]
+    case = replace(case, image=image)
+    table = found(case, form, PAIRED)
+    for row, label in enumerate(labels_in(case.labels)):
+        mask = case.labels == label.astype(case.labels.dtype)
+        x, y = (plane.astype(np.float64) for plane in image)
+        if mask.sum() > 1 and x[mask].std() > 0 and y[mask].std() > 0:
+            expected = pearson_corr_coeff(x, y, mask)[0]
+            value = table.obsm["pearson_corr_coeff"].iloc[row, 0]
+            np.testing.assert_allclose(value, expected, 1e-7, 1e-7)
+        else:
+            assert np.isnan(table.obsm["pearson_corr_coeff"].iloc[row, 0])
+        if x[mask].any() and y[mask].any():
+            coloc = table.obsm["manders_coloc_coeff"].iloc[row]
+            for (one, a), (other, b) in (((x, "0"), (y, "1")), ((y, "1"), (x, "0"))):
+                above = other > BOUNDS[b]
+                expected = manders_coloc_coeff(one, above, mask)
+                np.testing.assert_allclose(coloc[f"{a}:{b}"], expected, 1e-9)
+            value = table.obsm["manders_overlap_coeff"].iloc[row, 0]
+            np.testing.assert_allclose(value, manders_overlap_coeff(x, y, mask), 1e-9)
+
+
+def ranges(pixels: np.ndarray, coordinates: np.ndarray) -> tuple[float, float]:
+    """Range of the pixels, and the height of the instance."""
+    assert pixels.shape == (1, coordinates.shape[1])
+    return float(np.ptp(pixels)), float(np.ptp(coordinates[1]) + 1)
+
+
+def mixture(pixels: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """First pixel in image order of each channel, and the sum of x."""
+    return np.array([*pixels[:, 0].astype(float), coordinates[2].sum()])
+
+
+def area(pixels: np.ndarray, coordinates: np.ndarray) -> int:
+    """Number of pixels."""
+    return pixels.shape[1]
+
+
+OWN = (
+    hc.measure(ranges, outputs=("range", "height")),
+    hc.measure(mixture, outputs=("second", "first", "x"), per="instance", channels=("2", "0")),
+    area,
+    "mean",
+)
+
+
+@pytest.mark.parametrize("form", ["numpy", "zarr", "dask"])
+def test_functions_of_ones_own_see_each_instance_whole_and_in_order(form: str) -> None:
+    case = tissue("u2")
+    table = found(case, form, OWN)
+    for row, label in enumerate(labels_in(case.labels)):
+        where = np.argwhere(case.labels == label)
+        pixels = case.image[:, where[:, 0], where[:, 1]]
+        np.testing.assert_array_equal(table.layers["ranges-range"][row], np.ptp(pixels, axis=1))
+        np.testing.assert_array_equal(table.layers["ranges-height"][row], np.ptp(where[:, 0]) + 1)
+        np.testing.assert_array_equal(table.layers["area"][row], len(where))
+        assert table.obsm["mixture"].iloc[row].tolist() == [
+            pixels[2, 0],
+            pixels[0, 0],
+            where[:, 1].sum(),
+        ]
+    assert list(table.layers) == ["ranges-range", "ranges-height", "area", "mean"]
+
+
+def test_workers_give_what_threads_give(client: Client) -> None:
+    case = tissue("u2")
+    assert_same(
+        found(case, "zarr", (*OWN, *ASKED, *PAIRED), client=client),
+        found(case, "numpy", (*OWN, *ASKED, *PAIRED)),
+    )
+
+
+def test_the_store_has_what_the_table_has_in_slabs_that_keep_channels_together(
+    tmp_path: Any,
+) -> None:
+    import anndata
+
+    case = tissue("u2", 30)
+    image = np.concatenate([case.image, case.image + 5])
+    pairs = hc.pearson_corr_coeff([("1", "3")])
+    stored = as_form("zarr", image, (1, 7, 9), tmp_path)
+    instances = hc.find_instances(case.labels)
+    place = tmp_path / "table.zarr"
+    for stats in ((pairs, "edge_mean", "mean"), (pairs,)):
+        with tiles_of(1):
+            aggregate_to_store(stored, case.labels, place, instances, stats, slab_bytes=1)
+        assert_same(anndata.read_zarr(place), hc.aggregate_stats(image, case.labels, stats))
+
+
+def test_labels_that_are_not_there_have_no_numbers() -> None:
+    table = found(tissue("u2"), "zarr", (*PAIRED, "edge_sum", "mean"), index=[43, 1])
+    assert np.isnan(table.obsm["pearson_corr_coeff"].iloc[1]).all()
+    assert np.isnan(table.layers["edge_sum"][1]).all()
+    assert not np.isnan(table.layers["edge_sum"][0]).any()
+
+
+def failing(pixels: np.ndarray, coordinates: np.ndarray) -> float:
+    """A function with a mistake."""
+    return pixels[7, 0] / 0
+
+
+def test_a_function_that_fails_or_returns_too_much_is_named() -> None:
+    case = tissue("u2")
+    with pytest.raises(hc.InputError, match=r"failing failed on instance \d+ .*IndexError"):
+        found(case, "zarr", failing)
+    with pytest.raises(hc.InputError, match=r"ranges returned 2 numbers .* declares 1"):
+        found(case, "zarr", hc.measure(ranges))
+
+
+def test_channels_that_are_not_there_are_refused_before_anything_is_read() -> None:
+    with pytest.raises(hc.InputError, match="the image has no channel 'DAPI'"):
+        found(tissue("u2"), stats=hc.pearson_corr_coeff([("0", "DAPI")]))
+    with pytest.raises(hc.InputError, match="needs pairs of channels"):
+        found(tissue("u2"), stats="pearson_corr_coeff")
+
+
+def test_large_instances_are_kept_where_their_places_are_needed_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(whole, "HELD_BYTES", 56 * 4 * 3)
+    found(tissue("u1"), "zarr", "edge_mean")
+    with pytest.raises(hc.InputError, match="edge_mean would hold"):
+        found(tissue("f8"), "zarr", "edge_mean")

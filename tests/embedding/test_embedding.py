@@ -1,0 +1,156 @@
+"""Numbers of a model for each crop, against the model run by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata
+import numpy as np
+import onnx
+import pytest
+from crop_cases import extracted, files, tissue
+from onnx import TensorProto, helper, numpy_helper
+
+import harpy_core as hc
+from harpy_core.embedding import embedding
+
+if TYPE_CHECKING:
+    from harpy_core.extract.crops import Crops
+
+CHANNELS, SIDE, WIDTH = 5, 8, 3
+
+
+def network(path: Path, batch: int | str = "n") -> tuple[np.ndarray, np.ndarray]:
+    """Write a small convolutional network; returns its weights."""
+    rng = np.random.default_rng(7)
+    kernel = rng.normal(size=(4, CHANNELS, 3, 3)).astype("f4")
+    dense = rng.normal(size=(4, WIDTH)).astype("f4")
+    nodes = [
+        helper.make_node("Conv", ["crops", "kernel"], ["maps"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["maps"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "dense"], ["numbers"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("crops", TensorProto.FLOAT, [batch, CHANNELS, SIDE, SIDE])],
+        [helper.make_tensor_value_info("numbers", TensorProto.FLOAT, [batch, WIDTH])],
+        [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(dense, "dense")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(path))
+    return kernel, dense
+
+
+def by_hand(crops: Crops, kernel: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """The network in NumPy, on pixels divided by the largest value of their type."""
+    pixels = np.asarray(crops.image[:, :, 0]).astype("f8") / 65535
+    padded = np.pad(pixels, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    maps = np.einsum("ncyxij,kcij->nkyx", windows, kernel)
+    return np.maximum(maps, 0).mean(axis=(2, 3)) @ dense
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Crops:
+    return extracted(tissue(), tmp_path, diameter=SIDE, batch_size=4)
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "PART", 10)
+
+
+@pytest.mark.parametrize("batch", ["n", 5])
+def test_an_onnx_network_gives_what_it_gives_by_hand(
+    crops: Crops, tmp_path: Path, batch: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    weights = network(tmp_path / "small.onnx", batch)
+    found = hc.embed(crops, tmp_path / "small.onnx", tmp_path / "e.zarr", batch_size=7, threads=1)
+    np.testing.assert_allclose(found.obsm["X_embedding"], by_hand(crops, *weights), 1e-4, 1e-4)
+    np.testing.assert_array_equal(found.obs["instance_id"], crops.instance_id)
+    table = hc.aggregate_stats(tissue().image, tissue().labels)
+    aligned = found[table.obs_names]
+    np.testing.assert_array_equal(aligned.obs["instance_id"], table.obs["instance_id"])
+
+
+def means(crops: np.ndarray) -> np.ndarray:
+    """Mean of each channel."""
+    return crops.mean(axis=(2, 3))
+
+
+def test_channels_are_given_in_the_order_asked_for_and_pixels_as_asked(
+    crops: Crops, tmp_path: Path
+) -> None:
+    found = hc.embed(
+        crops, means, tmp_path / "e.zarr", channels=["3", "0"], normalise=None, obsm="X_mean"
+    )
+    pixels = np.asarray(crops.image[:, [3, 0], 0]).astype("f4")
+    np.testing.assert_allclose(found.obsm["X_mean"], pixels.mean(axis=(2, 3)), 1e-5)
+
+
+def test_a_run_that_died_goes_on_where_it_stopped(
+    crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    path = tmp_path / "small.onnx"
+    network(path)
+    whole = hc.embed(crops, path, tmp_path / "whole.zarr", batch_size=7)
+    calls = []
+    run = embedding.Model.__call__
+
+    def dying(self: Any, some: np.ndarray) -> np.ndarray:
+        calls.append(len(some))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return run(self, some)
+
+    monkeypatch.setattr(embedding.Model, "__call__", dying)
+    with pytest.raises(KeyboardInterrupt):
+        hc.embed(crops, path, tmp_path / "e.zarr", batch_size=7)
+    done = sum(calls[1:5])
+    assert not (tmp_path / "e.zarr").exists()
+    found = hc.embed(crops, path, tmp_path / "e.zarr", batch_size=7)
+    assert sum(calls[7:]) == len(crops) - done // 12 * 12
+    np.testing.assert_array_equal(found.obsm["X_embedding"], whole.obsm["X_embedding"])
+    assert {place.name for place in tmp_path.glob(".e.zarr*")} == set()
+
+
+def test_a_function_is_named_by_its_module(
+    crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_model.py").write_text(
+        "def largest(crops):\n    return crops.max(axis=(1, 2, 3))[:, None]\n"
+    )
+    try:
+        found = hc.embed(crops, "own_model:largest", tmp_path / "e.zarr", normalise=None)
+    finally:
+        sys.path.remove(str(tmp_path))
+    pixels = np.asarray(crops.image[...]).max(axis=(1, 2, 3, 4))
+    np.testing.assert_array_equal(found.obsm["X_embedding"][:, 0], pixels.astype("f4"))
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_touched(crops: Crops, tmp_path: Path) -> None:
+    place = tmp_path / "e.zarr"
+    hc.embed(crops, means, place)
+    before = files(place)
+    for model, told in (
+        ("none.onnx", "no such file"),
+        (lambda crops: crops[:1].mean(axis=(2, 3)), "must return a row of numbers for each"),
+        (lambda crops: crops[:, 99], "failed on crops"),
+        ("nowhere:model", "there is no module nowhere"),
+        (3, "neither an ONNX file"),
+    ):
+        with pytest.raises(hc.InputError, match=told):
+            hc.embed(crops, model, place, overwrite=True)
+    with pytest.raises(hc.InputError, match="already there"):
+        hc.embed(crops, means, place)
+    with pytest.raises(hc.InputError, match="has no channel 'DAPI'"):
+        hc.embed(crops, means, tmp_path / "f.zarr", channels=["DAPI"])
+    assert files(place) == before
+    assert anndata.read_zarr(place).shape[0] == len(crops)

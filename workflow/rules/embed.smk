@@ -1,0 +1,30 @@
+# Purpose: numbers that a model gives for each crop.
+# Inputs:  the crops, their manifest, and the model's file
+# Outputs: results/<case>/embedding.zarr (AnnData, the numbers in obsm) and its manifest
+
+
+rule embed:
+    """Numbers that a model gives for each crop."""
+    input:
+        raster=ASKED.raster,
+        crops=ancient("<results>/{case}/crops.zarr"),
+        manifest="<results>/{case}/crops.manifest.json",
+        model=ASKED.model_file,
+    output:
+        embedding=directory("<results>/{case}/embedding.zarr"),
+        manifest="<results>/{case}/embedding.manifest.json",
+    log:
+        "<logs>/{case}/embed.log",
+    benchmark:
+        "<benchmarks>/{case}/embed.tsv"
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 8
+    resources:
+        mem_mb=NEEDED.embedding_memory_mb,
+    params:
+        embed=ASKED.embed,
+        own=ASKED.model_code,
+        code=provenance.source_digest("harpy_core.embedding.embedding"),
+    script:
+        "../../scripts/embed.py"
