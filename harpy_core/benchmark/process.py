@@ -29,6 +29,7 @@ from harpy_core.phases import PHASES, taken
 from harpy_core.planning.plan import stage_plan
 from harpy_core.raster import Raster, RasterInfo, open_described
 from harpy_core.running import cluster
+from harpy_core.running.progress import track
 from harpy_core.storage.manifest import write_json
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
             spec.workers, spec.threads_per_worker, spec.memory_limit, gpus=gpus
         ) as client,
     ):
-        client.run(prepare)
+        client.run(warm_up_tasks, spec, info.image_dtype, info.labels_dtype)
         prepared.result()
         before = _phases(client)
         started = time.monotonic()
@@ -131,13 +132,31 @@ def warm_up(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
     Both belong to the start of the cluster, which the measured time leaves out: a worker does them
     once in its life, however large the image.
     """
-    labels = np.zeros((8, 8), labels_dtype)
-    labels[2:5, 2:5] = 1
-    pixels = np.zeros((1, 8, 8), image_dtype)
-    raster = Raster.of(pixels, labels, ["0"])
+    raster = _few_pixels(image_dtype, labels_dtype)
     with tempfile.TemporaryDirectory() as scratch:
         tiny = dataclasses.replace(spec, crops={"diameter": 4, "batch_size": 1})
         JOBS[spec.stage](tiny, Path(scratch), None)(raster, None)
+
+
+def warm_up_tasks(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
+    """Warm up a worker: it makes no table, and anndata would take it a second to import."""
+    if spec.stage != "aggregate":
+        warm_up(spec, image_dtype, labels_dtype)
+        return
+    from harpy_core.aggregate.aggregation import Aggregation
+
+    raster = _few_pixels(image_dtype, labels_dtype)
+    job = Aggregation.of(
+        raster.image, raster.labels, spec.stats, ["0"], spec.engine, False, None, None
+    )
+    with track(job.pixels, "warm up", enabled=False) as bar:
+        job.measure(job.channel_edges, None, bar, None)
+
+
+def _few_pixels(image_dtype: str, labels_dtype: str) -> Raster:
+    labels = np.zeros((8, 8), labels_dtype)
+    labels[2:5, 2:5] = 1
+    return Raster.of(np.zeros((1, 8, 8), image_dtype), labels, ["0"])
 
 
 def _aggregator(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage, optimal_leaf_ordering
+from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from scipy.spatial.distance import pdist
 
 from harpy_core.errors import InputError
@@ -84,11 +84,12 @@ def _opened(table: AnnData | str | os.PathLike[str]) -> tuple[Any, list[str], st
     """Return values (instances, channels) to be sliced on demand, channels, statistic."""
     if isinstance(table, (str, os.PathLike)):
         import zarr
-        from anndata.io import read_elem
+
+        from harpy_core.storage.tables import channel_names
 
         group: Any = zarr.open_group(table, mode="r")
         layers: Any = group["layers"]
-        channels = read_elem(group["var"]).index
+        channels = channel_names(group)
     else:
         group, layers, channels = {"X": table.X}, table.layers, table.var_names
     name = "mean" if "mean" in layers else next(map(str, layers), "X")
@@ -154,10 +155,20 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 
 def order(rows: np.ndarray) -> np.ndarray:
-    """Indices that put similar rows side by side: leaves of Ward's tree, optimally ordered."""
+    """Indices that put similar rows side by side: leaves of Ward's tree, lower branches first.
+
+    A branch is as high as the mean of its values. (The order of least distances between
+    neighbours takes five seconds for a thousand rows.)
+    """
     if len(rows) < 3:
         return np.arange(len(rows))
-    return leaves_list(optimal_leaf_ordering(linkage(rows, "ward"), rows))
+    branches = [[leaf] for leaf in range(len(rows))]
+    heights = rows.mean(axis=1).tolist()
+    for pair in linkage(rows, "ward")[:, :2].astype(int).tolist():
+        low, high = sorted(pair, key=lambda branch: heights[branch])
+        branches.append(branches[low] + branches[high])
+        heights.append(rows[branches[-1]].mean())
+    return np.array(branches[-1])
 
 
 def _sample(count: int, seed: int) -> np.ndarray:

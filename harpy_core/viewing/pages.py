@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from anndata.io import read_elem
 
 from harpy_core.errors import InputError
 from harpy_core.storage.manifest import write_text
+from harpy_core.storage.tables import channel_names
 
 if TYPE_CHECKING:
     from harpy_core.raster import Raster
@@ -146,7 +146,7 @@ class Measured:
         if not len(ids):
             raise InputError(f"{path}: holds no instance: there is nothing to show")
         centroids = np.asarray(group["obsm/spatial"][...])[:, :2]
-        return cls(ids, centroids, [str(name) for name in read_elem(group["var"]).index], layers)
+        return cls(ids, centroids, channel_names(group), layers)
 
     def rows_of(self, labels: np.ndarray) -> np.ndarray:
         """Positions of some labels in the table."""
