@@ -33,6 +33,7 @@ OTHERS = {
     "dask_jobqueue",
     "geopandas",
     "harpy",
+    "napari",
     "onnxruntime",
     "shapely",
     "snakemake",

@@ -8,7 +8,6 @@ that name may be replaced.
 from __future__ import annotations
 
 import fcntl
-import importlib
 import json
 import os
 import shutil
@@ -101,7 +100,7 @@ def put_shapes(
     if root.metadata.zarr_format != 3:
         raise InputError(f"{store}: Zarr 2 takes no shapes; write it anew with SpatialData")
     try:
-        spatialdata = importlib.import_module("spatialdata")
+        import spatialdata
         from spatialdata.models import ShapesModel
         from spatialdata.transformations import get_transformation
     except ImportError as error:

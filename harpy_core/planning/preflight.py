@@ -162,7 +162,7 @@ def _mistakes(config: Config, folder: str) -> Iterator[Mistake]:
     for name, image in image_cases(config).items():
         yield from _of_source(image.source, key_of(name), folder)
         if image.puts_table:
-            yield from _of_target(image, Path(config.results, name, "table.zarr"), key_of(name))
+            yield from _of_target(image, key_of(name))
     for name, case in config.cases.items():
         if case.fields and (case.tile or case.benchmark):
             path = ("cases", name, "source", "image")
@@ -225,7 +225,7 @@ def _of_source(source: Source, path: Keys, folder: str) -> Iterator[Mistake]:
             yield wrong((*path, "uri"), source.uri, str(error))
 
 
-def _of_target(image: ImageCase, result: Path, path: Keys) -> Iterator[Mistake]:
+def _of_target(image: ImageCase, path: Keys) -> Iterator[Mistake]:
     """Yield why a table cannot be put into its source's store."""
     source, table = image.source, image.table
     assert table is not None
@@ -239,10 +239,13 @@ def _of_target(image: ImageCase, result: Path, path: Keys) -> Iterator[Mistake]:
         return
     if table.shapes and str(source.level) != "0":
         yield wrong((*path, "level"), source.level, "table.shapes needs the finest level, 0")
-    why = marks.trouble(Path(source.uri, "tables", table.name), str(result))
-    if why is not None and not table.overwrite:
-        told = f"tables/{table.name} {why}; choose another table.name, or table.overwrite: true"
-        yield wrong((*path, "uri"), source.uri, told)
+    if marks.is_foreign(Path(source.uri, "tables", table.name)) and not table.overwrite:
+        yield wrong(
+            (*path, "uri"),
+            source.uri,
+            f"tables/{table.name} is there already, and is not ours; choose another table.name, or "
+            "table.overwrite: true",
+        )
 
 
 def _peeked(uri: str, path: Keys, folder: str) -> Peek | Mistake:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def tree_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 over the sorted relative paths and contents of the files below a folder."""
+def tree_digest(path: str | os.PathLike[str], left_out: Collection[str] = ()) -> str:
+    """SHA-256 over the sorted relative paths and contents of the files below a folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    left_out
+        Relative paths of files that do not count.
+    """
     root = Path(path)
     total = hashlib.sha256()
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         name = file.relative_to(root).as_posix()
-        if name == ".snakemake_timestamp":
+        if name == ".snakemake_timestamp" or name in left_out:
             continue
         with file.open("rb") as handle:
             content = hashlib.file_digest(handle, "sha256").hexdigest()

@@ -6,13 +6,13 @@ The standard library is enough to see a mark: the workflow looks while it is par
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from harpy_core.errors import InputError
+from harpy_core.storage.manifest import tree_digest
 
 MARK = "harpy_core"
 """Attribute of an element that holds its mark."""
@@ -31,32 +31,12 @@ def mark(element: Path, result: str) -> dict[str, str]:
     result
         Path of the result that it holds.
     """
-    return {"result": os.path.abspath(result), "content": content_digest(element)}
+    return {"result": os.path.abspath(result), "content": _content(element)}
 
 
-def content_digest(element: Path) -> str:
-    """SHA-256 of the files below an element's folder but for its own attributes."""
-    total = hashlib.sha256()
-    for file in sorted(path for path in element.rglob("*") if path.is_file()):
-        name = file.relative_to(element).as_posix()
-        if name not in _METADATA:
-            total.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
-def trouble(element: Path, result: str) -> str | None:
-    """Return why an element must not be replaced by a result; None if it may, or is not there.
-
-    Whether it was changed since it was put there is not looked at: see `refuse_foreign`.
-    """
-    if not os.path.lexists(element):
-        return None
-    known = _mark_of(element)
-    if known is None:
-        return "is there already, and is not ours"
-    if known.get("result") != os.path.abspath(result):
-        return f"is there already, put there from {known.get('result')}"
-    return None
+def is_foreign(element: Path) -> bool:
+    """Whether an element is there, and is not ours."""
+    return os.path.lexists(element) and _mark_of(element) is None
 
 
 def refuse_foreign(element: Path, result: str) -> None:
@@ -67,16 +47,26 @@ def refuse_foreign(element: Path, result: str) -> None:
     InputError
         It is not.
     """
-    why = trouble(element, result)
-    if why is None and os.path.lexists(element):
-        known = _mark_of(element) or {}
-        changed = content_digest(element) != known.get("content")
-        why = "was changed since it was put there" if changed else None
-    if why is not None:
-        raise InputError(
-            f"{element}: {why}; give table.name another name, remove the element, or set "
-            "table.overwrite: true"
-        )
+    if not os.path.lexists(element):
+        return
+    known = _mark_of(element)
+    if known is None:
+        why = "is there already, and is not ours"
+    elif known.get("result") != os.path.abspath(result):
+        why = f"is there already, put there from {known.get('result')}"
+    elif known.get("content") != _content(element):
+        why = "was changed since it was put there"
+    else:
+        return
+    raise InputError(
+        f"{element}: {why}; give table.name another name, remove the element, or set "
+        "table.overwrite: true"
+    )
+
+
+def _content(element: Path) -> str:
+    """Digest of the files of an element but for its own attributes."""
+    return tree_digest(element, left_out=_METADATA)
 
 
 def _mark_of(element: Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ def opened(raster: Raster, table: str | os.PathLike[str], title: str, **options:
         napari is not installed, or there is no display.
     """
     try:
-        napari = importlib.import_module("napari")
+        import napari
     except ImportError as error:
         raise InputError(
             f"napari is not installed: pip install 'napari[all]', or {_PAGE}"
@@ -133,4 +132,6 @@ def _colours(features: Any) -> dict[int | None, Any]:
 
 def run() -> None:
     """Show the windows until the last one is closed."""
-    importlib.import_module("napari").run()
+    import napari
+
+    napari.run()
