@@ -62,8 +62,9 @@ def write_crate(
         "@id": "#run",
         "@type": "CreateAction",
         "name": f"Measurement of {', '.join(cases)}",
+        "description": "Every rule's log, command and time are in the report and in the logs.",
         "endTime": ended,
-        "instrument": _links(tools[:1]),
+        "instrument": _links(tools)[0],
         "object": _links([*sources, *parameters]),
         "result": _links(parts),
     }

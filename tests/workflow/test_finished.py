@@ -42,11 +42,11 @@ def test_rocrate_reads_the_crate_and_its_parts_are_as_it_says(finished: Path) ->
     assert table["identifier"] == f"digest:{tree_digest(results / 'ihc/table.zarr')}"
     run = crate.get("#run")
     assert {part.id for part in run["result"]} == {part.id for part in crate.data_entities}
-    assert run["instrument"][0]["softwareVersion"] == harpy_core.__version__
+    assert run["instrument"]["softwareVersion"] == harpy_core.__version__
     known = {one["name"]: one["value"] for one in run["object"] if one.type == "PropertyValue"}
     assert known["cases.ihc.extract.diameter"] == 32
     versions = {
-        one["name"]: one["softwareVersion"] for one in run["instrument"][0]["softwareRequirements"]
+        one["name"]: one["softwareVersion"] for one in run["instrument"]["softwareRequirements"]
     }
     assert versions["numpy"] == np.__version__
 
