@@ -74,12 +74,12 @@ def write_page(
     InputError
         The table is not one of these labels, or holds no instance.
     """
-    measured = Measured.read(table)
+    measured = Measured.read(table, next(iter(raster.layers)))
     field = _fullest(measured.centroids, raster.labels.shape[-2:])
     found = _plane(raster.labels, field)
     ids = np.unique(found)
     ids = ids[ids != 0].astype(np.uint64)
-    rows = measured.rows_of(ids)
+    places = measured.places_of(ids)
     height, width = found.shape
     planes = [
         _brightness(_plane(raster.image, field, channel))
@@ -87,9 +87,9 @@ def write_page(
     ]
     # A channel that is mostly bright would drown the others.
     shown = [number for number, plane in enumerate(planes) if np.median(plane) < 128] or [0]
-    most = min(MOST_VALUES // max(len(measured.channels) * len(measured.layers), 1), _MOST_IDS)
+    most = min(MOST_VALUES // max(len(measured.channels) * len(measured.statistics), 1), _MOST_IDS)
     if len(ids) > most:
-        ids, rows = ids[:most], rows[:most]
+        ids, places = ids[:most], places[:most]
     indices = np.searchsorted(ids, found.astype(np.uint64))
     indices[indices == len(ids)] = 0
     # Numbers of the instances from 1; none for background, and for those beyond the most.
@@ -103,14 +103,14 @@ def write_page(
         "height": height,
         "window": window,
         "ids": [str(label) for label in ids.tolist()],
-        "centroids": (measured.centroids[rows] - [field[1].start, field[0].start]).tolist(),
+        "centroids": (measured.centroids[places] - [field[1].start, field[0].start]).tolist(),
         "channels": measured.channels,
-        "statistics": list(measured.layers),
+        "statistics": list(measured.statistics),
         "shown": shown[:_AT_ONCE],
         "planes": list(raster.channels[:MOST_PLANES]),
         "labels": _packed(indices.astype("<u2")),
         "pixels": _packed(np.stack(planes)),
-        "values": _packed(measured.values(rows).astype("<f4")),
+        "values": _packed(measured.values(places).astype("<f4")),
     }
     write_text(Path(out_html), _filled(content))
     return len(ids)
@@ -123,43 +123,60 @@ class Measured:
     Attributes
     ----------
     ids : (n,) uint64
-        Labels in ascending order.
+        Labels of a region, in ascending order.
+    rows : (n,) int64
+        Their rows in the table.
     centroids : (n, 2) float64
         x and y, in pixels.
     channels
-        Names of the channels.
-    layers
-        Array (n, channels) of each statistic.
+        Names of the channels; of a table of shapes alone, those of the shapes.
+    statistics
+        Array (rows, channels) of each statistic.
     """
 
     ids: np.ndarray
+    rows: np.ndarray
     centroids: np.ndarray
     channels: list[str]
-    layers: dict[str, Any]
+    statistics: dict[str, Any]
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Measured:
-        """Open a table; its ids and centroids are read."""
+    def read(cls, path: str | os.PathLike[str], region: str) -> Measured:
+        """Open the rows of a region; their ids and centroids are read."""
         group: Any = zarr.open_group(path, mode="r")
-        layers = {name: group[f"layers/{name}"] for name in _mean_first(group["layers"])}
-        ids = np.asarray(group["obs/instance_id"][...])
-        if not len(ids):
-            raise InputError(f"{path}: holds no instance: there is nothing to show")
-        centroids = np.asarray(group["obsm/spatial"][...])[:, :2]
-        return cls(ids, centroids, channel_names(group), layers)
+        rows = np.flatnonzero(_regions(group["obs/region"]) == region)
+        if not len(rows):
+            raise InputError(f"{path}: holds no instance of {region}: there is nothing to show")
+        ids = np.asarray(group["obs/instance_id"][...])[rows]
+        centroids = np.asarray(group["obsm/spatial"][...])[rows, :2]
+        found = {name: group[f"layers/{name}"] for name in _mean_first(group["layers"])}
+        if found:
+            return cls(ids, rows, centroids, channel_names(group), found)
+        shapes = [name for name, column in group["obs"].arrays() if column.dtype.kind == "f"]
+        values = np.stack([group[f"obs/{name}"][...] for name in sorted(shapes)], axis=1)
+        return cls(ids, rows, centroids, sorted(shapes), {"shape": values})
 
-    def rows_of(self, labels: np.ndarray) -> np.ndarray:
-        """Positions of some labels in the table."""
-        rows = np.searchsorted(self.ids, labels)
-        rows[rows == len(self.ids)] = 0
-        if not np.array_equal(self.ids[rows], labels):
+    def places_of(self, labels: np.ndarray) -> np.ndarray:
+        """Places of some labels among the ids."""
+        places = np.searchsorted(self.ids, labels)
+        places[places == len(self.ids)] = 0
+        if not np.array_equal(self.ids[places], labels):
             raise InputError("the table is not one of these labels: measure them again")
-        return rows
+        return places
 
-    def values(self, rows: np.ndarray) -> np.ndarray:
+    def values(self, places: np.ndarray) -> np.ndarray:
         """Statistics of some instances, (statistics, instances, channels)."""
-        taken = [np.asarray(layer.oindex[rows, :]) for layer in self.layers.values()]
-        return np.stack(taken) if taken else np.zeros((0, len(rows), len(self.channels)))
+        rows = self.rows[places]
+        taken = (
+            values[rows] if isinstance(values, np.ndarray) else values.oindex[rows, :]
+            for values in self.statistics.values()
+        )
+        return np.stack([np.asarray(part) for part in taken])
+
+
+def _regions(column: Any) -> np.ndarray:
+    """Region of each row, of the categories that anndata writes."""
+    return np.asarray(column["categories"][...])[np.asarray(column["codes"][...])]
 
 
 def _mean_first(layers: Any) -> list[str]:

@@ -93,6 +93,40 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
     assert not re.search(r"""(?:src|href)\s*=|url\(|import\(|fetch\(|https?:""", page)
 
 
+def test_of_a_table_of_several_layers_the_page_has_the_rows_of_its_own(tmp_path: Path) -> None:
+    image, labels = tissue((5, 7), (60, 70))
+    inner = np.where(labels == 15, labels, 0)
+    inner[10, 24] = 115
+    place = tmp_path / "table.zarr"
+    for raster in (
+        Raster.of(image, {"cells": labels}, NAMES),
+        Raster.of(image, {"x": inner}, NAMES),
+    ):
+        (name, own), instances = next(iter(raster.layers.items())), hc.find_instances(raster.labels)
+        others = {"x": inner} if name == "cells" else {"cells": labels}
+        aggregate_to_store(image, own, place, instances, "mean", NAMES, region=name, layers=others)
+        write_page(raster, place, tmp_path / "view.html", "a")
+        content = content_of(tmp_path / "view.html")
+        ids = np.array(list(map(int, content["ids"])))
+        np.testing.assert_array_equal(ids, np.unique(own)[1:])
+        expected = [[plane[own == i].mean() for plane in image] for i in ids]
+        values = unpacked(content["values"], "<f4").reshape(len(ids), 2)
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+def test_of_a_table_of_shapes_the_page_has_the_shapes(tmp_path: Path) -> None:
+    image, labels = tissue((5, 7), (60, 70))
+    instances = hc.find_instances(labels)
+    aggregate_to_store(image, labels, tmp_path / "table.zarr", instances, ("area",), NAMES)
+    write_page(
+        Raster.of(image, labels, NAMES), tmp_path / "table.zarr", tmp_path / "view.html", "a"
+    )
+    content = content_of(tmp_path / "view.html")
+    assert content["statistics"] == ["shape"]
+    values = unpacked(content["values"], "<f4").reshape(12, len(content["channels"]))
+    np.testing.assert_array_equal(values[:, content["channels"].index("area")], 64)
+
+
 @browser.needed
 def test_a_browser_shows_the_page_and_links_what_is_selected(tmp_path: Path) -> None:
     image, labels = tissue((5, 7), (60, 70))
