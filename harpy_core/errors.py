@@ -48,6 +48,10 @@ class InputError(ValueError):
         super().__init__(redacted(message))
 
 
+class TransientError(InputError):
+    """What was lacking may be there in another try: memory, workers, a server that answers."""
+
+
 def redacted(text: str) -> str:
     """Return a text whose addresses show neither user nor query."""
     return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harpy_core.config.sizes import amount
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, TransientError
 from harpy_core.planning.plan import Plan
 from harpy_core.running.given import given_memory
 from harpy_core.running.workers import KILLED_AT, PROCESS_BYTES, Workers
@@ -65,14 +65,14 @@ def refuse_unfit(plan: Plan, workers: Workers, cluster: Cluster, cores: int, fol
         )
     whole = job_bytes(plan, workers)
     if workers.here and whole > given_memory():
-        raise InputError(
+        raise TransientError(
             f"--cores = {cores}: {plan.stage} holds {amount(whole)} with as many threads, this "
             f"job was given {amount(given_memory())}: give fewer cores or more memory, or make "
             "smaller chunks"
         )
     free = free_disk(folder)
     if plan.bytes_stored > free:
-        sampled = plan.bytes_stored != plan.bytes_written
+        sampled = plan.bytes_stored < plan.bytes_written
         raise InputError(
             f"{folder}: {plan.stage} {'will take about' if sampled else 'may take'} "
             f"{amount(plan.bytes_stored)} there, {amount(free)} are free: "

@@ -97,6 +97,22 @@ def moved_paths(mapping: Mapping[str, Any], file: str) -> list[str]:
     ]
 
 
+def check_storage(provider: str | None) -> None:
+    """Refuse to keep results anywhere but on a disk.
+
+    Raises
+    ------
+    InputError
+        Snakemake is to keep them with one of its storage plugins.
+    """
+    if provider not in (None, "none"):
+        raise InputError(
+            f"--default-storage-provider = {provider}: results are stores of many files, committed "
+            "one by one on a disk that all nodes see: leave it out, and copy what is finished with "
+            "`harpy-core publish`; sources may be at s3:// as they are"
+        )
+
+
 def check_cores(config: Config, case: str, cores: int, file: str) -> None:
     """Refuse a sweep that asks for more threads than there are cores: Snakemake would cap them.
 

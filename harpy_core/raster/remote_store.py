@@ -29,7 +29,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, TransientError
 from harpy_core.raster.formats.names import METADATA, PROTOCOLS
 from harpy_core.storage.manifest import digest_of
 
@@ -210,7 +210,9 @@ class RemoteStore(FsspecStore):
                 f"{place}: the server's certificate is not trusted; name its authority's file in "
                 "the environment variable SSL_CERT_FILE (s3: AWS_CA_BUNDLE)"
             )
-        return InputError(f"{place}: cannot be read ({said}); correct the address or the network")
+        return TransientError(
+            f"{place}: cannot be read ({said}); correct the address or the network"
+        )
 
 
 class RemoteZip(RemoteStore):

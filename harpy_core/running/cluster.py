@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, TransientError
 from harpy_core.kernels.registry import AUTO, usable
 from harpy_core.running import credentials
 from harpy_core.running.given import given_memory
@@ -263,7 +263,7 @@ def _wait_for_a_worker(client: Client, jobs: SLURMCluster) -> None:
         if client.scheduler_info()["workers"]:
             return
         if not there:
-            raise InputError(
+            raise TransientError(
                 "cluster.kind = slurm: every worker ended before it came to work; sacct, or the "
                 f"files of {WORKER_LOGS}, tell why (often too small a memory_limit)"
             )

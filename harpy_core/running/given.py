@@ -7,11 +7,15 @@ a limit; the smallest counts.
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _PROC = Path("/proc")
 _MIB = 2**20
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_ANSWER_SECONDS = 10
 
 
 def given_cores() -> int:
@@ -88,6 +92,22 @@ def _of_slurm_memory() -> Iterator[int]:
     per_core, cores = _number("SLURM_MEM_PER_CPU"), _number("SLURM_CPUS_ON_NODE")
     if per_core and cores:
         yield per_core * cores * _MIB
+    if not per_node and not per_core and (job := os.environ.get("SLURM_JOB_ID")):
+        yield from _asked_for(job, cores)
+
+
+def _asked_for(job: str, cores: int) -> Iterator[int]:
+    """Yield the memory that a job asked for; steps of jobs often lack the variables of it."""
+    command = ["scontrol", "show", "job", job]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    found = re.search(r"MinMemory(Node|CPU)=([0-9.]+)([KMGT])", ended.stdout)
+    if found:
+        size = int(float(found[2]) * _UNITS[found[3]]) * (cores if found[1] == "CPU" else 1)
+        if size:
+            yield size
 
 
 def _number(variable: str) -> int:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harpy_core.errors import InputError
+from harpy_core.errors import TransientError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -68,7 +68,7 @@ class Lookout:
 
         Raises
         ------
-        InputError
+        TransientError
             All workers have ended, or they keep ending for lack of memory.
         """
         from distributed import KilledWorker, wait
@@ -81,7 +81,7 @@ class Lookout:
         try:
             result = future.result()
         except KilledWorker as error:
-            raise InputError(
+            raise TransientError(
                 f"{error.allowed_failures + 1} workers ended one after the other while they had "
                 f"the same task, most often for want of memory: {_MEMORY}"
             ) from error
@@ -93,7 +93,7 @@ class Lookout:
         self._refuse_to_be_alone(workers)
         restarts = self._count_restarts() - self._restarts
         if restarts >= RESTARTS and self._ended_workers_with(future) >= RESTARTS:
-            raise InputError(
+            raise TransientError(
                 f"workers were restarted for memory {restarts} times, more than once with the same "
                 f"task: {_MEMORY}"
             )
@@ -105,7 +105,7 @@ class Lookout:
         elif self._alone_since is None:
             self._alone_since = now
         elif now - self._alone_since >= ALONE_SECONDS:
-            raise InputError(
+            raise TransientError(
                 f"the cluster has had no worker for {ALONE_SECONDS:.0f} seconds: all have ended; "
                 "their logs tell why (often too small a cluster.memory_limit, or too short a "
                 "cluster.walltime)"

@@ -1,22 +1,30 @@
-"""Resources of a rule's job: threads, GPUs and memory, known before it runs.
+"""Resources of a rule's job: threads, GPUs, memory and time, known before it runs.
 
-A method is a rule's threads or resource function: it takes what Snakemake passes to those.
+A method is a rule's threads or resource function: it takes what Snakemake passes to those. A job
+that is tried again asks for more memory and time each time, whatever it lacked: a batch system
+does not say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harpy_core.config.crops import CropSettings
 from harpy_core.config.models import PEER
 from harpy_core.config.sizes import parse_bytes
-from harpy_core.kernels.registry import has_gpus
+from harpy_core.datasets import REGISTRY
+from harpy_core.kernels.registry import AUTO, has_gpus
+from harpy_core.planning import durations
 from harpy_core.running.workers import PROCESS_BYTES, Workers
 from harpy_core.statistics.asked import of_section
 from harpy_core.workflow.questions import Questions, most_workers
+
+if TYPE_CHECKING:
+    from harpy_core.planning.plan import Plan
 
 SNAKEMAKE_MB = 310
 """Memory that Snakemake takes inside a job of its own (measured)."""
@@ -26,6 +34,41 @@ MODEL_BYTES = 2 * 10**9
 
 MOST_THREADS = 32
 """Cores that a stage on this machine takes at most."""
+
+SMALL_MINUTES = 30
+"""Time of a job that no image makes long: a picture, a small data set."""
+
+PUBLISHED_MINUTES = 720
+"""Time to fetch and unpack a published data set: 100 GB at 5 MB a second."""
+
+MARGIN = 1.1
+"""Share of the planned peak that is asked for: a batch system that samples memory counts pages that
+processes share once for each."""
+
+
+def growing(amount: int) -> Callable[..., int]:
+    """Make a resource function: an amount for the first try of a job, twice as much for the next.
+
+    Parameters
+    ----------
+    amount
+        Memory in MB, or time in minutes.
+    """
+
+    def grown(wildcards: Any, attempt: int) -> int:
+        return amount * 2 ** (attempt - 1)
+
+    return grown
+
+
+def number_of_try(wildcards: Any, attempt: int) -> int:
+    """Number of the try, from 1 (a resource function): a script has no other way to know."""
+    return attempt
+
+
+def _with_margin(mb: int, attempt: int) -> int:
+    """Memory to ask for: half as much again in each further try."""
+    return math.ceil(MARGIN * mb * (1 + (attempt - 1) / 2))
 
 
 class Needs:
@@ -52,21 +95,22 @@ class Needs:
     def memory_mb(self, stage: str) -> Callable[..., int]:
         """Make a resource function: memory of a stage's job in MB, from shapes alone."""
 
-        def mem_mb(wildcards: Any, input: Any, threads: int) -> int:
+        def mem_mb(wildcards: Any, input: Any, threads: int, attempt: int) -> int:
             engine = self._asked.engine(wildcards)
             workers = Workers.of(self._cluster, threads, engine)
-            return self._job_mb(stage, wildcards, input.raster, workers, engine)
+            plan = self._plan(stage, wildcards, input.raster, engine)
+            return _with_margin(_job_mb(plan, workers), attempt)
 
         return mem_mb
 
-    def dataset_memory_mb(self, wildcards: Any, threads: int) -> int:
+    def dataset_memory_mb(self, wildcards: Any, threads: int, attempt: int) -> int:
         """Memory of the rule download in MB (a resource function)."""
-        from harpy_core.datasets import REGISTRY
         from harpy_core.planning.side_plans import dataset_bytes
 
-        return SNAKEMAKE_MB + dataset_bytes(REGISTRY[wildcards.dataset], threads) // 10**6
+        held = dataset_bytes(REGISTRY[wildcards.dataset], threads)
+        return _with_margin(SNAKEMAKE_MB + held // 10**6, attempt)
 
-    def joined_memory_mb(self, wildcards: Any, input: Any) -> int:
+    def joined_memory_mb(self, wildcards: Any, input: Any, attempt: int) -> int:
         """Memory of the rule join_tables in MB (a resource function)."""
         from harpy_core.aggregate.slabs import ROWS
         from harpy_core.planning.side_plans import joined_bytes
@@ -74,17 +118,37 @@ class Needs:
 
         found = [read_manifest(manifest) for manifest in input.manifests]
         instances = sum(manifest["instances"] for manifest in found)
-        return SNAKEMAKE_MB + joined_bytes(instances, len(found[0]["channels"]), ROWS) // 10**6
+        held = joined_bytes(instances, len(found[0]["channels"]), ROWS)
+        return _with_margin(SNAKEMAKE_MB + held // 10**6, attempt)
 
-    def tile_memory_mb(self, wildcards: Any, input: Any, threads: int) -> int:
+    def minutes(self, stage: str) -> Callable[..., int]:
+        """Make a resource function: time of a stage's job in minutes, from shapes alone."""
+
+        def runtime(wildcards: Any, input: Any, threads: int, attempt: int) -> int:
+            engine = self._asked.engine(wildcards)
+            workers = Workers.of(self._cluster, threads, engine)
+            plan = self._plan(stage, wildcards, input.raster, engine)
+            cores = workers.processes * workers.threads
+            return durations.stage_minutes(plan, cores) * 2 ** (attempt - 1)
+
+        return runtime
+
+    def tile_memory_mb(self, wildcards: Any, input: Any, threads: int, attempt: int) -> int:
         """Memory of the rule tile in MB (a resource function)."""
-        from harpy_core.planning.tile_plan import at_work, tile_plan
-        from harpy_core.raster.info import RasterInfo
+        from harpy_core.planning.tile_plan import at_work
 
-        tile = self._asked.case(wildcards).tile
-        assert tile is not None
-        plan = tile_plan(RasterInfo.from_json(input.raster), tile)
-        return SNAKEMAKE_MB + (PROCESS_BYTES + plan.memory(at_work(threads))) // 10**6
+        held = PROCESS_BYTES + self._tile_plan(wildcards, input).memory(at_work(threads))
+        return _with_margin(SNAKEMAKE_MB + held // 10**6, attempt)
+
+    def tile_minutes(self, wildcards: Any, input: Any, threads: int, attempt: int) -> int:
+        """Time of the rule tile in minutes (a resource function)."""
+        plan = self._tile_plan(wildcards, input)
+        return durations.stage_minutes(plan, threads) * 2 ** (attempt - 1)
+
+    def download_minutes(self, wildcards: Any, attempt: int) -> int:
+        """Time of the rule download in minutes (a resource function); a published one is large."""
+        published = REGISTRY[wildcards.dataset].sha256 is not None
+        return growing(PUBLISHED_MINUTES if published else SMALL_MINUTES)(wildcards, attempt)
 
     def embedding_memory_mb(self, wildcards: Any, input: Any) -> int:
         """Memory of the rule embed in MB (a resource function): crops, a batch and the model."""
@@ -121,24 +185,44 @@ class Needs:
         )
         if PEER in sweep.engines:
             return workers.processes * parse_bytes(sweep.memory_limit) // 10**6
-        return max(
-            self._job_mb(stage, wildcards, input.raster, workers, engine)
+        needed = max(
+            _job_mb(self._plan(stage, wildcards, input.raster, engine), workers)
             for stage in sweep.stages
             for engine in sweep.engines
         )
+        return _with_margin(needed, attempt=1)
 
-    def _job_mb(
-        self, stage: str, wildcards: Any, raster: str, workers: Workers, engine: str
-    ) -> int:
-        """Memory in MB of a job that runs a stage on some workers."""
-        from harpy_core.planning.fits import job_bytes
+    def measured_minutes(self, wildcards: Any, input: Any) -> int:
+        """Time of a sweep in minutes: all its runs, one after the other."""
+        sweep = self._asked.case(wildcards).benchmark
+        assert sweep is not None
+        repeats = sweep.repeats * len(sweep.cache)
+        minutes = 0
+        for stage, engine in product(sweep.stages, sweep.engines):
+            peer = engine == PEER
+            plan = self._plan(stage, wildcards, input.raster, AUTO if peer else engine)
+            times = durations.PEER_TIMES if peer else 1
+            for workers in getattr(sweep.workers, stage):
+                cores = workers * sweep.threads_per_worker
+                minutes += repeats * durations.stage_minutes(plan, cores, times)
+        return minutes
+
+    def _tile_plan(self, wildcards: Any, input: Any) -> Plan:
+        from harpy_core.planning.tile_plan import tile_plan
+        from harpy_core.raster.info import RasterInfo
+
+        tile = self._asked.case(wildcards).tile
+        assert tile is not None
+        return tile_plan(RasterInfo.from_json(input.raster), tile)
+
+    def _plan(self, stage: str, wildcards: Any, raster: str, engine: str) -> Plan:
         from harpy_core.planning.plan import stage_plan
         from harpy_core.raster.info import RasterInfo
         from harpy_core.storage.manifest import read_manifest
 
         manifest = Path(raster).with_name("instances.manifest.json")
         found = read_manifest(manifest) if manifest.is_file() else {}
-        plan = stage_plan(
+        return stage_plan(
             stage,
             RasterInfo.from_json(raster),
             stats=of_section(self._asked.aggregate(wildcards)),
@@ -150,4 +234,10 @@ class Needs:
             densest=found.get("densest_tile"),
             engine=engine,
         )
-        return SNAKEMAKE_MB + job_bytes(plan, workers) // 10**6
+
+
+def _job_mb(plan: Plan, workers: Workers) -> int:
+    """Memory in MB of a job that runs a stage on some workers."""
+    from harpy_core.planning.fits import job_bytes
+
+    return SNAKEMAKE_MB + job_bytes(plan, workers) // 10**6

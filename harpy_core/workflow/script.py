@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.config.models import Cluster
-from harpy_core.errors import InputError
+from harpy_core.errors import InputError, TransientError
 from harpy_core.running.workers import ONE_THREAD
 from harpy_core.workflow.starter import end_with_starter
 
@@ -40,8 +40,9 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
     """Run the block as a rule's job.
 
     Its log file says what was given, what the block logs and how it ended, and it ends with the
-    Snakemake that started it. Bad input ends the process with the error's one line on stderr; any
-    other error with one line that names the log, where the traceback is.
+    Snakemake that started it. Bad input ends the process with the error's one line on stderr, and
+    any further try of the same run at once with the same line; any other error ends it with one
+    line that names the log, where the traceback is.
 
     Parameters
     ----------
@@ -55,6 +56,12 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
     end_with_starter()
     started = time.monotonic()
     name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+    refusal = log.with_suffix(".refused")
+    if snakemake.resources.get("attempt", 1) > 1 and refusal.is_file():
+        told = refusal.read_text(encoding="utf-8")
+        logger.error("%s", told)
+        sys.exit(told)
+    refusal.unlink(missing_ok=True)
     logger.info("%s: started, %d threads", name, snakemake.threads)
     for key, value in snakemake.params.items():
         if key != "code":
@@ -63,6 +70,9 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
         yield logger
     except InputError as error:
         logger.error("%s", error)
+        if not isinstance(error, TransientError):
+            # Snakemake tries a failed job again, whatever it failed of.
+            refusal.write_text(str(error), encoding="utf-8")
         sys.exit(str(error))
     except Exception as error:
         logger.exception("%s: failed after %.1f s", name, time.monotonic() - started)

@@ -180,6 +180,28 @@ def test_slurms_allocation_counts(
     assert (given.given_memory(), given.given_cores()) == (memory, cores)
 
 
+@pytest.mark.parametrize(
+    ("told", "memory"),
+    [
+        ("   MinCPUsNode=4 MinMemoryNode=700M MinTmpDiskNode=0", 700 * MIB),
+        ("   MinCPUsNode=4 MinMemoryCPU=1.5G MinTmpDiskNode=0", 6 * 1024 * MIB),
+        ("   MinCPUsNode=4 MinMemoryNode=0 MinTmpDiskNode=0", 1000 * GB),
+        (None, 1000 * GB),
+    ],
+)
+def test_a_step_without_the_variable_has_the_memory_of_its_job(
+    told: str | None, memory: int, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told is not None:
+        scontrol = machine / "scontrol"
+        scontrol.write_text(f"#!/bin/sh\ntest $3 = 17 && echo '{told}'\n")
+        scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{machine}:/usr/bin:/bin" if told else str(machine))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    assert given.given_memory() == memory
+
+
 def test_asking_imports_nothing_heavy() -> None:
     code = (
         "import sys; from harpy_core.running.workers import Workers; "

@@ -60,7 +60,7 @@ MinJobAge=300
 SlurmdParameters=config_overrides
 EnforcePartLimits=ALL
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} \
-ThreadsPerCore=1 RealMemory={memory} State=UNKNOWN
+ThreadsPerCore=1 Features=near RealMemory={memory} State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 

@@ -24,6 +24,8 @@ rule aggregate:
     threads: NEEDED.threads
     resources:
         mem_mb=NEEDED.memory_mb("aggregate"),
+        runtime=NEEDED.minutes("aggregate"),
+        attempt=number_of_try,
         gpu=NEEDED.gpus,
     params:
         engine=ASKED.engine,
@@ -50,7 +52,8 @@ rule into_store:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         table=ASKED.table,
         code=provenance.source_digest("harpy_core.aggregate.into_store"),

@@ -19,11 +19,16 @@ rule sweep:
         samples="<results>/{case}/benchmark/samples.csv.gz",
     log:
         "<logs>/{case}/sweep.log",
+    # A second try would measure another machine, or a warmer one; single runs that fail are rows.
+    retries: 0
     conda:
         "../../envs/workflow.yaml"
     threads: measuring_threads
     resources:
         mem_mb=NEEDED.measured_memory_mb,
+        runtime=NEEDED.measured_minutes,
+        # Nothing may run beside a measurement.
+        slurm_extra="--exclusive",
         gpu=NEEDED.measured_gpus,
     params:
         sweep=sweep_of,

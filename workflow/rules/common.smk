@@ -10,12 +10,18 @@ from harpy_core import provenance
 from harpy_core.planning import preflight
 from harpy_core.config.models import DATASETS
 from harpy_core.workflow.questions import SWEEP_FIGURES, Questions, any_of, most_workers
-from harpy_core.workflow.resources import Needs
+from harpy_core.workflow.resources import (
+    SMALL_MINUTES,
+    Needs,
+    growing,
+    number_of_try,
+)
 
 CONFIG_FILE = os.path.relpath((workflow.configfiles or ["--config"])[-1])
 
 
 with ending_in_its_lines():
+    preflight.check_storage(workflow.storage_settings.default_storage_provider)
     CONFIG = preflight.checked(config, CONFIG_FILE)
 
 

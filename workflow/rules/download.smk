@@ -17,6 +17,8 @@ rule download:
     threads: 4
     resources:
         mem_mb=NEEDED.dataset_memory_mb,
+        runtime=NEEDED.download_minutes,
+        attempt=number_of_try,
     params:
         code=ASKED.dataset_code,
     script:

@@ -22,6 +22,8 @@ rule extract:
     threads: NEEDED.threads
     resources:
         mem_mb=NEEDED.memory_mb("extract"),
+        runtime=NEEDED.minutes("extract"),
+        attempt=number_of_try,
         gpu=NEEDED.gpus,
     params:
         engine=ASKED.engine,

@@ -21,6 +21,7 @@ rule join_tables:
     threads: 1
     resources:
         mem_mb=NEEDED.joined_memory_mb,
+        runtime=growing(SMALL_MINUTES),
     params:
         fields=ASKED.field_names,
         code=provenance.source_digest("harpy_core.aggregate.fields"),
@@ -42,7 +43,8 @@ rule join_crops:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        runtime=growing(SMALL_MINUTES),
     params:
         fields=ASKED.field_names,
         code=provenance.source_digest("harpy_core.aggregate.fields"),

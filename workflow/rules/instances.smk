@@ -21,6 +21,8 @@ rule instances:
     threads: NEEDED.threads
     resources:
         mem_mb=NEEDED.memory_mb("instances"),
+        runtime=NEEDED.minutes("instances"),
+        attempt=number_of_try,
         gpu=NEEDED.gpus,
     params:
         engine=ASKED.engine,

@@ -51,7 +51,8 @@ rule figure_tissue:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         code=provenance.source_digest("harpy_core.figures.composites"),
     script:
@@ -77,7 +78,8 @@ rule figure_crops:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         code=provenance.source_digest("harpy_core.figures.galleries"),
     script:
@@ -105,7 +107,8 @@ rule figure_heatmap:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         code=provenance.source_digest("harpy_core.figures.heatmaps"),
     script:
@@ -130,7 +133,8 @@ rule figure_sweep:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         code=provenance.source_digest("harpy_core.figures.sweeps"),
     script:
@@ -158,7 +162,8 @@ rule figure_benchmark:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         code=provenance.source_digest(
             "harpy_core.figures.comparisons",
@@ -189,7 +194,8 @@ rule figure_overview:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         code=provenance.source_digest("harpy_core.figures.overviews"),
     script:

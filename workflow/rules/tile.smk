@@ -15,7 +15,8 @@ rule source:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        runtime=growing(SMALL_MINUTES),
     params:
         source=ASKED.source,
         files=ASKED.source_stamp,
@@ -41,6 +42,8 @@ rule tile:
     threads: 8
     resources:
         mem_mb=NEEDED.tile_memory_mb,
+        runtime=NEEDED.tile_minutes,
+        attempt=number_of_try,
     params:
         tile=ASKED.tile,
         code=provenance.source_digest("harpy_core.tiling.tile"),

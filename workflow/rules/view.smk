@@ -18,7 +18,8 @@ rule page:
         "../../envs/workflow.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(SMALL_MINUTES),
     params:
         window=ASKED.window,
         code=provenance.source_digest("harpy_core.viewing.pages"),
