@@ -265,7 +265,27 @@ def fetch(name: str, output: Path, overwrite: bool) -> None:
     click.echo(str(output))
 
 
+@harpy_core.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("address")
+@options_of(Source, "storage_options")
+def publish(store: Path, address: str, **typed: Any) -> None:
+    """Copy a finished STORE to a bucket, ADDRESS: s3://bucket/folder.
+
+    It can be opened there once it is whole. What is there already is not sent again, so that an
+    interrupted copy resumes. Credentials come from the environment.
+    """
+    options = section_of(Source, {**typed, "uri": address}).storage_options
+    from harpy_core.storage import publishing
+
+    objects, sent = publishing.publish(store, address, options)
+    click.echo(f"{address}: {objects:,} objects, {sent:,} of them sent now")
+
+
 def _refuse_taken(output: Path, overwrite: bool) -> None:
+    from harpy_core.storage.folders import local
+
+    local(output)
     if os.path.lexists(output) and not overwrite:
         raise InputError(f"{output}: already there; choose another path, or give --overwrite")
 

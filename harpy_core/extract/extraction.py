@@ -37,6 +37,7 @@ from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import LazyTask, Task, image_tasks, tile_edges
 from harpy_core.storage.commits import WorkFolder
+from harpy_core.storage.folders import local
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.grid import split_channels
@@ -146,7 +147,7 @@ def extract_instances(
         Sizes are impossible, arrays do not match, labels are not there, the path is taken, or the
         disk is full or too small.
     """
-    target = Path(path)
+    target = local(path)
     raster = Raster.of(image, labels, channels)
     engine = engines.resolved(engine, client)
     settings = CropSettings.of(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Collection, Iterator
@@ -60,6 +61,23 @@ def room_for(path: Path, kept: str, size: int | None = None, reads: bool = False
         ) from error
 
 
+def local(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a result, which is on a disk of this machine or one that it mounts.
+
+    Raises
+    ------
+    InputError
+        It is an address.
+    """
+    # A path that was an address has lost one of its slashes.
+    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
+        raise InputError(
+            f"{os.fspath(path)}: results are written to a disk; write it there, and copy it to a "
+            "bucket with `harpy-core publish`"
+        )
+    return Path(path)
+
+
 def sync_folder(path: Path) -> None:
     """Make names inside a folder survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -102,7 +120,7 @@ def staging(path: str | os.PathLike[str]) -> Iterator[Path]:
     InputError
         The disk is full, or the folder cannot be written to.
     """
-    target = Path(path)
+    target = local(path)
     work = _beside(target, "partial")
     left = "nothing of it is left"
     try:

@@ -12,6 +12,7 @@ import anndata
 import numpy as np
 import pytest
 import tifffile
+from servers import KEYS, Bucket, s3_served
 
 import harpy_core as hc
 from harpy_core.cli.commands import run
@@ -46,6 +47,20 @@ class Typed:
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Typed:
     monkeypatch.chdir(tmp_path)
     return Typed(monkeypatch, capsys)
+
+
+def test_a_finished_store_is_copied_to_a_bucket(
+    typed: Typed, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
+    with s3_served() as endpoint:
+        bucket = Bucket(endpoint, "results", access="private")
+        options = ("--storage-options", f"{{endpoint_url: {endpoint}}}")
+        code, out, _ = typed("publish", store, "s3://results/ihc.zarr", *options)
+        assert code == 0
+        assert out.startswith("s3://results/ihc.zarr: ")
+        assert bucket.client.head_object(Bucket="results", Key="ihc.zarr/zarr.json")
 
 
 @pytest.mark.parametrize("workers", [[], ["--cores", 1]])
