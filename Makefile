@@ -14,12 +14,13 @@
 # make fuzz    damaged and hostile inputs made by chance, for MINUTES=5: no crash, no hang, below 1 GB
 # make peer    Harpy, which the benchmark compares with, and others, in environments of their own:
 #              .venv-peer and .venv-others
+# make test-filesystems  results on file systems without locks, links, maps, … (FUSE and mfusepy)
 # make test-slurm  the workflow on a SLURM of one node, which it starts (as root, slurm-wlm and munge)
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup run peer tissue-figure test lint types pytest test-torch test-readers test-gpu \
-	test-faults test-memory test-slurm fuzz test-package docs format lock clean
+	test-faults test-memory test-filesystems test-slurm fuzz test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
@@ -90,6 +91,11 @@ test-gpu: $(CUDA_VENV)/.ready
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-filesystems: setup
+	$(UV) pip install --quiet --python $(BIN)/python --target build/filesystems \
+		-r envs/filesystems.txt
+	PYTHONPATH=$(CURDIR)/build/filesystems $(BIN)/python -m pytest -m filesystems tests/filesystems
 
 test-memory: setup
 	$(BIN)/python -m pytest -m memory tests/planning/test_memory.py

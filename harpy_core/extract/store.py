@@ -6,7 +6,6 @@ beside it to be joined.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,6 +23,7 @@ from harpy_core.storage.checksums import crc32c
 from harpy_core.storage.commits import KEPT, WorkFolder
 from harpy_core.storage.folders import room_for
 from harpy_core.storage.manifest import digest_of
+from harpy_core.storage.mapping import mapped
 
 _SPILLS = "spills"
 
@@ -171,7 +171,7 @@ class CropStore:
             Array for the crops, (n, c, z, y, x), C-contiguous, of the stored type.
         """
         with open(self.work.path / _SPILLS / fragments_name(array, source, chunk), "rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = mapped(file.fileno())
         try:
             codecs.decode(self.layout.codec, shards.piece_of(content, *piece), out)
         except ValueError as error:

@@ -43,6 +43,7 @@ from harpy_core.errors import DAMAGE, InputError
 from harpy_core.raster.rare import steps_of_format_2, steps_of_format_3, zstd_content
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import verified
+from harpy_core.storage.mapping import ask_for, mapped
 
 Decoder = Callable[[Any, np.ndarray], None]
 
@@ -173,21 +174,20 @@ class _Files:
     decode: Decoder
     sharding: _Sharding | None
 
-    def content(self, index: tuple[int, ...], file: mmap.mmap) -> Any:
+    def content(self, index: tuple[int, ...], file: mmap.mmap | bytes) -> Any:
         """Return the encoded chunk in its file; None where the shard has no such chunk.
 
         The system is asked for all of it at once: a page fault fetches no more than 128 KiB.
         """
         if self.sharding is None:
-            file.madvise(mmap.MADV_WILLNEED)
+            ask_for(file, 0, len(file))
             return file
         _, number = self.sharding.place(index)
         count = math.prod(self.sharding.counts)
         span = shards.span_of(file, number, count, self.sharding.at_start)
         if span is None:
             return None
-        first = span[0] - span[0] % mmap.PAGESIZE
-        file.madvise(mmap.MADV_WILLNEED, first, max(sum(span) - first, 1))
+        ask_for(file, *span)
         return memoryview(file)[span[0] : sum(span)]
 
     def key(self, index: tuple[int, ...]) -> str:
@@ -389,10 +389,10 @@ class ChunkFiles:
         except FileNotFoundError:
             return None
         try:
-            size = os.fstat(file).st_size
-            if size == 0:
+            content = mapped(file)
+            if not content:
                 raise ValueError("its file is empty")
-            return files.content(index, mmap.mmap(file, size, access=mmap.ACCESS_READ))
+            return files.content(index, content)
         finally:
             os.close(file)
 

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 from harpy_core.errors import InputError
 from harpy_core.raster.formats import owner_of
 from harpy_core.raster.formats.format import ReusableFiles
+from harpy_core.storage.mapping import mapped
 from harpy_core.storage.writing import write_flushed
 
 Index = tuple[int, ...]
@@ -97,11 +98,10 @@ def _cloned(source: BinaryIO, path: Path) -> bool:
 
 
 def _mapped(file: BinaryIO) -> mmap.mmap | bytes:
-    """Map the content of a file; an empty one cannot be mapped."""
-    if not os.fstat(file.fileno()).st_size:
-        return b""
-    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    content.madvise(mmap.MADV_SEQUENTIAL)
+    """Map the content of a file, to be read from its beginning to its end."""
+    content = mapped(file.fileno())
+    if isinstance(content, mmap.mmap):
+        content.madvise(mmap.MADV_SEQUENTIAL)
     return content
 
 
