@@ -14,7 +14,7 @@ BYTES_PER_SECOND = 10**9
 
 SLACK = 10
 """Factor for what the recorded runs did not have: distinct files on a busy disk that all nodes
-share, many statistics, floats, the engine numpy. A job that needs more resumes in the next try."""
+share, many statistics, floats, the engine numpy. A job that needs more has more in the next try."""
 
 START_MINUTES = 10
 """Minutes for what does not grow with the image: imports, compilation, the start of workers."""

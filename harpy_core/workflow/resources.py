@@ -38,8 +38,8 @@ MOST_THREADS = 32
 SMALL_MINUTES = 30
 """Time of a job that no image makes long: a picture, a small data set."""
 
-PUBLISHED_MINUTES = 720
-"""Time to fetch and unpack a published data set: 100 GB at 5 MB a second."""
+LONG_MINUTES = 720
+"""Time of a job that no plan foretells: a published data set (100 GB at 5 MB/s), or a model."""
 
 MARGIN = 1.1
 """Share of the planned peak that is asked for: a batch system that samples memory counts pages that
@@ -148,9 +148,9 @@ class Needs:
     def download_minutes(self, wildcards: Any, attempt: int) -> int:
         """Time of the rule download in minutes (a resource function); a published one is large."""
         published = REGISTRY[wildcards.dataset].sha256 is not None
-        return growing(PUBLISHED_MINUTES if published else SMALL_MINUTES)(wildcards, attempt)
+        return growing(LONG_MINUTES if published else SMALL_MINUTES)(wildcards, attempt)
 
-    def embedding_memory_mb(self, wildcards: Any, input: Any) -> int:
+    def embedding_memory_mb(self, wildcards: Any, input: Any, attempt: int) -> int:
         """Memory of the rule embed in MB (a resource function): crops, a batch and the model."""
         from harpy_core.raster.info import RasterInfo, itemsize
 
@@ -164,7 +164,8 @@ class Needs:
         # Two chunks are decoded at a time; a batch is float32, and what the model makes of it more.
         held = 2 * crops.batch_size * crop * pixel + 8 * case.embed.batch_size * crop * 4
         held += sum(4 * Path(file).stat().st_size for file in self._asked.model_file(wildcards))
-        return SNAKEMAKE_MB + (PROCESS_BYTES + MODEL_BYTES + held) // 10**6
+        mb = SNAKEMAKE_MB + (PROCESS_BYTES + MODEL_BYTES + held) // 10**6
+        return _with_margin(mb, attempt)
 
     def measured_gpus(self, wildcards: Any) -> int:
         """GPUs of a sweep: one for each worker of its largest run."""

@@ -11,6 +11,7 @@ from harpy_core.planning import preflight
 from harpy_core.config.models import DATASETS
 from harpy_core.workflow.questions import SWEEP_FIGURES, Questions, any_of, most_workers
 from harpy_core.workflow.resources import (
+    LONG_MINUTES,
     SMALL_MINUTES,
     Needs,
     growing,

@@ -22,6 +22,8 @@ rule embed:
     threads: 8
     resources:
         mem_mb=NEEDED.embedding_memory_mb,
+        runtime=growing(LONG_MINUTES),
+        attempt=number_of_try,
     params:
         embed=ASKED.embed,
         own=ASKED.model_code,
