@@ -9,6 +9,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+import requests
 from servers import KEYS, Bucket, s3_served
 
 import harpy_core as hc
@@ -27,6 +28,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
     with s3_served() as endpoint:
+        # All servers of a process have the same buckets.
+        requests.post(f"{endpoint}/moto-api/reset").raise_for_status()
         yield Bucket(endpoint, "results", access="private")
 
 

@@ -12,8 +12,10 @@ import pytest
 from calls import ROOT, small_config, snakemake, write_config
 
 from harpy_core.config.mistakes import load
+from harpy_core.errors import InputError
 from harpy_core.planning.fits import job_bytes
 from harpy_core.planning.plan import stage_plan
+from harpy_core.planning.preflight import check_storage
 from harpy_core.raster.info import RasterInfo
 from harpy_core.running.workers import Workers
 from harpy_core.workflow.questions import Questions
@@ -118,8 +120,7 @@ def test_bad_input_ends_each_try_with_its_line_and_the_later_ones_at_once(tmp_pa
     assert not list((tmp_path / "logs").rglob("*.refused"))
 
 
-def test_a_storage_plugin_for_the_results_is_refused_in_one_line(tmp_path: Path) -> None:
-    write_config(tmp_path, small_config())
-    ended = snakemake(tmp_path, "--default-storage-provider", "fs", "--dry-run")
-    assert ended.returncode == 1
-    assert ended.stderr.endswith("`harpy-core publish`; sources may be at s3:// as they are\n")
+def test_a_storage_plugin_for_the_results_is_refused_in_one_line() -> None:
+    check_storage(None)
+    with pytest.raises(InputError, match="--default-storage-provider = s3: results are stores"):
+        check_storage("s3")
