@@ -29,7 +29,7 @@ import zarr
 from common import Table, record
 from distributed import Client
 
-from harpy_core.aggregate.merging import StatisticsTable, TilePart, measure_tile
+from harpy_core.aggregate.merging import StatisticsTable, TilePart, TileWork, measure_tile
 from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.raster.raster import Raster
@@ -150,7 +150,7 @@ def merges(seconds: float) -> Table:
             (task,) = image_tasks(Raster.of(pixels, labels), threads=1, channels=(0, CHANNELS))
             for name, stats in STATS.items():
                 wanted = [STATISTICS[stat] for stat in stats]
-                part = measure_tile(task, "numba", wanted, ignore_nan=False)
+                part = measure_tile(task, TileWork("numba", tuple(wanted), ignore_nan=False))
                 assert part is not None
                 parts[name].append(part)
         for name, stats in STATS.items():
@@ -176,7 +176,8 @@ def _merged(parts: list[TilePart], statistics: list[Any], seconds: float) -> tup
         table.add(parts[number % len(parts)])
         number += 1
     rate = number / (time.process_time() - started)
-    return rate, sum(part.nbytes for part in parts) / len(parts)
+    words = [one for part in parts for _, found in part.partials for one in found.words.values()]
+    return rate, sum(one.nbytes for one in words) / len(parts)
 
 
 def main() -> None:
