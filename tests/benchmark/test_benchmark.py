@@ -201,6 +201,9 @@ def test_measured_processes_end_with_an_interrupted_parent(
     )
     spec_with(python).to_json(tmp_path / "spec.json")
     code = (
+        # A shell has what it starts in the background ignore interrupts.
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from harpy_core.benchmark.measuring import measure\n"
         "from harpy_core.benchmark.specs import RunSpec\n"
         f"spec = RunSpec.from_json({str(tmp_path / 'spec.json')!r})\n"

@@ -270,5 +270,5 @@ def test_a_users_tiffs_functions_and_model_come_out_of_workers_as_numpy_has_them
     np.testing.assert_array_equal(found.obsm["X_embedding"][:, 0], [w.max() for w in windows])
 
     code.write_text(code.read_text().replace("np.ptp(pixels)", "2 * np.ptp(pixels)"))
-    again = snakemake(tmp_path, "--dry-run", "--quiet", "rules", *targets)
+    again = snakemake(tmp_path, *targets, "--dry-run", "--quiet", "rules")
     assert rules_of(again.stdout + again.stderr) == {"aggregate", "embed"}

@@ -21,7 +21,9 @@ from harpy_core.workflow.script import running
 
 
 def main():
-    given = SimpleNamespace(log=["own.log"], rule="test", wildcards=[], threads=1, params={})
+    given = SimpleNamespace(
+        log=["own.log"], rule="test", wildcards=[], threads=1, params={}, resources={}
+    )
     with running(given):
         from harpy_core.running import cluster
 
