@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import zarr
 from cases import FORMS, Case, as_form, cases, counted_reads, threads, tiles_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,10 @@ from skimage import measure
 
 import harpy_core as hc
 from harpy_core.aggregate.store import aggregate_to_store
+from harpy_core.kernels import engine as kernels_of
 from harpy_core.statistics.declared import of_labels
+from harpy_core.statistics.label_partials import Inertia, Measured, shifted
+from harpy_core.tiles.runs import encode_runs, measure_geometry
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -160,14 +162,9 @@ def test_large_coordinates_lose_no_digit() -> None:
     small[3:9, 5:30] = 7
     small[10, 17] = 7
     near = measured(Case(small, small, small.shape, (40, 40), 10**6))
-    store = zarr.create_array({}, shape=(2**20, 2**20), chunks=(2**15, 2**15), dtype="u2")
-    store[2**20 - 60 : 2**20 - 20, 2**20 - 50 : 2**20 - 10] = small
-    corner = store[2**20 - 2**10 :, 2**20 - 2**10 :]
-    from harpy_core.kernels import engine
-    from harpy_core.statistics.label_partials import Inertia, Measured, shifted
-    from harpy_core.tiles.runs import encode_runs, measure_geometry
-
-    kernels, origin = engine("numba"), (0, 2**20 - 2**10, 2**20 - 2**10)
+    corner = np.zeros((2**10, 2**10), "u2")
+    corner[-60:-20, -50:-10] = small
+    kernels, origin = kernels_of("numba"), (0, 2**20 - 2**10, 2**20 - 2**10)
     runs = encode_runs(corner[np.newaxis], kernels)
     geometry = measure_geometry(runs, kernels, origin)
     table = (runs.start, runs.length, runs.slot, runs.slots, runs.row_stride, runs.plane_stride)
