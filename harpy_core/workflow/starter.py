@@ -21,11 +21,15 @@ _LOOK_SECONDS = 1.0
 _GRACE_SECONDS = 5.0
 """Time for workers and scratch folders to be cleaned up in order, before all are killed."""
 
+_LEAVE = signal.SIGUSR2
+"""Signal to the main thread: a shell has what it starts in the background ignore interrupts."""
+
 
 def end_with_starter() -> None:
     """End this process and its children once the process that started the script is gone."""
     starter = _starter()
     if starter is not None:
+        signal.signal(_LEAVE, signal.default_int_handler)
         threading.Thread(target=_watch, args=(starter,), daemon=True).start()
 
 
@@ -46,7 +50,7 @@ def _watch(starter: psutil.Process) -> None:
         time.sleep(_LOOK_SECONDS)
     logging.getLogger("harpy_core").error("the Snakemake that started this is gone: stopping")
     # Like Ctrl-C: the main thread leaves its blocks, and its workers end with it.
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident or 0, _LEAVE)
     time.sleep(_GRACE_SECONDS)
     for child in psutil.Process().children(recursive=True):
         child.kill()
