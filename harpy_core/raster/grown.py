@@ -6,6 +6,7 @@ Nothing is stored. A tile of grown labels is made of a tile that is larger by th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from harpy_core.tiles.grid import Region
 
 
-class LabelView:
+class LabelView(ABC):
     """An array of labels that are made of others as they are read.
 
     Parameters
@@ -33,13 +34,13 @@ class LabelView:
         if getattr(arrays[0], "chunks", None) is not None:
             self.chunks: tuple[int, ...] = tuple(arrays[0].chunks)
 
+    @abstractmethod
     def facts(self) -> list[Any]:
         """Return what makes these labels others than the arrays'."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reader(self, *inner: Any) -> Any:
         """Return a reader of these labels, from one of each array."""
-        raise NotImplementedError
 
     def __getitem__(self, key: Any) -> np.ndarray:
         whole = np.empty(self.shape if self.ndim == 3 else (1, *self.shape), self.dtype)

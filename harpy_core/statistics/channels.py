@@ -236,6 +236,7 @@ def channel_percentiles(
     if not counts.any(axis=1).all():
         raise InputError("table: a channel has no pixel inside instances; give inside=False")
     each = [Counted(np.flatnonzero(row) + float(least), row[np.flatnonzero(row)]) for row in counts]
-    return tuple(  # type: ignore[return-value]
-        np.array([float(one.quantile(q / 100)[0, 0]) for one in each]) for q in percentiles
+    lower, upper = (
+        np.array([float(one.quantile(q / 100)[0, 0]) for one in each]) for q in (low, high)
     )
+    return lower, upper

@@ -115,10 +115,11 @@ class Inertia:
     @property
     def axes(self) -> np.ndarray:
         """Longest and shortest axis of the ellipse, or ellipsoid, of the same moments."""
-        l = self.eigenvalues  # noqa: E741
-        if l.shape[1] == 2:
-            return 4 * np.sqrt(l)
-        long, short = l[:, 0] + l[:, 1] - l[:, 2], l[:, 1] + l[:, 2] - l[:, 0]
+        values = self.eigenvalues
+        if values.shape[1] == 2:
+            return 4 * np.sqrt(values)
+        first, second, third = values.T
+        long, short = first + second - third, second + third - first
         return np.sqrt(10 * np.clip(np.stack([long, short], axis=1), 0, None))
 
     @property
