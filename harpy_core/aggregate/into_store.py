@@ -22,6 +22,7 @@ import zarr
 from harpy_core.config.models import Shape
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
+from harpy_core.raster.formats.zarr_store import folder_of
 from harpy_core.storage import spatialdata_store
 from harpy_core.storage.folders import staging
 from harpy_core.storage.marks import MARK, mark, refuse_foreign
@@ -160,7 +161,7 @@ def _group(folder: Path) -> zarr.Group:
 @contextmanager
 def _placed(root: zarr.Group, path: str, result: StrPath, overwrite: bool) -> Iterator[Path]:
     """Yield a folder that becomes an element of the store, marked, once the block has filled it."""
-    store = Path(str(root.store.root))  # type: ignore[attr-defined]
+    store = Path(str(folder_of(root.store)))
     element = store / path
     with _alone(store):
         if not overwrite:
