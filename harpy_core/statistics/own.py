@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harpy_core.errors import InputError
+from harpy_core.provenance import names_imported
 from harpy_core.statistics.declared import Statistic
 from harpy_core.statistics.joint import Joint
 
@@ -198,7 +199,8 @@ def code_digest(named: str) -> str:
         if file in seen:
             continue
         seen.add(file)
-        waiting += [found for name in _imports_of(file) if (found := _beside(root, name))]
+        names = names_imported(file.read_text("utf-8", errors="replace"))
+        waiting += [found for name in names if (found := _beside(root, name))]
     for file in sorted(seen):
         total.update(f"{file.relative_to(root.parent)}\0".encode())
         total.update(file.read_bytes())
@@ -231,15 +233,6 @@ def _names_in(file: Path) -> Iterator[str]:
             yield node.target.id
         elif isinstance(node, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
-
-
-def _imports_of(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _beside(root: Path, module: str) -> Path | None:
