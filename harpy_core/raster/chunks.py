@@ -41,6 +41,7 @@ from zarr.storage import LocalStore, ZipStore
 
 from harpy_core.errors import DAMAGE, InputError
 from harpy_core.raster.rare import steps_of_format_2, steps_of_format_3, zstd_content
+from harpy_core.raster.untrusted import unpacked_size
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import verified
 from harpy_core.storage.mapping import ask_for, mapped
@@ -428,12 +429,26 @@ class ChunkFiles:
         out[...] = 0 if fill is None else fill
 
     def _read_through_zarr(self, index: tuple[int, ...], out: np.ndarray) -> bool:
+        self._refuse_bomb(index, out)
         if self._strict and not _present(self._array, index):
             self._fill(index, out, self._array)
         values = _read_slice(self._array, index, out)
         # This takes another request, so it is only asked of a chunk that may be missing.
         told = self._strict is None and _is_fill(values, self._array.fill_value)
         return not told or _present(self._array, index)
+
+    def _refuse_bomb(self, index: tuple[int, ...], out: np.ndarray) -> None:
+        """Refuse a member of an archive that unpacks to more than its chunks can take."""
+        store = self._array.store_path.store
+        if not isinstance(store, ZipStore):
+            return
+        stored = self._array.shards or self._array.chunks
+        outer = (i * n // w for i, n, w in zip(index, self._array.chunks, stored, strict=True))
+        place = self._array.store_path / self._array.metadata.encode_chunk_key(tuple(outer))
+        number = math.prod(stored) // math.prod(self._array.chunks)
+        most = number * (2 * out.nbytes + _OVERHEAD)
+        if unpacked_size(store.path, place.path) > most:
+            raise ValueError(f"it unpacks to more than {most:,} bytes")
 
 
 def _is_fill(values: np.ndarray, fill: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import zipfile
@@ -69,6 +70,17 @@ def refuse_long_members(path: str | os.PathLike[str], archive: zipfile.ZipFile) 
     for entry in archive.infolist():
         if entry.filename.rpartition("/")[2] in METADATA:
             refuse_long(f"{path}: {entry.filename}", entry.file_size)
+
+
+def unpacked_size(path: str | os.PathLike[str], key: str) -> int:
+    """Bytes to which a member of an archive unpacks, none if there is no such member."""
+    return _unpacked_sizes(os.fspath(path), os.stat(path).st_mtime_ns).get(key, 0)
+
+
+@functools.lru_cache(maxsize=2)
+def _unpacked_sizes(path: str, _changed: int) -> dict[str, int]:
+    with zipfile.ZipFile(path) as archive:
+        return {entry.filename: entry.file_size for entry in archive.infolist()}
 
 
 def refuse_absurd(array: Any, kind: str) -> None:

@@ -119,6 +119,19 @@ def test_a_member_of_an_archive_that_unpacks_to_gigabytes_is_refused(
     refused("bytes of metadata|unpacks to more", *doors, uri=path)
 
 
+def test_a_shard_in_an_archive_that_unpacks_to_gigabytes_is_refused(
+    store: Path, tmp_path: Path
+) -> None:
+    pixels = stores.pixels()
+    zarr.open_group(store, mode="r+").create_array(
+        "images/image", data=pixels, chunks=(1, 10, 10), shards=pixels.shape, overwrite=True
+    )
+    shard = (store / "images/image/c/0/0/0").read_bytes()
+    path = zipped(store, tmp_path / "s.zarr.zip", **{"images/image/c/0/0/0": bytes(2**28) + shard})
+    refused("unpacks to more than", measured, uri=path)
+    measured(zipped(store, tmp_path / "sound.zarr.zip"))
+
+
 METHODS = {
     "deflate": zipfile.ZIP_DEFLATED,
     "bzip2": zipfile.ZIP_BZIP2,
