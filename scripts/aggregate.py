@@ -23,7 +23,8 @@ def main(snakemake):
         settings = snakemake.params.aggregate
         stats = of_section(settings)
         layers = settings["layers"]
-        planned = {name: settings[name] for name in ("layers", "neighbors", "whole_channels")}
+        read = ("layers", "derived", "neighbors", "whole_channels")
+        planned = {name: settings[name] for name in read}
         planned |= {"stats": stats, "instances": len(instances)}
         planned["densest"] = densest_tile(info, instances)
         with workers(snakemake, "aggregate", info, **planned) as client:
@@ -43,6 +44,7 @@ def main(snakemake):
                 spacing=raster.spacing_of(settings["spacing"]),
                 neighbors=settings["neighbors"],
                 layers=made_layers(layers, raster, partial(open_layer, info)),
+                derived=settings["derived"],
                 region=next(iter(raster.layers)),
             )
         logger.info("%d instances x %d channels", len(instances), len(raster.channels))

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harpy_core.aggregate.aggregation import Aggregation
+from harpy_core.aggregate.derived import DerivedColumn, derived_columns, with_derived
 from harpy_core.aggregate.merging import Measured, TilePart, TileWork, in_one_read
 from harpy_core.aggregate.neighbors import Neighbors
+from harpy_core.aggregate.parents import NO_OVERLAPS, Parents
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.kernels import engine as kernels_of
@@ -20,7 +22,7 @@ from harpy_core.raster.raster import Raster
 from harpy_core.running import schedule
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.tasks import LayeredTask, LazyLayeredTask, label_tiles
-from harpy_core.statistics.asked import Stats
+from harpy_core.statistics.asked import Stats, resolved
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,6 +43,7 @@ def aggregate_layers(
     spacing: Sequence[float] | None = None,
     neighbors: Neighbors | None = None,
     whole_channels: bool = False,
+    derived: Mapping[str, str] | None = None,
 ) -> dict[str, AnnData]:
     """Statistics of every channel in every instance of several layers, in one read of the image.
 
@@ -55,6 +58,15 @@ def aggregate_layers(
         See `harpy_core.aggregate_stats`.
     whole_channels
         See `harpy_core.aggregate_stats`; inside instances of the first layer, in its table.
+    derived
+        Differences and quotients of two of `stats` by name, such as ``{"ratio": "nucleus.mean /
+        cytoplasm.mean", "signal": "cell.mean - ring.mean", "fraction": "nucleus.area /
+        cell.area"}``; without a prefix, of the first layer. They are in the table of the first
+        operand's layer: in layers or, of two shapes, in obs. An instance is matched with that of
+        the same label where both layers are made of the same labels (`harpy_core.expand_labels`,
+        `harpy_core.label_rings`, `harpy_core.subtract_labels`), and else with its parent's, for
+        which the second layer must be the first of all or made of it. What has no match or is
+        divided by 0 is NaN.
 
     Returns
     -------
@@ -65,7 +77,8 @@ def aggregate_layers(
     Raises
     ------
     InputError
-        See `harpy_core.aggregate_stats`; or there is no layer, or their shapes differ.
+        See `harpy_core.aggregate_stats`; or there is no layer, or their shapes differ; or what is
+        derived is not of `stats`, or its instances cannot be matched.
     """
     raster = Raster.of(image, layers, channels)
     together = Together.of(
@@ -76,6 +89,7 @@ def aggregate_layers(
         ignore_nan,
         strict,
         whole_channels=whole_channels,
+        derived=derived,
         spacing=spacing,
         neighbors=neighbors,
     )
@@ -93,9 +107,12 @@ class Together:
     ----------
     jobs
         Measurement of each layer, by its name in the job's raster.
+    derived
+        Columns derived from theirs.
     """
 
     jobs: tuple[Aggregation, ...]
+    derived: tuple[DerivedColumn, ...] = ()
 
     @classmethod
     def of(
@@ -108,6 +125,7 @@ class Together:
         strict: bool | None,
         instances: Instances | None = None,
         whole_channels: bool = False,
+        derived: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Together:
         """Check what is asked for, and prepare the measurement of each layer of a raster.
@@ -118,10 +136,13 @@ class Together:
             Those of the first layer, if they are known.
         whole_channels
             Whether whole channels are measured, with the first layer.
+        derived
+            Formulas of derived columns, by name.
         options
             `spacing` and `neighbors` of `harpy_core.aggregate_stats`.
         """
         _refuse_unlike(raster.layers)
+        columns = derived_columns(derived, raster.layers, resolved(stats))
         return cls(
             tuple(
                 Aggregation.of(
@@ -138,7 +159,8 @@ class Together:
                     **options,
                 )
                 for number, (name, labels) in enumerate(raster.layers.items())
-            )
+            ),
+            columns,
         )
 
     def measure(
@@ -157,7 +179,13 @@ class Together:
             for found, shared in zip(parents, part.overlaps, strict=True):
                 found.add(*shared)
             bar.advance(task.pixels)
-        return [run.finish(None) for run in runs], parents
+        return with_derived([run.finish(None) for run in runs], parents, self.derived), parents
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the statistics of channels, and of what is derived from them."""
+        derived = (one.declared for one in self.derived)
+        return [*self.jobs[0].statistics, *(one.name for one in derived if not one.of_shapes)]
 
     def tables(self, found: Sequence[Measured], parents: Sequence[Parents]) -> dict[str, AnnData]:
         """Make the table of each layer, by name."""
@@ -165,6 +193,9 @@ class Together:
         for job, measured, above in zip(self.jobs, found, (None, *parents), strict=True):
             name = next(iter(job.raster.layers))
             tables[name] = job.table(measured, name)
+            if self.derived:
+                formulas = {one.declared.name: one.declared.formula for one in self.derived}
+                tables[name].uns["harpy_core"]["derived"] = formulas
             if above is not None:
                 parent, overlap = above.of(measured.instances.id)
                 tables[name].obs["parent"], tables[name].obs["overlap"] = parent, overlap
@@ -219,14 +250,18 @@ def stacked(tables: Mapping[str, AnnData]) -> AnnData:
     import pandas as pd
 
     names = list(tables)
+    columns = {
+        column: kept.dtype for table in tables.values() for column, kept in table.obs.items()
+    }
     parts = []
     for name, table in tables.items():
         part = anndata.AnnData(obs=table.obs, var=table.var, obsm=table.obsm, obsp=table.obsp)
         part.obs_names = pd.Index([f"{name}-{i}" for i in table.obs_names], dtype=object)
         part.obs["region"] = pd.Categorical(part.obs["region"], categories=names)
-        for column in ("parent", "overlap"):
-            if column not in part.obs and len(names) > 1:
-                part.obs[column] = np.zeros(len(part), np.uint64 if column == "parent" else int)
+        for column, kind in columns.items():
+            if column not in part.obs:
+                # No instance is 0; a column of floats is one that was derived for another layer.
+                part.obs[column] = np.full(len(part), np.nan if kind.kind == "f" else 0, kind)
         parts.append(part)
     whole = anndata.concat(parts, merge="same", pairwise=True)
     whole.uns = dict(tables[names[0]].uns)
@@ -288,7 +323,7 @@ def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> 
         measurements.append(work.steps(one, labels, runs))
     parts = in_one_read(image, measurements)
     if image.channels[:1] not in ((), (first,)):
-        return LayersPart(parts, [_NOTHING for _ in tables[1:]])
+        return LayersPart(parts, [NO_OVERLAPS for _ in tables[1:]])
     overlaps = []
     for runs in tables[1:]:
         pairs, pixels = kernels.overlaps(
@@ -302,37 +337,3 @@ def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> 
         ids = np.stack([runs.ids[pairs[:, 0]], tables[0].ids[pairs[:, 1]]], axis=1)
         overlaps.append((ids, pixels))
     return LayersPart(parts, overlaps)
-
-
-_NOTHING = np.empty((0, 2), np.uint64), np.empty(0, np.int64)
-
-
-class Parents:
-    """Overlaps of the instances of a layer with those of another, as tiles arrive."""
-
-    def __init__(self) -> None:
-        self._pairs, self._pixels = [_NOTHING[0]], [_NOTHING[1]]
-
-    def add(self, pairs: np.ndarray, pixels: np.ndarray) -> None:
-        """Take the overlaps of a tile."""
-        self._pairs.append(pairs)
-        self._pixels.append(pixels)
-
-    def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the parent of each instance, and their common pixels; 0 for one without.
-
-        Parameters
-        ----------
-        ids
-            Labels, ascending.
-        """
-        pairs, place = np.unique(np.concatenate(self._pairs), axis=0, return_inverse=True)
-        pixels = np.zeros(len(pairs), np.int64)
-        np.add.at(pixels, place.reshape(-1), np.concatenate(self._pixels))
-        # The largest overlap of each instance comes first, of equal ones the smaller parent.
-        order = np.lexsort((pairs[:, 1], -pixels, pairs[:, 0]))
-        known, best = np.unique(pairs[order, 0], return_index=True)
-        parent, overlap = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.int64)
-        rows = np.searchsorted(ids, known)
-        parent[rows], overlap[rows] = pairs[order[best], 1], pixels[order[best]]
-        return parent, overlap

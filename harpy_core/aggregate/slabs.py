@@ -11,6 +11,11 @@ SLAB_BYTES = 2**30
 """Bytes of the statistics of all instances that are held at a time."""
 
 
+def derived_bytes(columns: int) -> int:
+    """Bytes of one instance in one channel: its derived columns, and two operands on their way."""
+    return 8 * (columns + 2 * (columns > 0))
+
+
 def slabs_of(
     edges: tuple[int, ...], bytes_per_channel: int, memory: int, together: Together = None
 ) -> list[tuple[int, ...]]:

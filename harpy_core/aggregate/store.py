@@ -17,7 +17,7 @@ from harpy_core.aggregate.aggregation import Aggregation
 from harpy_core.aggregate.layers import Together, stacked
 from harpy_core.aggregate.merging import Measured
 from harpy_core.aggregate.neighbors import Neighbors
-from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, slabs_of
+from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, derived_bytes, slabs_of
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
@@ -50,6 +50,7 @@ def aggregate_to_store(
     neighbors: Neighbors | None = None,
     layers: Mapping[str, Any] | None = None,
     whole_channels: bool = False,
+    derived: Mapping[str, str] | None = None,
     slab_bytes: int = SLAB_BYTES,
 ) -> None:
     """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
@@ -72,6 +73,8 @@ def aggregate_to_store(
         names in ``region``, and ``parent`` and ``overlap`` as `harpy_core.aggregate_layers`.
     whole_channels
         See `aggregate_stats`; inside instances of `labels`.
+    derived
+        See `harpy_core.aggregate_layers`; rows of other layers are NaN.
     slab_bytes
         Memory for the statistics of a slab; a slab has at least one chunk of channels.
 
@@ -90,12 +93,15 @@ def aggregate_to_store(
         strict,
         instances,
         whole_channels,
+        derived,
         spacing=spacing,
         neighbors=neighbors,
     )
     job = together.jobs[0]
     edges = job.channel_edges
-    in_channel = len(instances) * job.bytes_per_value * len(together.jobs)
+    in_channel = len(instances) * (
+        job.bytes_per_value * len(together.jobs) + derived_bytes(len(together.derived))
+    )
     slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes, job.unsplit)
     arrays: dict[str, zarr.Array] = {}
     counts: list[np.ndarray] = []
@@ -109,13 +115,15 @@ def aggregate_to_store(
                 tables = together.tables(without, parents)
                 table = stacked(tables) if len(tables) > 1 else tables[region]
                 group = write_table(folder, table)
-                arrays = _create_values(group, job, len(table), slabs)
+                shape = (len(table), len(raster.channels))
+                arrays = _create_values(group, together.names, shape, slabs)
             for name, array in arrays.items():
-                layer = next(iter(job.statistics)) if name == "X" else name
+                layer = together.names[0] if name == "X" else name
                 first = 0
                 for measured in found:
                     last = first + len(measured.instances)
-                    array[first:last, slab[0] : slab[-1]] = measured.layers[layer]
+                    if layer in measured.layers:
+                        array[first:last, slab[0] : slab[-1]] = measured.layers[layer]
                     first = last
             if found[0].joint:
                 _write_elements(group, _frames(job, table.obs_names, found))
@@ -154,12 +162,14 @@ def _refuse_others(given: Instances, found: Instances) -> None:
 
 
 def _create_values(
-    group: zarr.Group, job: Aggregation, instances: int, slabs: Sequence[tuple[int, ...]]
+    group: zarr.Group,
+    names: Sequence[str],
+    shape: tuple[int, int],
+    slabs: Sequence[tuple[int, ...]],
 ) -> dict[str, zarr.Array]:
     """Create X and the layers of a table, if channels are measured."""
-    shape = (instances, len(job.raster.channels))
     width = max(slab[-1] - slab[0] for slab in slabs)
-    arrays = {name: create_layer(group, f"layers/{name}", shape, width) for name in job.statistics}
+    arrays = {name: create_layer(group, f"layers/{name}", shape, width) for name in names}
     if arrays:
         arrays["X"] = create_layer(group, "X", shape, width)
     return arrays

@@ -120,6 +120,7 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
         planned = {
             "stats": stats,
             "layers": layers,
+            "derived": section.derived,
             "neighbors": section.neighbors,
             "whole_channels": section.whole_channels,
         }
@@ -142,6 +143,7 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
             spacing=raster.spacing_of(section.spacing),
             neighbors=section.neighbors,
             layers=made_layers(layers, raster, partial(open_layer, info)),
+            derived=section.derived,
             strict=info.strict,
             region=next(iter(raster.layers)),
         )

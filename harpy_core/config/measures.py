@@ -15,8 +15,17 @@ from pydantic_core import PydanticCustomError
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.source import NAME_RULE, Address
 from harpy_core.errors import InputError
-from harpy_core.statistics.asked import ALL_NAMES, NAME_PATTERN, PAIRED, RINGS, of_section
+from harpy_core.statistics.asked import (
+    ALL_NAMES,
+    NAME_PATTERN,
+    PAIRED,
+    RINGS,
+    Asked,
+    of_section,
+    resolved,
+)
 from harpy_core.statistics.declared import hint
+from harpy_core.statistics.derived import parsed
 from harpy_core.statistics.own import OWN_NAME, locate
 
 Reach = Annotated[float, Field(ge=0, le=10_000)]
@@ -146,7 +155,16 @@ class Aggregate(Section):
         "layers are a mapping of a name (ASCII letters, digits, - and _) to its keys, or null",
         default=None,
     )
-
+    derived: dict[CaseName, str] | None = key(
+        "Columns derived from two of stats, by name: a difference or a quotient, such as "
+        "nucleus.mean / cytoplasm.mean, mean - ring.mean or nucleus.area / area, without a prefix "
+        "of the source's labels. They are layers of the table, or columns of obs, with NaN where "
+        "there is no match or a 0 below. Layers made of the same labels (expand, ring, without) "
+        "are matched by label; else the second is the source's labels or made of them, and each "
+        "instance is matched with its parent's.",
+        "derived is a mapping of a name to a formula, such as nucleus.mean / cytoplasm.mean",
+        default=None,
+    )
     whole_channels: bool = key(
         "Measure whole channels in the same read, which then takes tiles without labels too: mean, "
         "std, min, max and percentiles of all pixels and of those inside instances (in var), and "
@@ -175,6 +193,18 @@ class Aggregate(Section):
                         {"name": name, "other": other},
                     )
             before.append(name)
+        return self
+
+    @model_validator(mode="after")
+    def _derived_columns_are_of_what_is_measured(self) -> Aggregate:
+        stats = of_section(self.model_dump())
+        # A function of the user's own is not imported: its outputs are not known.
+        known = [one for one in stats if not (isinstance(one, str) and ":" in one)]
+        asked = resolved(known) if known else Asked({}, {}, {})
+        try:
+            parsed(self.derived or {}, self.layers or {}, asked, complete=known == stats)
+        except InputError as error:
+            raise PydanticCustomError("together", "{told}", {"told": str(error)}) from None
         return self
 
 

@@ -129,6 +129,7 @@ def _plans(
             stats=of_section(section),
             whole_channels=section["whole_channels"],
             layers=section["layers"],
+            derived=section["derived"],
             neighbors=section["neighbors"],
             instances=instances,
             engine=case.engine,

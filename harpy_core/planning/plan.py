@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from harpy_core.aggregate.slabs import SLAB_BYTES, slabs_of
+from harpy_core.aggregate.slabs import SLAB_BYTES, derived_bytes, slabs_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import COMMITS_IN_FLIGHT, part_size, strip_shape
 from harpy_core.kernels.registry import AUTO, ENGINES
@@ -111,6 +111,7 @@ class _Asked:
 
     stats: Stats
     layers: Layers
+    derived: int
     neighbors: str | float | None
     whole_channels: bool
     crops: CropSettings
@@ -127,6 +128,7 @@ def stage_plan(
     *,
     stats: Stats = ("mean", "count"),
     layers: Layers | None = None,
+    derived: Collection[str] | None = None,
     neighbors: str | float | None = None,
     whole_channels: bool = False,
     crops: CropSettings | None = None,
@@ -149,6 +151,8 @@ def stage_plan(
         Statistics and shapes to aggregate.
     layers
         Other layers that are measured in the same read, as in the config.
+    derived
+        Names of the columns derived from theirs.
     neighbors
         What neighbours are, if they are found.
     whole_channels
@@ -175,6 +179,7 @@ def stage_plan(
     asked = _Asked(
         stats=stats,
         layers=layers or {},
+        derived=len(derived or ()),
         neighbors=neighbors,
         whole_channels=whole_channels,
         crops=crops or CropSettings(),
@@ -214,7 +219,9 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
     if wanted.in_image is None and not asked.whole_channels:
         return _shapes_alone(shape, shapes, number, known, asked)
     words = words_of(statistics.values(), shape.dtype)
-    in_channel = number * WORD * (2 * words + len(statistics))
+    others = len(asked.layers)
+    in_layer = WORD * (2 * words + len(statistics))
+    in_channel = number * ((1 + others) * in_layer + derived_bytes(asked.derived))
     edges, kept = shape.channel_edges, wanted.together(shape.names)
     slabs = [edges] if shape.lazy else slabs_of(edges, in_channel, SLAB_BYTES, kept)
     parts = sum(
@@ -224,9 +231,8 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
     widest = max(slab[-1] - slab[0] for slab in slabs)
     in_tile = _in_tile(shape, number, asked)
     part = in_tile * widest * words * WORD
-    others = len(asked.layers)
     outputs = number * WORD * sum(len(joint.outputs) for joint in wanted.joints.values())
-    layers = len(statistics) + bool(statistics)
+    layers = len(statistics) + bool(statistics) + asked.derived
     table = number * WORD * (shape.channels * layers + _columns(shapes)) + outputs
     table *= 1 + others
     in_pieces = widest * any(one.whole for one in statistics.values())
@@ -251,7 +257,8 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + asked.whole_channels * 4 * min(shape.group, widest) * HISTOGRAM_BYTES
         ),
         result_bytes=(
-            (1 + others) * (in_channel * widest + waiting + _outlines(shape, shapes, number))
+            in_channel * widest
+            + (1 + others) * (waiting + _outlines(shape, shapes, number))
             + (1 + others) * (_paired(shape, number, asked) + 3 * outputs)
             + asked.whole_channels * 4 * shape.channels * HISTOGRAM_BYTES
         ),

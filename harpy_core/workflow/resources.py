@@ -229,6 +229,7 @@ class Needs:
             stats=of_section(self._asked.aggregate(wildcards)),
             whole_channels=self._asked.aggregate(wildcards)["whole_channels"],
             layers=self._asked.aggregate(wildcards)["layers"],
+            derived=self._asked.aggregate(wildcards)["derived"],
             neighbors=self._asked.aggregate(wildcards)["neighbors"],
             crops=CropSettings.within(self._asked.extract(wildcards)),
             instances=found.get("instances"),

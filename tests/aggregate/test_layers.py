@@ -191,3 +191,162 @@ def test_a_layer_may_be_a_file_of_polygons(tmp_path: Path) -> None:
     found = hc.aggregate_layers(None, {"all": np.ones((12, 12), "u2"), **layers}, "area")["cell"]
     assert found.obs["area"].tolist() == [18.0]
     assert found.obs["parent"].tolist() == [1]
+
+
+# Derived columns ----------------------------------------------------------------------------------
+
+DERIVED = {
+    "signal": "mean - ring.mean",
+    "balance": "nucleus.mean / cytoplasm.mean",
+    "variation": "std / mean",
+    "fraction": "nucleus.area / cell.area",
+}
+
+
+def ring(labels: np.ndarray, outer: float) -> np.ndarray:
+    """Background no farther from a label than `outer`: the nearest one's, of several the least."""
+    found = np.zeros_like(labels)
+    inside = np.argwhere(labels)
+    for place in np.argwhere(labels == 0):
+        away = ((inside - place) ** 2).sum(axis=1)
+        if len(away) and away.min() <= outer**2:
+            found[tuple(place)] = labels[tuple(inside[away == away.min()].T)].min()
+    return found
+
+
+def quotient(one: Any, other: Any) -> np.ndarray:
+    """Quotients in plain Python; NaN where there is nothing to divide by."""
+    pairs = zip(np.ravel(one).tolist(), np.ravel(other).tolist(), strict=True)
+    return np.array([a / b if b else np.nan for a, b in pairs])
+
+
+@given(
+    cases(dtypes=("u2",), depths=False),
+    st.sampled_from(["numpy", "zarr"]),
+    st.sampled_from(["numba", "numpy"]),
+)
+def test_derived_columns_are_arithmetic_on_the_pixels_of_two_layers(
+    case: Case, form: str, engine: str
+) -> None:
+    nuclei = np.roll(case.labels, (2, 1), (0, 1))
+    with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile):
+        image = as_form(form, case.image, case.image_chunks, folder)
+        cells = as_form(form, case.labels, case.label_chunks, folder, "labels")
+        layers = {
+            "cell": cells,
+            "nucleus": nuclei,
+            "cytoplasm": hc.subtract_labels(cells, nuclei),
+            "ring": hc.label_rings(cells, 0, 2),
+        }
+        found = hc.aggregate_layers(
+            image, layers, ("mean", "std", "area"), engine=engine, derived=DERIVED
+        )
+    pixels = case.image[:, case.labels >= 0].astype(float)
+    flat = {
+        "cell": case.labels.ravel(),
+        "nucleus": nuclei.ravel(),
+        "cytoplasm": np.where(nuclei == 0, case.labels, 0).ravel(),
+    }
+    flat["ring"] = ring(case.labels, 2).ravel()
+
+    def mean(layer: str, label: int) -> np.ndarray:
+        inside = pixels[:, flat[layer] == label] if label else pixels[:, :0]
+        return inside.mean(axis=1) if inside.size else np.full(len(pixels), np.nan)
+
+    cell, nucleus = found["cell"], found["nucleus"]
+    assert "balance" not in cell.layers
+    assert "signal" not in nucleus.layers
+    for row, label in enumerate(cell.obs["instance_id"]):
+        signal = mean("cell", label) - mean("ring", label)
+        np.testing.assert_allclose(cell.layers["signal"][row], signal, rtol=1e-12, atol=1e-9)
+        spread = pixels[:, flat["cell"] == label].std(axis=1)
+        np.testing.assert_allclose(
+            cell.layers["variation"][row], quotient(spread, mean("cell", label)), rtol=1e-9
+        )
+    above = parents(nuclei, case.labels)[0]
+    for row, (label, parent) in enumerate(zip(labels_in(nuclei).tolist(), above, strict=True)):
+        balance = quotient(mean("nucleus", label), mean("cytoplasm", parent))
+        np.testing.assert_allclose(nucleus.layers["balance"][row], balance, rtol=1e-12)
+        areas = (flat["nucleus"] == label).sum(), (flat["cell"] == parent).sum() if parent else 0
+        np.testing.assert_allclose(nucleus.obs["fraction"].iloc[row], quotient(*areas)[0])
+
+
+def test_a_quotient_of_nothing_is_nan_for_whole_numbers_and_shapes_alike() -> None:
+    image = np.zeros((1, 1, 6), "u2")
+    image[0, 0, :2] = 3
+    cells = np.array([[5, 5, 5, 8, 8, 0]], "u2")
+    nuclei = np.array([[2, 2, 0, 0, 4, 6]], "u2")
+    layers = {"cell": cells, "nucleus": nuclei, "rest": hc.subtract_labels(cells, nuclei)}
+    derived = {"balance": "nucleus.mean / rest.mean", "difference": "nucleus.mean - rest.mean"}
+    found = hc.aggregate_layers(image, layers, "mean", derived=derived)["nucleus"]
+    np.testing.assert_array_equal(found.layers["balance"], np.full((3, 1), np.nan))
+    np.testing.assert_array_equal(found.layers["difference"], [[3], [0], [np.nan]])
+
+
+def test_a_store_has_derived_columns_slab_by_slab_and_nan_in_the_rows_of_other_layers(
+    tmp_path: Path,
+) -> None:
+    case = tissue("u2")
+    nuclei = np.roll(case.labels, 1, 0)
+    layers = {
+        "nucleus": nuclei,
+        "cytoplasm": hc.subtract_labels(case.labels, nuclei),
+        "ring": hc.label_rings(case.labels, 0, 2),
+    }
+    stats = ("mean", "std", "area")
+    derived = {name: text.replace("cell.", "") for name, text in DERIVED.items()}
+    aggregate_to_store(
+        case.image,
+        case.labels,
+        tmp_path / "table.zarr",
+        hc.find_instances(case.labels),
+        stats,
+        region="cell",
+        layers=layers,
+        derived=derived,
+        slab_bytes=1,
+    )
+    found = anndata.read_zarr(tmp_path / "table.zarr")
+    tables = hc.aggregate_layers(
+        case.image, {"cell": case.labels, **layers}, stats, derived=DERIVED
+    )
+    assert dict(found.uns["harpy_core"]["derived"]) == derived
+    for name, layer in (("signal", "cell"), ("balance", "nucleus"), ("variation", "cell")):
+        own = (found.obs["region"] == layer).to_numpy()
+        np.testing.assert_array_equal(found.layers[name][own], tables[layer].layers[name])
+        assert np.isnan(found.layers[name][~own]).all()
+    own = found.obs["region"] == "nucleus"
+    fraction = tables["nucleus"].obs["fraction"].to_numpy()
+    np.testing.assert_array_equal(found.obs["fraction"][own], fraction)
+    assert np.isfinite(fraction).any()
+    assert found.obs["fraction"][~own].isna().all()
+    np.testing.assert_array_equal(found.X, found.layers["mean"])
+
+
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [
+        ("mean/ring.mean", "give two of stats with - or / between spaces"),
+        ("mean - rings.mean", "no layer is called rings: there are cell, nucleus, ring"),
+        ("mean - ring.median", "ring.median is none of stats: mean, area"),
+        ("mean / area", "area is a shape, and mean a statistic of channels"),
+        ("cell.mean / nucleus.mean", "an instance of cell may have none or several of nucleus"),
+        ("ring.bbox - bbox", "ring.bbox is none of stats"),
+    ],
+)
+def test_what_cannot_be_derived_is_told_in_one_line(formula: str, told: str) -> None:
+    cells = np.eye(4, dtype="u1")
+    layers = {"cell": cells, "nucleus": cells.copy(), "ring": hc.label_rings(cells, 0, 1)}
+    with pytest.raises(hc.InputError, match=f"^derived: one = '.*': {told}[^\n]*$"):
+        hc.aggregate_layers(
+            np.zeros((1, 4, 4), "u2"), layers, ("mean", "area", "bbox"), derived={"one": formula}
+        )
+
+
+@pytest.mark.parametrize("name", ["mean", "parent", "a b"])
+def test_a_derived_column_needs_a_name_of_its_own(name: str) -> None:
+    cells = np.eye(4, dtype="u1")
+    with pytest.raises(hc.InputError, match=f"^derived: '{name}' "):
+        hc.aggregate_layers(
+            cells[np.newaxis], {"cell": cells}, ("mean", "max"), derived={name: "mean / max"}
+        )

@@ -108,6 +108,21 @@ def test_an_empty_section_takes_its_defaults() -> None:
             "it",
         ),
         (
+            with_case(aggregate={"derived": {"ratio": "nucleus.mean / mean"}}),
+            "cases.liver.aggregate = {derived}: derived: ratio = 'nucleus.mean / mean': no layer "
+            "is called nucleus: there are none; a statistic of the first labels has no prefix",
+        ),
+        (
+            with_case(
+                aggregate={
+                    "layers": {"ring": {"ring": [2, 8]}},
+                    "derived": {"a": "mean - ring.sum"},
+                }
+            ),
+            "cases.liver.aggregate = {layers, derived}: derived: a = 'mean - ring.sum': ring.sum "
+            "is none of stats: mean, count",
+        ),
+        (
             with_case(extract={"shard_size": 700}),
             "cases.liver.extract = {shard_size}: shard_size = 700: give a multiple of "
             "batch_size, 500",
