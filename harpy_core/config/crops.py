@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.addresses import expanded
@@ -22,6 +29,12 @@ LabelFile = Annotated[str, AfterValidator(expanded)]
 
 
 Sides = Annotated[list[Positive], Field(min_length=2, max_length=3)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Padding = Literal["edge", "reflect", "symmetric"] | int | Finite
+
+_LATER = ("neighbor_mask", "padding")
+"""Keys that a record leaves out where they are at their defaults: it stays the one that stores had
+before there were such keys, and with it what is resumed and reused."""
 
 
 class CropSettings(Section):
@@ -47,6 +60,17 @@ class CropSettings(Section):
         "Write each instance's mask beside its crop.",
         "use true or false",
         default=False,
+    )
+    neighbor_mask: bool = key(
+        "Give the masks a second channel, of all other instances in the window.",
+        "use true or false",
+        default=False,
+    )
+    padding: Padding = key(
+        "Pixels of a window outside the image, where the background is kept: a number, or edge, "
+        "reflect or symmetric, as numpy.pad continues the part of the window inside it.",
+        "give a number, or choose edge, reflect or symmetric",
+        default=0,
     )
     dtype: Literal["float16", "float32"] | None = key(
         "Type of the stored pixels; null: the image's. A float type needs a scale.",
@@ -90,7 +114,36 @@ class CropSettings(Section):
                 "scale=1/65535 (0.000015259), or neither",
                 {"dtype": repr(self.dtype), "scale": repr(self.scale)},
             )
+        if self.neighbor_mask and not self.extract_mask:
+            raise PydanticCustomError(
+                "together",
+                "neighbor_mask = True: it is a second channel of the masks; set extract_mask too",
+            )
+        if self.padding != 0 and self.remove_background:
+            raise PydanticCustomError(
+                "together",
+                "padding = {padding}: outside an instance all is 0 with remove_background; set "
+                "that to false, or leave padding out",
+                {"padding": repr(self.padding)},
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, make: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = make(self)
+        fields = type(self).model_fields
+        unused = [name for name in _LATER if found.get(name) == fields[name].default]
+        return {name: value for name, value in found.items() if name not in unused}
+
+    @property
+    def masks(self) -> int:
+        """Number of channels of the masks."""
+        return self.extract_mask + self.neighbor_mask
+
+    @property
+    def surroundings(self) -> bool:
+        """Whether a window needs pixels outside its instance."""
+        return not self.remove_background or self.neighbor_mask
 
     @property
     def deep(self) -> bool:
@@ -139,7 +192,7 @@ class CropSettings(Section):
     @classmethod
     def within(cls, section: Mapping[str, Any]) -> CropSettings:
         """Return the settings in a config's section extract, which also says what is cropped."""
-        return cls(**{name: section[name] for name in cls.model_fields})
+        return cls(**{name: section[name] for name in cls.model_fields if name in section})
 
 
 class Extract(CropSettings):

@@ -27,7 +27,8 @@ class Crops:
     image
         Zarr array of pixels, (i, c, z, y, x).
     mask
-        Zarr array, (i, 1, z, y, x) uint8; None where no masks were asked for.
+        Zarr array, (i, 1, z, y, x) uint8, or (i, 2, z, y, x) with neighbours; None where no masks
+        were asked for.
     instance_id : (i,) uint64
         Label of each crop.
     centroid : (i, 3) float64

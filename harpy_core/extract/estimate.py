@@ -75,7 +75,7 @@ def _crops(
 ) -> np.ndarray:
     """Cut some channels of some windows, (n, c, z, y, x)."""
     plane = (labels.shape[-2], labels.shape[-1])
-    windows = windows_of(near, layout.size, deep, plane, remove_background)
+    windows = windows_of(near, layout.size, deep, plane, not remove_background)
     low, high = windows.low.min(axis=0), windows.high.max(axis=0)
     part = (*(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)),)
     depth = (slice(None),) * (labels.ndim - 2)

@@ -38,7 +38,7 @@ class _Block:
         Number of the first.
     image : (n, c, z, y, x)
         Pixels as they are stored.
-    mask : (n, 1, z, y, x) uint8
+    mask : (n, 1 or 2, z, y, x) uint8
         Masks; None in a store without.
     """
 
@@ -65,8 +65,9 @@ def export_crops(
         File (``h5sc``) or folder to write; it appears when it is complete.
     layout
         ``h5sc``: scPortrait's single-cell file, an AnnData in HDF5 with the crops in
-        ``obsm/single_cell_images``, (n, channels, y, x) float16: the mask first if there is one,
-        then the channels, those of integers divided by their type's largest value. ``images``: a
+        ``obsm/single_cell_images``, (n, channels, y, x) float16: the instance's own mask first if
+        there is one, then the channels, those of integers divided by their type's largest value.
+        ``images``: a
         TIFF ``<label>.tif`` for each crop, (c, y, x) or (c, z, y, x), in a folder of its class if
         there are `labels`, as ImageFolder of torchvision has them. ``webdataset``: tars of 1,000
         crops, ``<label>.image.npy``, ``<label>.mask.npy`` if there are masks, and ``<label>.json``

@@ -15,20 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from harpy_core import __version__
-from harpy_core.config.crops import Codec, CropSettings
+from harpy_core.config.crops import Codec, CropSettings, Padding
 from harpy_core.errors import InputError
 from harpy_core.extract import estimate
 from harpy_core.extract.crops import Crops, open_crops
+from harpy_core.extract.finishing import Finish, refuse_unfit_padding
 from harpy_core.extract.layout import CropLayout, refuse_overflow
 from harpy_core.extract.store import CropStore
-from harpy_core.extract.tasks import (
-    Cut,
-    JoinTask,
-    LazyStripTask,
-    StripTask,
-    cut_strip,
-    join_fragments,
-)
+from harpy_core.extract.strip_tasks import Cut, LazyStripTask, StripTask
+from harpy_core.extract.tasks import JoinTask, cut_strip, join_fragments
 from harpy_core.extract.windows import CropPlan, Strip, Windows, plan_crops, windows_of
 from harpy_core.instances.finding import Instances, find_instances
 from harpy_core.provenance import source_digest
@@ -57,6 +52,8 @@ def extract_instances(
     batch_size: int = 500,
     remove_background: bool = True,
     extract_mask: bool = False,
+    neighbor_mask: bool = False,
+    padding: Padding = 0,
     channels: Sequence[str] | None = None,
     index: Sequence[int] | np.ndarray | None = None,
     dtype: str | None = None,
@@ -76,8 +73,8 @@ def extract_instances(
 
     The window starts at the centroid (mean of the pixel indices, rounded half to even) less
     ``diameter // 2`` and is `diameter` long in y and x; z is kept whole, or windowed in the same
-    way where `diameter` has three numbers. What lies outside the image is 0. Each chunk of the
-    image is decoded once. A run that died resumes where it stopped.
+    way where `diameter` has three numbers. What lies outside the image is as `padding` says. Each
+    chunk of the image is decoded once. A run that died resumes where it stopped.
 
     Parameters
     ----------
@@ -97,6 +94,13 @@ def extract_instances(
         Set pixels outside the instance to 0.
     extract_mask
         Also write ``mask``, 1 where a pixel belongs to the instance.
+    neighbor_mask
+        Give ``mask`` a second channel, 1 where a pixel belongs to another instance, whether that
+        has a crop or not.
+    padding
+        Pixels outside the image, where the background is kept: a number, or ``edge``, ``reflect``
+        or ``symmetric``, by which `numpy.pad` continues the part of the window inside the image.
+        Masks are 0 there.
     channels
         Name of each channel.
     index
@@ -139,7 +143,8 @@ def extract_instances(
     -------
     Crops
         The finished store: ``image`` (i, c, z, y, x), ``instance_id`` (i,),
-        ``centroid`` (i, 3) as (z, y, x), ``mask`` (i, 1, z, y, x) where asked for.
+        ``centroid`` (i, 3) as (z, y, x), ``mask`` (i, 1, z, y, x) where asked for, or
+        (i, 2, z, y, x) with neighbours.
 
     Raises
     ------
@@ -155,6 +160,8 @@ def extract_instances(
         batch_size=batch_size,
         remove_background=remove_background,
         extract_mask=extract_mask,
+        neighbor_mask=neighbor_mask,
+        padding=padding,
         dtype=dtype,
         scale=scale,
         codec=codec,
@@ -162,6 +169,7 @@ def extract_instances(
         shuffle=shuffle,
     )
     refuse_overflow(settings, np.dtype(raster.image.dtype))
+    refuse_unfit_padding(settings, np.dtype(raster.image.dtype))
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
     with sole_writer(target):
@@ -278,12 +286,11 @@ class _Extraction:
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
         plane = (edges[1][-1], edges[2][-1])
-        windows = windows_of(
-            instances, layout.size, settings.deep, plane, settings.remove_background
-        )
+        windows = windows_of(instances, layout.size, settings.deep, plane, settings.surroundings)
         tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
-        crops = CropStore(_work_folder(raster, instances, settings, target, strict), layout)
+        work = _work_folder(raster, instances, settings, target, strict)
+        crops = CropStore(work, layout, Finish.of(settings, (edges[0][-1], *plane)))
         return cls(raster, instances, settings, strict, windows, plan, crops)
 
     def run(self, engine: str, client: Client | None, progress: bool) -> None:
@@ -350,5 +357,7 @@ class _Extraction:
             spans = zip(pieces.first[a:b].tolist(), pieces.last[a:b].tolist(), strict=True)
             slots = [pieces.slot[first:last] for first, last in spans]
             found = [((s, p), (n, c)) for s, p, n, c in files[a:b].tolist()]
-            joins.append(JoinTask(batch, found, slots, self.crops, done))
+            first = batch * self.plan.batch
+            corner = self.windows.corner[self.plan.order[first : first + self.plan.batch]]
+            joins.append(JoinTask(batch, found, slots, corner, self.crops, done))
         return joins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class CropLayout:
     full
         Whether windows are mostly pixels of instances, or keep their background.
     mask
-        Whether each crop has a mask.
+        Whether each crop has a mask, or also that of its neighbours.
     """
 
     instances: int
@@ -59,7 +60,7 @@ class CropLayout:
     scale: float | None
     codec: Codec
     full: bool
-    mask: bool
+    mask: bool | Literal["neighbors"]
 
     @classmethod
     def of(cls, raster: Raster, settings: CropSettings, instances: Instances) -> CropLayout:
@@ -88,7 +89,7 @@ class CropLayout:
             scale=settings.scale,
             codec=settings.codec,
             full=not settings.remove_background or coverage > 0.5,
-            mask=settings.extract_mask,
+            mask="neighbors" if settings.neighbor_mask else settings.extract_mask,
         )
         crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
         if crop * layout.chunk > LARGEST_CHUNK:
@@ -118,7 +119,8 @@ class CropLayout:
         """Channels, channels in a chunk and type of each array of crops, by name."""
         found = {"image": (self.channels, self.group, np.dtype(self.dtype))}
         if self.mask:
-            found["mask"] = (1, 1, np.dtype(np.uint8))
+            channels = 2 if self.mask == "neighbors" else 1
+            found["mask"] = (channels, channels, np.dtype(np.uint8))
         return found
 
     def content(self, array: str) -> codecs.Content:

@@ -16,6 +16,7 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
+from harpy_core.extract.finishing import Finish
 from harpy_core.extract.layout import CropLayout
 from harpy_core.raster.stored import ALL_CHUNKS
 from harpy_core.storage import codecs, shards
@@ -69,10 +70,14 @@ class CropStore:
         Folder where files are committed.
     layout
         Layout of the crops.
+    last_step
+        What is done to crops once they are whole; None leaves them as they are.
     """
 
-    def __init__(self, work: WorkFolder, layout: CropLayout) -> None:
-        self.work, self.layout = work, layout
+    def __init__(
+        self, work: WorkFolder, layout: CropLayout, last_step: Finish | None = None
+    ) -> None:
+        self.work, self.layout, self.last_step = work, layout, last_step
 
     def begin(self, resume: bool) -> None:
         """Prepare the folder and all metadata before any worker writes to it."""
@@ -107,8 +112,10 @@ class CropStore:
         records = self.work.records().items()
         return sum(r["bytes"] for name, r in records if fragments or "fragments" not in name)
 
-    def batch(self, array: str, batch: int, chunk: int, crops: np.ndarray) -> EncodedFile:
-        """Encode one file of an array.
+    def batch(
+        self, array: str, batch: int, chunk: int, crops: np.ndarray, corner: np.ndarray
+    ) -> EncodedFile:
+        """Finish and encode the crops of one file of an array.
 
         Parameters
         ----------
@@ -116,9 +123,14 @@ class CropStore:
             Number of the file along i and along c.
         crops
             Crops, (batch, c, z, y, x), of the stored type; those beyond the edge are zero.
+        corner : (members, 3) int64
+            First z, y and x of each crop in the image.
         """
         layout = self.layout
         members = min(layout.batch, layout.instances - batch * layout.batch)
+        if self.last_step is not None and array == "image":
+            constant = np.array([[self.last_step.constant]]).astype(layout.gathered(array))
+            self.last_step.pad(crops[:members], corner, layout.stored(array, constant))
         firsts = range(0, members, layout.chunk)
         chunks = self._encoded(array, crops, [(a, a + layout.chunk) for a in firsts])
         parts = [part for chunk in chunks for part in chunk]

@@ -5,140 +5,21 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harpy_core.extract.cutting import Copies, copies_of_runs, copies_of_windows
+from harpy_core.extract.cutting import Copies
 from harpy_core.extract.layout import CropLayout
-from harpy_core.extract.store import (
-    CropStore,
-    EncodedFile,
-    FragmentsOf,
-    batch_name,
-    fragments_name,
-)
+from harpy_core.extract.store import CropStore, EncodedFile, FragmentsOf, batch_name
+from harpy_core.extract.stretches import Group, Layer, Stretches, layers_of
+from harpy_core.extract.strip_tasks import Cut, StripTask, WindowSpan
 from harpy_core.extract.strips import COMMITS_IN_FLIGHT
-from harpy_core.extract.windows import Strip
 from harpy_core.kernels import engine as kernels_of
-from harpy_core.kernels.blosc import Encoded, decodes
-from harpy_core.running.tasks import LazyTask, Task
+from harpy_core.kernels.blosc import decodes
 from harpy_core.tiles.scratch import scratch
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The windows of a strip, as its task needs them.
-
-    Attributes
-    ----------
-    strip
-        Number of the strip.
-    ids : (windows,) uint64
-        Label of each window: first those of the strip's own batches in their order, then those of
-        its parts.
-    corner : (windows, 3) int64
-        First z, y and x of each window.
-    crops
-        Store where files are committed.
-    done
-        Names of the files that are committed already.
-    """
-
-    strip: Strip
-    ids: np.ndarray
-    corner: np.ndarray
-    crops: CropStore
-    done: frozenset[str]
-
-    def spans(self) -> list[WindowSpan]:
-        """Spans that are committed for each chunk of channels, in the order of the windows."""
-        first, last = self.strip.batches
-        size = self.crops.layout.batch
-        found = [WindowSpan(i * size, (i + 1) * size, first + i, None) for i in range(last - first)]
-        done = len(self.strip.inside)
-        for number, part in enumerate(self.strip.parts):
-            after = done + len(part.instances)
-            found.append(WindowSpan(done, after, number, part.bounds))
-            done = after
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class WindowSpan:
-    """Windows that are committed together: a batch, or a part of a strip's fragments.
-
-    Attributes
-    ----------
-    first, last
-        Range of its windows among the strip's.
-    number
-        Number of the batch, or of the part.
-    bounds
-        Index of the first window of each batch in a part; None for a batch.
-    """
-
-    first: int
-    last: int
-    number: int
-    bounds: np.ndarray | None
-
-    def name(self, array: str, strip: int, chunk: int) -> str:
-        """Name of its commit record."""
-        if self.bounds is None:
-            return batch_name(array, self.number, chunk)
-        return fragments_name(array, (strip, self.number), chunk)
-
-
-@dataclass(frozen=True, slots=True)
-class StripTask:
-    """Some channels of a strip: its tiles from top to bottom, and the windows they fill."""
-
-    tiles: list[Task]
-    cut: Cut
-
-    @property
-    def pixels(self) -> int:
-        """Image pixels of all its tiles and channels."""
-        return sum(tile.pixels for tile in self.tiles)
-
-    def detached(self) -> StripTask:
-        """Return the task with no more pixels than it needs."""
-        return StripTask([tile.detached() for tile in self.tiles], self.cut)
-
-
-@dataclass(frozen=True, slots=True)
-class LazyStripTask:
-    """A strip of Dask arrays, which is one tile, and the windows it fills."""
-
-    tile: LazyTask
-    cut: Cut
-
-    @property
-    def pixels(self) -> int:
-        """Image pixels of the tile and all channels."""
-        return self.tile.pixels
-
-    @property
-    def labels(self) -> Any:
-        """The label block."""
-        return self.tile.labels
-
-    @property
-    def image(self) -> list[Any]:
-        """The image blocks."""
-        return self.tile.image
-
-    def without_blocks(self) -> LazyStripTask:
-        """Return the task without its blocks."""
-        return LazyStripTask(self.tile.without_blocks(), self.cut)
-
-    def on_blocks(self, labels: Any, blocks: list[Any]) -> StripTask:
-        """Return the task that reads its pixels from computed blocks."""
-        return StripTask([self.tile.on_blocks(labels, blocks)], self.cut)
 
 
 class _Spares(threading.local):
@@ -215,9 +96,14 @@ class _Targets:
     def commit(self, place: int, span: WindowSpan) -> None:
         """Write a span that no further tile contributes to."""
         store, strip = self._cut.crops, self._cut.strip
-        crops = store.layout.stored(self._array, self.buffer(place, span))
+        found = self.buffer(place, span)
+        if self._array == "mask" and found.shape[1] == 2:
+            # So far, the number of instances that have a pixel.
+            found[:, 1] = found[:, 1] > found[:, 0]
+        crops = store.layout.stored(self._array, found)
         if span.bounds is None:
-            file = store.batch(self._array, span.number, self._chunk, crops)
+            corner = self._cut.corner[span.first : span.last]
+            file = store.batch(self._array, span.number, self._chunk, crops, corner)
         else:
             source = strip.number, span.number
             file = store.fragments(self._array, source, self._chunk, crops, span.bounds)
@@ -235,54 +121,46 @@ def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
     pending = {group: _pending(cut, spans, group) for group in groups}
     if not any(pending.values()):
         return
-    of_instances = [_instance_copies(tile, cut, kernels) for tile in task.tiles]
-    of_windows = (
-        of_instances if remove_background else [_window_copies(tile, cut) for tile in task.tiles]
-    )
+    stretches = Stretches.of(task, kernels, remove_background)
     with _Commits(cut.crops) as commits:
         for group, places in pending.items():
             array, chunk, _ = group
-            copies = of_instances if array == "mask" else of_windows
             targets = _Targets(cut, array, chunk, commits)
-            _fill(
-                task, group, [(place, spans[place]) for place in places], copies, targets, kernels
-            )
+            layers = layers_of(group, stretches, decodes(kernels))
+            _fill(task, layers, [(place, spans[place]) for place in places], targets, kernels)
 
 
 def _fill(
     task: StripTask,
-    group: Group,
+    layers: list[Layer],
     spans: list[tuple[int, WindowSpan]],
-    copies: list[Copies],
     targets: _Targets,
     kernels: Any,
 ) -> None:
     """Copy the pixels of some channels tile by tile, and commit each span after its last tile."""
     layout = task.cut.crops.layout
-    array, _, edges = group
-    shares = [
-        [(place, span, part) for place, span in spans if (part := _of_span(some, span)).size]
-        for some in copies
-    ]
-    last = {place: number for number, some in enumerate(shares) for place, _, _ in some}
-    for number, (tile, some) in enumerate(zip(task.tiles, shares, strict=True)):
-        for channel, planes in _planes(tile, array, edges, decodes(kernels)) if some else ():
-            for place, span, part in some:
-                target = targets.buffer(place, span)
-                window = (part.window - span.first) * target.shape[1] + channel
-                where = window * layout.window + part.inside
-                flat = target.reshape(-1)
-                kernels.gather(planes, part.source, where, part.length, layout.window, flat)
-        for place, span, _ in some:
-            if last[place] == number:
+    last: dict[int, int] = {}
+    shares: list[list[list[tuple[int, WindowSpan, Copies]]]] = []
+    for number in range(len(task.tiles)):
+        copies = [layer.copies[number] for layer in layers]
+        found = [[(p, s, some.among(s.first, s.last)) for p, s in spans] for some in copies]
+        shares.append([[share for share in some if share[2].size] for some in found])
+        last.update((place, number) for some in shares[-1] for place, _, _ in some)
+    for number, tile in enumerate(task.tiles):
+        for layer, some in zip(layers, shares[number], strict=True):
+            for channel, planes in layer.planes(number, tile) if some else ():
+                for place, span, part in some:
+                    target = targets.buffer(place, span)
+                    window = (part.window - span.first) * target.shape[1] + channel
+                    where = window * layout.window + part.inside
+                    flat = target.reshape(-1)
+                    kernels.gather(planes, part.source, where, part.length, layout.window, flat)
+        for place, span in spans:
+            if last.get(place) == number:
                 targets.commit(place, span)
     for place, span in spans:
         if place not in last:
             targets.commit(place, span)
-
-
-Group = tuple[str, int, tuple[int, ...]]
-"""An array, the number of a chunk of its channels, and the edges of the channels to read."""
 
 
 def groups_of(channels: tuple[int, ...], layout: CropLayout) -> list[Group]:
@@ -303,46 +181,6 @@ def _pending(cut: Cut, spans: list[WindowSpan], group: Group) -> list[int]:
     return [place for place, name in enumerate(names) if name not in cut.done]
 
 
-def _planes(
-    tile: Task, array: str, channels: tuple[int, ...], encoded: bool
-) -> Iterator[tuple[int, np.ndarray | Encoded]]:
-    """Yield pixels to copy and their first channel in the chunk; the mask is cut from ones."""
-    if array == "mask":
-        z, y, x = tile.plane_shape()
-        ones = scratch("ones", z * y * x, np.dtype(np.uint8))
-        ones[...] = 1
-        yield 0, ones[np.newaxis]
-        return
-    for part, planes in replace(tile, channels=channels).read_planes(encoded):
-        yield part.start - channels[0], planes
-
-
-def _instance_copies(tile: Task, cut: Cut, kernels: Any) -> Copies:
-    runs, _ = tile.read_runs(kernels, tile.plane_shape())
-    order = np.argsort(cut.ids)
-    place = np.searchsorted(cut.ids[order], runs.ids)
-    place[place == len(order)] = 0
-    windows = order[place]
-    windows[cut.ids[windows] != runs.ids] = -1
-    return copies_of_runs(runs, windows, cut.corner, cut.crops.layout.size, tile.origin)
-
-
-def _window_copies(tile: Task, cut: Cut) -> Copies:
-    _, height, width = tile.plane_shape()
-    return copies_of_windows(
-        np.arange(len(cut.ids)),
-        cut.corner,
-        cut.crops.layout.size,
-        tile.region,
-        width,
-        height * width,
-    )
-
-
-def _of_span(copies: Copies, span: WindowSpan) -> Copies:
-    return copies.among(span.first, span.last)
-
-
 @dataclass(frozen=True, slots=True)
 class JoinTask:
     """A batch to be finished from the fragments of strips.
@@ -355,6 +193,8 @@ class JoinTask:
         Origin of each piece, its number in the file, and the number of pieces there.
     slots
         Indices, for each piece, of the batch's crops that it holds a part of.
+    corner : (members, 3) int64
+        First z, y and x of each of its crops in the image.
     crops, done
         See `Cut`.
     """
@@ -362,6 +202,7 @@ class JoinTask:
     batch: int
     pieces: list[tuple[FragmentsOf, tuple[int, int]]]
     slots: list[np.ndarray]
+    corner: np.ndarray
     crops: CropStore
     done: frozenset[str]
 
@@ -385,4 +226,5 @@ def join_fragments(task: JoinTask) -> None:
                     store.read_fragments(array, source, chunk, piece, found)
                     # Every pixel comes from one strip, and all its bits are 0 in the others.
                     crops[slots] |= found
-                commits.add(store.batch(array, task.batch, chunk, crops.view(dtype)))
+                whole = crops.view(dtype)
+                commits.add(store.batch(array, task.batch, chunk, whole, task.corner))

@@ -41,7 +41,7 @@ def windows_of(
     size: tuple[int, int, int],
     deep: bool,
     plane: tuple[int, int],
-    remove_background: bool,
+    surroundings: bool,
 ) -> Windows:
     """Place the windows: the centroid rounded half to even, less half of each side.
 
@@ -53,8 +53,8 @@ def windows_of(
         Whether it has some planes around the centroid, and not all.
     plane
         Height and width of the image.
-    remove_background
-        Whether a window needs no pixel outside its instance's bounding box.
+    surroundings
+        Whether a window needs pixels outside its instance's bounding box.
     """
     sides = np.asarray(size)
     corner = np.rint(instances.centroid).astype(np.int64) - sides // 2
@@ -62,7 +62,7 @@ def windows_of(
         corner[:, 0] = 0
     low = np.maximum(corner[:, 1:], 0)
     high = np.minimum(corner[:, 1:] + sides[1:], np.asarray(plane))
-    if remove_background:
+    if not surroundings:
         low = np.maximum(low, instances.bbox[:, 1:3])
         high = np.minimum(high, instances.bbox[:, 4:6])
     return Windows(corner, low, high)

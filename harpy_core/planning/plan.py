@@ -398,7 +398,7 @@ def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) ->
     window = math.prod(crops.window(shape.depth))
     group = regular_step(shape.channel_edges)
     stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
-    written = number * window * (shape.channels * stored + crops.extract_mask)
+    written = number * window * (shape.channels * stored + crops.masks)
     on_disk = math.ceil(written * min(asked.ratio, 1.0))
     rows, columns = (
         (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
@@ -416,10 +416,13 @@ def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) ->
         bytes_per_task=(
             TASK_BYTES
             + shape.reading
-            + crops.extract_mask * shape.tile
+            + bool(crops.masks) * shape.tile
+            + crops.neighbor_mask * 4 * shape.tile
             + asked.whole_arrays * max(_finding(shape), _gathering(shape, crops))
             + _copies(shape, crops, number, seen, rows * columns)
-            + _crops_held(shape, asked, number, seen, stored) * window * group
+            + _crops_held(shape, asked, number, seen, stored)
+            * window
+            * max(group, math.ceil(crops.masks / shape.held))
         ),
         result_bytes=number * WORD * 16,
         instances=known,
@@ -447,7 +450,7 @@ def _reach(shape: TileShape, number: int) -> int:
 def _windows(shape: TileShape, number: int, asked: _Asked) -> int:
     """Number of windows that need pixels of the densest tile: its own, and those around it."""
     over: tuple[int, ...] = asked.crops.window(shape.depth)[1:]
-    if asked.crops.remove_background:
+    if not asked.crops.surroundings:
         over = tuple(min(length, _reach(shape, number)) for length in over)
     around = math.prod(1 + length / side for length, side in zip(over, shape.side, strict=True))
     return min(math.ceil(_in_tile(shape, number, asked) * around), number)
@@ -458,13 +461,15 @@ def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles
     # A row of a cell is rarely more than a run.
     runs = min(2 * shape.tile // PIXELS_PER_RUN, seen * _reach(shape, number) * shape.depth)
     rows = _window_rows(shape, crops, seen)
-    # Four columns for each tile, and a dozen for the one in progress.
-    return (4 * tiles + 12) * (runs + rows) * WORD
+    # Four columns for each tile, two of all runs where these are counted, a dozen for the tile in
+    # progress.
+    counted = 2 * tiles * runs * crops.neighbor_mask
+    return ((4 * tiles + 12) * (runs + rows) + counted) * WORD
 
 
 def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
     """Number of rows of a tile's windows: those that keep their background are copied by row."""
-    return 0 if crops.remove_background else seen * math.prod(crops.window(shape.depth)[:2])
+    return seen * math.prod(crops.window(shape.depth)[:2]) if crops.surroundings else 0
 
 
 def _crops_held(shape: TileShape, asked: _Asked, number: int, seen: int, stored: int) -> int:
@@ -564,8 +569,9 @@ def plan_extract(
     engine
         See `extract_instances`.
     crops
-        ``diameter``, ``batch_size``, ``remove_background``, ``extract_mask``, ``dtype``,
-        ``scale``, ``codec``, ``shard_size`` and ``shuffle`` of `extract_instances`.
+        Settings of `extract_instances`: ``diameter``, ``batch_size``, ``remove_background``,
+        ``extract_mask``, ``neighbor_mask``, ``padding``, ``dtype``, ``scale``, ``codec``,
+        ``shard_size`` and ``shuffle``.
     """
     from harpy_core.raster import Raster
 

@@ -46,7 +46,8 @@ class Batch:
     label
         Targets of the training, (n, …) int64 or float32; None where not given.
     mask
-        Masks, (n, 1, z, y, x) uint8, z as in `image`; None where not asked for.
+        Masks, (n, 1, z, y, x) uint8, z as in `image`, or (n, 2, …) with neighbours; None where not
+        asked for.
     """
 
     image: np.ndarray
@@ -226,7 +227,7 @@ class CropBatches:
         way = normalisation(normalise, crops, numbers, seed)
         self._sources = {"image": _source(crops.image, numbers, way)}
         if crops.mask is not None and mask:
-            self._sources["mask"] = _source(crops.mask, [0], AS_STORED)
+            self._sources["mask"] = _source(crops.mask, range(crops.mask.shape[1]), AS_STORED)
         self._window_shape = crops.image.shape[3 if squeeze_z else 2 :]
         block = self._rows // crops.image.chunks[0]
         self._blocks, self._sizes = np.unique(block, return_counts=True)

@@ -60,6 +60,12 @@ SETTINGS = {
     ),
     "crops": Setting("extract", (2, 1024, 1024), options=CROPS | {"codec": "zstd"}),
     "crops with masks": Setting("extract", (2, 2048, 2048), options=CROPS | {"extract_mask": True}),
+    "crops with masks of neighbours": Setting(
+        "extract",
+        (1, 1024, 1024),
+        dtype="u1",
+        options=CROPS | {"extract_mask": True, "neighbor_mask": True},
+    ),
     "crops with their background, numpy": Setting(
         "extract", (2, 1024, 1024), engine="numpy", options=CROPS | {"remove_background": False}
     ),

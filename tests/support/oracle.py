@@ -97,14 +97,23 @@ def geometry(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def crops(
-    image: np.ndarray, labels: np.ndarray, diameter: int | list[int], remove_background: bool
+    image: np.ndarray,
+    labels: np.ndarray,
+    diameter: int | list[int],
+    remove_background: bool,
+    padding: str | float = 0,
 ) -> dict[int, np.ndarray]:
-    """Crop (c, z, y, x) of each label, cut from a zero-padded image; z whole unless given."""
+    """Crop (c, z, y, x) of each label, cut from a padded image; z whole unless given."""
     image, labels = spatial(image, labels)
     *planes, tall, wide = [diameter, diameter] if isinstance(diameter, int) else diameter
     sides = (*(planes or [labels.shape[0]]), tall, wide)
     around = tuple((side, side) for side in sides)
-    padded_image = np.pad(image, ((0, 0), *around))
+    way = (
+        {"mode": padding}
+        if isinstance(padding, str)
+        else {"mode": "constant", "constant_values": padding}
+    )
+    padded_image = np.pad(image, ((0, 0), *around), **way)
     padded_labels = np.pad(labels, around)
     found = {}
     for label in labels_in(labels):
@@ -118,3 +127,15 @@ def crops(
             crop[:, padded_labels[window] != label.astype(labels.dtype)] = 0
         found[int(label)] = crop
     return found
+
+
+def neighbor_masks(labels: np.ndarray, diameter: int | list[int]) -> dict[int, np.ndarray]:
+    """Where the window of each label has pixels of other labels, (z, y, x) uint8."""
+    numbers = np.unique(labels, return_inverse=True)[1].reshape(labels.shape) + 1
+    windows = crops(numbers[np.newaxis], labels, diameter, False)
+    background = numbers[labels == 0].max(initial=0)
+    found = {}
+    for label, window in windows.items():
+        own = numbers[labels == labels.dtype.type(label)][0]
+        found[label] = ~np.isin(window[0], (0, background, own))
+    return {label: other.astype("u1") for label, other in found.items()}
