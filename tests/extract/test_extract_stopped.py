@@ -370,7 +370,7 @@ def test_a_driver_killed_at_random_moments_does_nothing_committed_again(tmp_path
         "--kills",
         "2",
         "--size",
-        "4096",
+        "2560",
         "--record",
         tmp_path / "r.json",
     ]

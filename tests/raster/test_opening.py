@@ -464,6 +464,32 @@ def edit(path: Path, **metadata: Any) -> None:
     group.attrs["ome"] = {**found, **metadata}
 
 
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sound sources and of ones that cannot be used."""
+    folder = tmp_path_factory.mktemp("faulty")
+    tiffs(folder)
+    ome_zarr(folder / "i.zarr", "0.5")
+    plain(folder / "g")
+    (folder / "text.zarr").write_text("no store")
+    (folder / "text.tif").write_text("no image")
+    (folder / "folder").mkdir()
+    tifffile.imwrite(folder / "small.tif", cells()[:30])
+    tifffile.imwrite(folder / "floats.tif", cells().astype("f4") / 2)
+    tifffile.imwrite(folder / "time.ome.tif", cells((3, 40, 50)), metadata={"axes": "TYX"})
+    tifffile.imwrite(
+        folder / "twice.ome.tif",
+        pixels(),
+        photometric="minisblack",
+        metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3", "DAPI"]}},
+    )
+    faulty_stores(folder)
+    with zipfile.ZipFile(folder / "two.zip", "w") as archive:
+        for name in ("a/zarr.json", "b/zarr.json"):
+            archive.writestr(name, "{}")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("uri", "image", "labels", "channels", "told"),
     [
@@ -518,29 +544,10 @@ def test_a_mistake_is_told_in_one_line(
     labels: str | None,
     channels: list[str] | None,
     told: str,
-    tmp_path: Path,
+    faulty: Path,
 ) -> None:
-    tiffs(tmp_path)
-    ome_zarr(tmp_path / "i.zarr", "0.5")
-    plain(tmp_path / "g")
-    (tmp_path / "text.zarr").write_text("no store")
-    (tmp_path / "text.tif").write_text("no image")
-    (tmp_path / "folder").mkdir()
-    tifffile.imwrite(tmp_path / "small.tif", cells()[:30])
-    tifffile.imwrite(tmp_path / "floats.tif", cells().astype("f4") / 2)
-    tifffile.imwrite(tmp_path / "time.ome.tif", cells((3, 40, 50)), metadata={"axes": "TYX"})
-    tifffile.imwrite(
-        tmp_path / "twice.ome.tif",
-        pixels(),
-        photometric="minisblack",
-        metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3", "DAPI"]}},
-    )
-    faulty_stores(tmp_path)
-    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
-        for name in ("a/zarr.json", "b/zarr.json"):
-            archive.writestr(name, "{}")
     with pytest.raises(ValueError, match=told) as error:
-        np.asarray(open_raster(tmp_path / uri, image, labels, channels).labels[...])
+        np.asarray(open_raster(faulty / uri, image, labels, channels).labels[...])
     assert isinstance(error.value, hc.InputError)
     assert "\n" not in str(error.value)
 
