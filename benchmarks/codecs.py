@@ -2,8 +2,8 @@
 
     python benchmarks/codecs.py [--hubmap FOLDER] [--imc FOLDER] [--record FILE]
 
-Crops are what `extract_instances` makes of each section, in chunks of 500 crops, or as many as there
-are. One thread encodes and decodes each chunk; the ways take turns, round by round. FOLDER holds
+Crops are what `extract_instances` makes of each section, in chunks of 500 crops, or fewer. One
+thread encodes and decodes each chunk; the ways take turns, round by round. FOLDER holds
 image.ome.tif and labels.tif: of the HuBMAP tile R001_X003_Y004 of murphygroup/
 CellSegmentationEvaluator (MIT licence), and of a region of BodenmillerGroup/TestData (CC BY 4.0).
 """

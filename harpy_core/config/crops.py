@@ -83,7 +83,8 @@ class CropSettings(Section):
         default=None,
     )
     codec: Codec = key(
-        "Compression of the crops: lz4 is fast, zstd smaller, for archives; none is plain bytes.",
+        "Compression of the crops: lz4 is read fastest; zstd is smaller, with the background less "
+        "than half; none is plain bytes.",
         "choose from lz4, zstd, none",
         default="lz4",
     )

@@ -53,7 +53,7 @@ def stored_ratio(
         crops = _crops(raster.image, raster.labels, near, channels, layout, deep, remove_background)
         stored = layout.stored("image", crops)
         raw += stored.nbytes
-        encoded += sum(map(len, codecs.encode(layout.codec, stored, layout.content("image"))))
+        encoded += sum(map(len, codecs.encode(layout.codec, stored)))
     return encoded / raw if raw else 1.0
 
 

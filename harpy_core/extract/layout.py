@@ -14,7 +14,6 @@ from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import delivered
 from harpy_core.running.tasks import tile_edges
-from harpy_core.storage import codecs
 from harpy_core.tiles.grid import regular_step
 
 LARGEST_CHUNK = 2**31 - 1 - 2**10
@@ -42,8 +41,6 @@ class CropLayout:
         Factor of the stored pixels; None leaves them as they are.
     codec
         Compression of the chunks.
-    full
-        Whether windows are mostly pixels of instances, or keep their background.
     mask
         Whether each crop has a mask, or also that of its neighbours.
     """
@@ -59,7 +56,6 @@ class CropLayout:
     dtype: str
     scale: float | None
     codec: Codec
-    full: bool
     mask: bool | Literal["neighbors"]
 
     @classmethod
@@ -74,7 +70,6 @@ class CropLayout:
         edges, spatial = tile_edges(raster)
         pixels = str(np.dtype(raster.image.dtype).newbyteorder("="))
         depth, height, width = settings.window(spatial[0][-1])
-        coverage = _coverage(instances, height * width)
         layout = cls(
             instances=len(instances),
             channels=len(raster.channels),
@@ -88,7 +83,6 @@ class CropLayout:
             dtype=settings.dtype or pixels,
             scale=settings.scale,
             codec=settings.codec,
-            full=not settings.remove_background or coverage > 0.5,
             mask="neighbors" if settings.neighbor_mask else settings.extract_mask,
         )
         crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
@@ -122,10 +116,6 @@ class CropLayout:
             channels = 2 if self.mask == "neighbors" else 1
             found["mask"] = (channels, channels, np.dtype(np.uint8))
         return found
-
-    def content(self, array: str) -> codecs.Content:
-        """Kind of content of an array's chunks, for the codec."""
-        return "full crops" if self.full and array == "image" else "crops"
 
     def gathered(self, array: str) -> np.dtype:
         """Type in which the pixels of an array are gathered."""
@@ -178,10 +168,3 @@ def refuse_overflow(settings: CropSettings, pixels: np.dtype) -> None:
             f"{settings.dtype}, whose largest is {largest:g}; give at most "
             f"{largest / np.iinfo(pixels).max:g}"
         )
-
-
-def _coverage(instances: Instances, plane: int) -> float:
-    """Estimate the fraction of the windows' pixels that belongs to the instances."""
-    depth = np.maximum(instances.bbox[:, 3] - instances.bbox[:, 0], 1)
-    inside = np.minimum(instances.count / depth, plane)
-    return float(inside.mean()) / plane if len(instances) else 0.0

@@ -93,7 +93,7 @@ class CropStore:
                 chunks=(layout.chunk, chunk, *layout.size),
                 shards=(layout.batch, chunk, *layout.size) if layout.sharded else None,
                 dtype=dtype,
-                compressors=codecs.compressors(layout.codec, dtype, layout.content(name)),
+                compressors=codecs.compressors(layout.codec, dtype),
                 dimension_names=("i", "c", "z", "y", "x"),
             )
 
@@ -132,7 +132,7 @@ class CropStore:
             constant = np.array([[self.last_step.constant]]).astype(layout.gathered(array))
             self.last_step.pad(crops[:members], corner, layout.stored(array, constant))
         firsts = range(0, members, layout.chunk)
-        chunks = self._encoded(array, crops, [(a, a + layout.chunk) for a in firsts])
+        chunks = self._encoded(crops, [(a, a + layout.chunk) for a in firsts])
         parts = [part for chunk in chunks for part in chunk]
         if layout.sharded:
             missing = [None] * (layout.batch // layout.chunk - len(chunks))
@@ -156,17 +156,14 @@ class CropStore:
         bounds : (pieces + 1,) int64
             Index of the first crop of each batch, and the end.
         """
-        pieces = self._encoded(array, crops, list(pairwise(bounds.tolist())))
+        pieces = self._encoded(crops, list(pairwise(bounds.tolist())))
         name = fragments_name(array, source, chunk)
         path = self.work.path / _SPILLS / name
         return EncodedFile.of(name, path, list(shards.packed(pieces)), pieces)
 
-    def _encoded(
-        self, array: str, crops: np.ndarray, spans: list[tuple[int, int]]
-    ) -> list[codecs.Encoded]:
-        codec, content = self.layout.codec, self.layout.content(array)
+    def _encoded(self, crops: np.ndarray, spans: list[tuple[int, int]]) -> list[codecs.Encoded]:
         crops = np.ascontiguousarray(crops)
-        return [codecs.encode(codec, crops[a:b], content) for a, b in spans]
+        return [codecs.encode(self.layout.codec, crops[a:b]) for a, b in spans]
 
     def read_fragments(
         self, array: str, source: FragmentsOf, chunk: int, piece: tuple[int, int], out: np.ndarray
