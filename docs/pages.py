@@ -22,6 +22,7 @@ GROUPS = {
         "expand_labels",
         "label_rings",
         "subtract_labels",
+        "place_labels",
         "polygon_labels",
         "read_polygons",
     ),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harpy_core.planning.plan import plan_aggregate, plan_extract
     from harpy_core.raster import label_connected, open_raster
     from harpy_core.raster.growing import expand_labels, label_rings, subtract_labels
+    from harpy_core.raster.overlay import place_labels
     from harpy_core.raster.polygons import polygon_labels, read_polygons
     from harpy_core.statistics.asked import radial_mean
     from harpy_core.statistics.channels import channel_percentiles
@@ -60,6 +61,7 @@ _HOME = {
     "open_crops": "extract.crops",
     "open_raster": "raster",
     "pearson_corr_coeff": "statistics.joint",
+    "place_labels": "raster.overlay",
     "plan_aggregate": "planning.plan",
     "plan_extract": "planning.plan",
     "polygon_labels": "raster.polygons",
@@ -92,6 +94,7 @@ __all__ = [
     "open_crops",
     "open_raster",
     "pearson_corr_coeff",
+    "place_labels",
     "plan_aggregate",
     "plan_extract",
     "polygon_labels",

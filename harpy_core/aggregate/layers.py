@@ -205,7 +205,7 @@ class Together:
 def made_layers(
     sections: Mapping[str, Mapping[str, Any]] | None,
     raster: Raster,
-    opened: Callable[[str], Any],
+    opened: Callable[..., Any],
 ) -> dict[str, Any]:
     """Make the layers of a config's section aggregate.
 
@@ -216,7 +216,8 @@ def made_layers(
     raster
         The image, and the labels that layers are made of where they name no others.
     opened
-        Function that opens other labels by the name of an element or their place.
+        Function that opens other labels by the name of an element or their place, with their
+        scale and translation.
 
     Raises
     ------
@@ -230,7 +231,7 @@ def made_layers(
             raise InputError(f"layers: {name!r} is the name of the labels too; rename the layer")
         base = made.get(section["of"], labels)
         if section["labels"] is not None:
-            made[name] = opened(section["labels"])
+            made[name] = opened(section["labels"], section["scale"], section["translation"])
         elif section["expand"] is not None:
             made[name] = expand_labels(base, section["expand"])
         elif section["ring"] is not None:

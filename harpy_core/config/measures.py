@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, m
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.section import Positive, Section, Unlike, key
-from harpy_core.config.source import NAME_RULE, Address
+from harpy_core.config.source import NAME_RULE, Address, Scale, Side, Translation
 from harpy_core.errors import InputError
 from harpy_core.statistics.asked import (
     ALL_NAMES,
@@ -29,7 +29,6 @@ from harpy_core.statistics.derived import parsed
 from harpy_core.statistics.own import OWN_NAME, locate
 
 Reach = Annotated[float, Field(ge=0, le=10_000)]
-Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -66,8 +65,18 @@ class Layer(Section):
 
     labels: Address | None = key(
         "Name of another labels element of the source, or the path or address of a label TIFF or "
-        "Zarr array, or the path of polygons in pixels (.geojson, .parquet).",
+        "Zarr array, or the path of polygons (.geojson, .parquet).",
         NAME_RULE,
+        default=None,
+    )
+    scale: Scale | None = key(
+        "Pixels of the image along one of these labels, as the source's labels_scale.",
+        "a scale is a positive number, or one for each axis of the labels, or null",
+        default=None,
+    )
+    translation: Translation | None = key(
+        "Pixels of the image before the first of these labels, as the source's labels_translation.",
+        "a translation is a number, or one for each axis of the labels, or null",
         default=None,
     )
     of: str | None = key(
@@ -101,6 +110,8 @@ class Layer(Section):
             raise PydanticCustomError("together", "give one of labels, expand, ring and without")
         if given == ["labels"] and self.of is not None:
             raise PydanticCustomError("together", "of goes with expand, ring or without")
+        if given != ["labels"] and (self.scale, self.translation) != (None, None):
+            raise PydanticCustomError("together", "scale and translation go with labels")
         if self.ring is not None and self.ring[0] >= self.ring[1]:
             raise PydanticCustomError("together", "the outer distance of a ring is the larger one")
         return self

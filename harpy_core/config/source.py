@@ -54,8 +54,13 @@ def _axes_of_an_image(text: str) -> str:
 NameFile = Annotated[str, StringConstraints(pattern=r"\.([ct]sv|txt)$"), AfterValidator(expanded)]
 LocalPath = Annotated[str, AfterValidator(expanded)]
 Address = Annotated[str, AfterValidator(expanded), AfterValidator(_without_credentials)]
+Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LevelName = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 Level = Annotated[int, Field(ge=0)] | LevelName
+
+_Shift = Annotated[float, Field(allow_inf_nan=False)]
+Scale = Side | Annotated[list[Side], Field(min_length=2, max_length=3)]
+Translation = _Shift | Annotated[list[_Shift], Field(min_length=2, max_length=3)]
 
 
 class Source(Section):
@@ -78,7 +83,8 @@ class Source(Section):
     )
     labels: Address | None = key(
         "Name of the labels element in the store, or the path or address of a label TIFF or Zarr "
-        "array; not needed if the store has only one.",
+        "array, or the path of polygons (.geojson, such as QuPath's; .parquet, such as "
+        "SpatialData's shapes or Xenium's cell_boundaries); not needed if the store has only one.",
         NAME_RULE,
         default=None,
     )
@@ -107,6 +113,25 @@ class Source(Section):
     label_connected: bool = key(
         "Whether the labels are a binary mask, such as one of 0 and 255: each of its connected "
         "pieces is an instance then, numbered as scipy.ndimage.label does.",
+        "use true or false",
+        default=False,
+    )
+    labels_scale: Scale | None = key(
+        "Pixels of the image along one of the labels, where these are of another resolution: 2 for "
+        "half of the image's, or a number along each of (z, ) y and x; of polygons, pixels along "
+        "1, such as 4.70588 for Xenium's micrometres. null: as the metadata say.",
+        "a scale is a positive number, or one for each axis of the labels, or null",
+        default=None,
+    )
+    labels_translation: Translation | None = key(
+        "Pixels of the image before the first pixel of the labels, where these cover a part of it, "
+        "likewise. null: as the metadata say.",
+        "a translation is a number, or one for each axis of the labels, or null",
+        default=None,
+    )
+    labels_nearest: bool = key(
+        "Whether each pixel of the image takes the label at its centre where pixels of the labels "
+        "are not whole ones of the image; without it such labels are refused.",
         "use true or false",
         default=False,
     )

@@ -23,6 +23,7 @@ from harpy_core.errors import InputError, understood
 from harpy_core.raster.channel_list import read_names
 from harpy_core.raster.formats import beside, format_of, is_apart
 from harpy_core.raster.formats.format import Peek, stamp
+from harpy_core.raster.formats.polygons import ENDINGS as POLYGONS
 from harpy_core.storage import marks
 
 Keys = tuple[str, ...]
@@ -180,6 +181,10 @@ def _mistakes(config: Config, folder: str) -> Iterator[Mistake]:
         if image.puts_table:
             yield from _of_target(image, key_of(name))
     for name, case in config.cases.items():
+        labels = case.source.labels if case.source else None
+        if case.tile and labels and labels.lower().endswith(POLYGONS):
+            path = ("cases", name, "source", "labels")
+            yield wrong(path, labels, "tile repeats a label image: give one, or leave tile out")
         if case.fields and (case.tile or case.benchmark):
             path = ("cases", name, "source", "image")
             yield wrong(path, None, "tile and benchmark take one image: name a field of the plate")

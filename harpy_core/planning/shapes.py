@@ -99,7 +99,7 @@ class TileShape:
         in_place = alone and held == pixel and info.image_dtype != "bool"
         edges = _channel_edges(info.in_use, chunks[0])
         together = max((b - a for a, b in pairwise(edges)), default=1)
-        computed = _computed(info, tile, math.prod(own))
+        computed = _computed(info, tile, math.prod(own)) + tile * info.placing
         # A view of some channels is copied from the chunk that holds them.
         copied = together if len(info.channels) < shape[0] else 0
         return cls(
@@ -123,7 +123,8 @@ class TileShape:
             )
             + info.rearranged,
             image_file=math.prod(chunks) * pixel,
-            label_file=math.prod(own) * (itemsize(info.labels_stored) if computed else label),
+            label_file=math.prod(own)
+            * (itemsize(info.labels_stored) if info.labels_stored else label),
             computed=computed,
             rows=len(tiles[1]) - 1,
             columns=len(tiles[2]) - 1,

@@ -16,6 +16,8 @@ from harpy_core.raster.formats.format import LISTED, Choice, Element, Format, St
 from harpy_core.raster.label_views import whole_numbers
 from harpy_core.raster.ngff import diagonal
 from harpy_core.raster.opening import check_elements, chosen_channels, find_elements, given_names
+from harpy_core.raster.overlay import Laid, Sides
+from harpy_core.raster.polygons import PolygonLabels
 from harpy_core.raster.spacing import along
 from harpy_core.raster.views import stored_in
 from harpy_core.tiles.labels import mask_note
@@ -54,6 +56,9 @@ def survey(
     axes: str | None = None,
     t: int | None = None,
     label_connected: bool = False,
+    labels_scale: Sides | None = None,
+    labels_translation: Sides | None = None,
+    labels_nearest: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Survey:
     """Look at a source: all of its metadata, and a few chunks of its pixels.
@@ -71,7 +76,8 @@ def survey(
         with understood(uri):
             facts = _facts(pixels, "images"), _facts(segmentation, "labels")
         found.lines += _side_by_side(*facts)
-        own = check_elements(uri, pixels, segmentation, label_connected).channels
+        laid = Laid(labels_scale, labels_translation, labels_nearest)
+        own = check_elements(uri, pixels, segmentation, label_connected, laid).channels
         names, wanted = given_names(uri, channels, pixels.channels, own)
         used = [names[i] for i in chosen_channels(uri, names, wanted)]
         of = "" if len(used) == len(names) else f" of {len(names)}"
@@ -157,6 +163,8 @@ def _presence(found: Storage, shape: Sequence[int]) -> str:
 
 def _instances(array: Any, connected: bool) -> str:
     """Describe how many labels a few chunks hold, and whether they look like a mask."""
+    if isinstance(array, PolygonLabels):
+        return f"{len(array):,} polygons"
     stored = stored_in(array)
     chunks = _format(stored).chunks(stored, strict=False)
     size = math.prod(stored.chunks) * np.dtype(stored.dtype).itemsize

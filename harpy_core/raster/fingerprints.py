@@ -10,7 +10,6 @@ import numpy as np
 
 from harpy_core.raster.formats import owner_of
 from harpy_core.raster.grown import LabelView
-from harpy_core.raster.polygons import PolygonLabels
 from harpy_core.raster.reading import is_dask
 from harpy_core.raster.views import AxesView, ChannelView
 from harpy_core.storage.manifest import digest_of
@@ -49,8 +48,6 @@ def _facts(array: Any, times: bool) -> list[Any]:
         return [array.name, list(array.shape), *_behind(array, times)]
     if isinstance(array, ChannelView):
         return [list(array.indices), *_facts(array.array, times)]
-    if isinstance(array, PolygonLabels):
-        return array.facts()
     if isinstance(array, LabelView):
         return [*array.facts(), *(fact for one in array.arrays for fact in _facts(one, times))]
     if isinstance(array, AxesView):

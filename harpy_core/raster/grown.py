@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from harpy_core.raster.views import window
 from harpy_core.tiles.grid import Region
 
 
@@ -43,10 +44,7 @@ class LabelView(ABC):
         """Return a reader of these labels, from one of each array."""
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        whole = np.empty(self.shape if self.ndim == 3 else (1, *self.shape), self.dtype)
-        self.reader(*self._readers).read(tuple((0, n) for n in whole.shape), whole)
-        found: np.ndarray = whole.reshape(self.shape)[key]
-        return found
+        return window(self.reader(*self._readers), key, self.shape)
 
 
 class GrownLabels(LabelView):

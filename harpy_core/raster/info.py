@@ -49,6 +49,10 @@ class RasterInfo:
         Number of the time point, if there are several.
     label_connected
         Whether labels are a mask, whose connected pieces are the instances.
+    labels_scale, labels_translation, labels_nearest
+        Place of the labels on the image, as a user gave it.
+    placing
+        Bytes for each pixel of a tile while labels of another resolution are placed.
     labels_stored
         NumPy name of the type from which labels are computed, if they are not as they are stored.
     storage_options
@@ -86,6 +90,10 @@ class RasterInfo:
     axes: str | None = None
     t: int | None = None
     label_connected: bool = False
+    labels_scale: float | Sequence[float] | None = None
+    labels_translation: float | Sequence[float] | None = None
+    labels_nearest: bool = False
+    placing: int = 0
     labels_stored: str = ""
     rearranged: int = 0
     storage_options: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,6 @@ import numpy as np
 
 from harpy_core.errors import InputError
 from harpy_core.raster.grown import LabelView
-from harpy_core.raster.views import whole_key
 from harpy_core.tiles.grid import Edges, Region
 from harpy_core.tiles.scratch import scratch
 
@@ -133,16 +132,6 @@ class ConnectedLabels(LabelView):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, "_once": threading.Lock()})
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        given = whole_key(key, self.ndim)
-        spans = [_span(part, n) for part, n in zip(given, self.shape, strict=True)]
-        region = tuple(spans) if self.ndim == 3 else ((0, 1), *spans)
-        reader = self.reader(self._mask)
-        out = np.zeros(tuple(b - a for a, b in region), self.dtype)
-        reader.read(region, out)
-        inside = out if self.ndim == 3 else out[0]
-        return inside[tuple(_within(p, n) for p, n in zip(given, self.shape, strict=True))]
-
     def facts(self) -> list[Any]:
         """Return what makes these labels others than the array's."""
         return ["connected"]
@@ -157,22 +146,6 @@ class ConnectedLabels(LabelView):
             if self._numbers is None:
                 self._numbers = _numbered(self._mask, self.dtype)
         return self._numbers
-
-
-def _span(part: Any, length: int) -> tuple[int, int]:
-    """First index and end of the pixels that a part of a key needs."""
-    chosen = range(length)[part] if isinstance(part, slice) else [range(length)[part]]
-    return (min(chosen), max(chosen) + 1) if len(chosen) else (0, 1)
-
-
-def _within(part: Any, length: int) -> Any:
-    """Return the part of a key inside the pixels that were read for it."""
-    if not isinstance(part, slice):
-        return 0
-    chosen = range(length)[part]
-    if len(chosen) == 0:
-        return slice(0, 0)
-    return slice(None, None, chosen.step)
 
 
 class ConnectedReader:

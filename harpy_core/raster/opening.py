@@ -22,16 +22,17 @@ from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.formats import beside, format_of, is_apart, remote
 from harpy_core.raster.formats.format import Choice, Element
 from harpy_core.raster.info import RasterInfo
-from harpy_core.raster.placement import difference
-from harpy_core.raster.polygons import POLYGONS, read_polygons
+from harpy_core.raster.overlay import Laid, Sides, laid_on
 from harpy_core.raster.raster import Raster, channel_names
 from harpy_core.raster.raster import label_connected as connected_labels
 from harpy_core.raster.spacing import along
 from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.storage.manifest import digest_of, read_manifest
 
+_AS_IT_IS = Laid()
+
 _FILE = re.compile(
-    r"(\.ome)?\.(tiff?|btf|tf2|tf8|qptiff|svs|scn|ndpi|lsm|czi|lif|nd2|zarr)(\.zip)?$",
+    r"(\.ome)?\.(tiff?|btf|tf2|tf8|qptiff|svs|scn|ndpi|lsm|czi|lif|nd2|zarr|geojson|json|parquet)(\.zip)?$",
     re.IGNORECASE,
 )
 """Endings that are left out of the name of labels in a file of their own."""
@@ -48,6 +49,9 @@ def open_raster(
     axes: str | None = None,
     t: int | None = None,
     label_connected: bool = False,
+    labels_scale: Sides | None = None,
+    labels_translation: Sides | None = None,
+    labels_nearest: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Raster:
@@ -63,7 +67,8 @@ def open_raster(
         Element or group inside the store, or name or number of a TIFF's series; not needed if
         there is only one.
     labels
-        Element or group inside the store, or the path or address of a label TIFF or Zarr array.
+        Element or group inside the store, or the path or address of a label TIFF or Zarr array, or
+        the path of polygons, as in `harpy_core.read_polygons`.
     channels
         Names of the channels to keep, in the order of the file; of an image that names none, the
         names of all its channels. Or the path of a text with such names, one a line, or in a column
@@ -81,6 +86,11 @@ def open_raster(
     label_connected
         Whether labels are a binary mask, whose connected pieces are numbered as
         `harpy_core.label_connected` does.
+    labels_scale, labels_translation, labels_nearest
+        Place of the labels on the image, as in `harpy_core.place_labels`: pixels of the image along
+        one of the labels (of polygons, along 1), those before the first, and whether labels at the
+        centres of pixels are taken where they do not fit. None and None: as the metadata say, if
+        they make whole pixels of the image of each pixel of the labels, inside the image.
     storage_options
         Options of fsspec for an address, by its protocol, such as ``anon`` and ``endpoint_url``
         for s3. Without any it is read anonymously.
@@ -99,8 +109,17 @@ def open_raster(
         image.
     """
     choice = Choice(level, axes, t, storage_options)
+    laid = Laid(labels_scale, labels_translation, labels_nearest)
     return _opened(
-        expanded(str(uri)), image, labels, channels, choice, labels_level, cache, label_connected
+        expanded(str(uri)),
+        image,
+        labels,
+        channels,
+        choice,
+        labels_level,
+        cache,
+        label_connected,
+        laid,
     ).raster
 
 
@@ -115,6 +134,9 @@ def describe(
     axes: str | None = None,
     t: int | None = None,
     label_connected: bool = False,
+    labels_scale: Sides | None = None,
+    labels_translation: Sides | None = None,
+    labels_nearest: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
     missing_chunks: MissingChunks = "refuse",
@@ -129,9 +151,14 @@ def describe(
     uri = expanded(str(uri))
     place = os.path.abspath(uri) if format_of(uri).LOCAL else uri
     choice = Choice(level, axes, t, storage_options)
-    opened = _opened(place, image, labels, channels, choice, labels_level, cache, label_connected)
+    laid = Laid(labels_scale, labels_translation, labels_nearest)
+    opened = _opened(
+        place, image, labels, channels, choice, labels_level, cache, label_connected, laid
+    )
     raster, apart, named = opened.raster, opened.apart, opened.named
     found = _declared(place, raster, apart) or raster.fingerprint or ""
+    if found and laid.facts:
+        found = digest_of([found, laid.facts])
     return dataclasses.replace(
         raster.info(),
         uri=place,
@@ -144,6 +171,9 @@ def describe(
         axes=axes,
         t=t,
         label_connected=label_connected,
+        labels_scale=labels_scale,
+        labels_translation=labels_translation,
+        labels_nearest=labels_nearest,
         storage_options=dict(storage_options or {}),
         cache=None if cache is None else os.path.abspath(cache),
         missing=missing_chunks,
@@ -169,6 +199,7 @@ def open_described(info: RasterInfo) -> Raster:
         info.labels_level,
         info.cache,
         info.label_connected,
+        Laid(info.labels_scale, info.labels_translation, info.labels_nearest),
         info.named,
     )
     raster, apart = opened.raster, opened.apart
@@ -189,7 +220,9 @@ class _Opened:
     named: list[str]
 
 
-def open_layer(info: RasterInfo, labels: str) -> Any:
+def open_layer(
+    info: RasterInfo, labels: str, scale: Sides | None = None, translation: Sides | None = None
+) -> Any:
     """Open other labels of the image that `describe` described.
 
     Parameters
@@ -197,20 +230,25 @@ def open_layer(info: RasterInfo, labels: str) -> Any:
     info
         The image.
     labels
-        Name of an element, or path or address, as in `open_raster`; or path of polygons, as in
-        `harpy_core.read_polygons`, in pixels of the image.
+        Name of an element, or path or address, as in `open_raster`.
+    scale, translation
+        Their place on the image, as ``labels_scale`` and ``labels_translation`` there.
 
     Raises
     ------
     InputError
-        See `open_raster` and `harpy_core.read_polygons`; or polygons are of a volume.
+        See `open_raster`.
     """
-    if labels.lower().endswith(POLYGONS):
-        if len(info.labels_shape) > 2:
-            raise InputError(f"{labels}: polygons are flat, the image is a volume; leave it out")
-        return read_polygons(beside(labels, info.uri), info.labels_shape)
     return open_described(
-        dataclasses.replace(info, labels=labels, files="", labels_level=None, label_connected=False)
+        dataclasses.replace(
+            info,
+            labels=labels,
+            files="",
+            labels_level=None,
+            label_connected=False,
+            labels_scale=scale,
+            labels_translation=translation,
+        )
     ).labels
 
 
@@ -223,20 +261,22 @@ def _opened(
     labels_level: int | str | None,
     cache: str | os.PathLike[str] | None,
     connected: bool,
+    laid: Laid,
     named: Sequence[str] = (),
 ) -> _Opened:
     """Open an image and its labels; `named` are the names of all channels, known from before."""
     labels = None if labels is None else expanded(labels)
-    pixels, segmentation = find_elements(uri, image, labels, choice, labels_level)
-    checked = check_elements(uri, pixels, segmentation, connected)
+    found_elements = find_elements(uri, image, labels, choice, labels_level)
+    pixels, segmentation = (
+        dataclasses.replace(e, array=_kept(e.array, cache)) for e in found_elements
+    )
+    checked = check_elements(uri, pixels, segmentation, connected, laid)
     found = checked.channels
     if named and not isinstance(channels, str | os.PathLike):
         names, wanted = [*named], channels
     else:
         names, wanted = given_names(uri, channels, pixels.channels, found)
-    image_array, label_array = (_kept(e.array, cache) for e in (pixels, segmentation))
-    if connected:
-        label_array = connected_labels(label_array)
+    image_array, label_array = pixels.array, checked.labels
     chosen = chosen_channels(uri, names, wanted)
     if len(chosen) < len(names):
         image_array = ChannelView(image_array, tuple(chosen))
@@ -293,7 +333,9 @@ def _of_labels(choice: Choice, image: Element, level: int | str | None) -> Choic
 # Image and labels together ------------------------------------------------------------------------
 
 
-def check_elements(uri: str, image: Element, labels: Element, connected: bool = False) -> Raster:
+def check_elements(
+    uri: str, image: Element, labels: Element, connected: bool = False, laid: Laid = _AS_IT_IS
+) -> Raster:
     """Make the raster of an image and its labels, if they belong together.
 
     Raises
@@ -303,15 +345,8 @@ def check_elements(uri: str, image: Element, labels: Element, connected: bool = 
     """
     with understood(uri):
         array = connected_labels(labels.array) if connected else labels.array
-        raster = Raster.of(image.array, array)
-    if image.placed is not None and labels.placed is not None:
-        flat = image.array.ndim == 3 or labels.array.ndim == 2
-        told = difference(image.placed, labels.placed, ("y", "x") if flat else axes_names.SPATIAL)
-        if told is not None:
-            raise InputError(
-                f"{uri}: labels {labels.name!r} do not lie on the image{_called(image)}: {told}; "
-                "resample the labels onto the image's pixels"
-            )
+        placed = laid_on(uri, image, dataclasses.replace(labels, array=array), laid)
+        raster = Raster.of(image.array, placed)
     where = f"{uri}: channels of the image{_called(image)}"
     names = channel_names(image.channels, len(raster.channels), where)
     sides = along(image.sides, axes_names.of("labels", labels.array.ndim))

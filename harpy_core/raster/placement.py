@@ -76,6 +76,37 @@ def difference(image: Placement, labels: Placement, axes: Iterable[str]) -> str 
     return None
 
 
+def relation(image: Placement, labels: Placement, axes: Iterable[str]) -> np.ndarray | None:
+    """Matrix (4, 4) from places z, y and x in the labels to those in the image, over some axes.
+
+    None if it is not the same in all coordinate systems that both have, or is no matrix, or one
+    without an inverse.
+    """
+    kept = [_FRAME.index(axis) for axis in axes if axis in _FRAME[1:]]
+    found: np.ndarray | None = None
+    for system in sorted(set(image) & set(labels)):
+        try:
+            pixels = np.linalg.solve(_numbers_of(image[system]), _numbers_of(labels[system]))
+        except (np.linalg.LinAlgError, _NoMatrixError):
+            return None
+        matrix = np.eye(4)
+        places = [axis - 1 for axis in kept]
+        matrix[np.ix_(places, places)] = pixels[np.ix_(kept, kept)]
+        matrix[places, -1] = pixels[kept, -1]
+        if np.linalg.matrix_rank(matrix) < 4:
+            return None
+        if found is not None and not np.allclose(found, matrix, rtol=_RELATIVE, atol=_PIXELS):
+            return None
+        found = matrix
+    return found
+
+
+def _numbers_of(placed: np.ndarray | str) -> np.ndarray:
+    if isinstance(placed, str):
+        raise _NoMatrixError(placed)
+    return placed
+
+
 def _listed(placed: Placement) -> str:
     return ", ".join(sorted(placed))
 

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 
 from harpy_core.errors import InputError
+from harpy_core.raster.views import window
 from harpy_core.tiles.grid import Region, regular_edges
 from harpy_core.tiles.labels import checked_labels
 from harpy_core.tiles.runs import RunTable
-
-POLYGONS = (".geojson", ".json", ".parquet")
-"""Endings of files of polygons."""
 
 TILE = 2048
 """Side of the tiles of a job on polygons alone."""
@@ -95,10 +93,19 @@ class PolygonLabels:
         return found
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        whole = np.zeros((1, *self.shape), self.dtype)
-        PolygonReader(self).read(tuple((0, n) for n in whole.shape), whole)
-        found: np.ndarray = whole[0][key]
-        return found
+        return window(PolygonReader(self), key, self.shape)
+
+    def moved(self, matrix: np.ndarray) -> PolygonLabels:
+        """Return them with their corners moved.
+
+        Parameters
+        ----------
+        matrix : (4, 4) float64
+            From places z, y and x to others.
+        """
+        x = matrix[2, 2] * self.x + matrix[2, 1] * self.y + matrix[2, 3]
+        y = matrix[1, 2] * self.x + matrix[1, 1] * self.y + matrix[1, 3]
+        return PolygonLabels(self.id, x, y, self.ring, self.begin, self.shape)
 
 
 def _offsets(sizes: np.ndarray) -> np.ndarray:
@@ -271,7 +278,8 @@ def read_polygons(
     path
         GeoJSON, such as QuPath exports: a FeatureCollection, a list of features, or a feature;
         what is neither a Polygon nor a MultiPolygon is left out. Or GeoParquet (``.parquet``), such
-        as ``shapes/cells/shapes.parquet`` of a SpatialData store, which needs geopandas.
+        as ``shapes/cells/shapes.parquet`` of a SpatialData store, or Xenium's
+        ``cell_boundaries.parquet``, which need geopandas.
         Labels are 1, 2, … in the order of the file.
     shape, scale, translation
         See `polygon_labels`.
@@ -306,10 +314,29 @@ def _of_parquet(path: str | os.PathLike[str]) -> Any:
             f"{path}: GeoParquet needs geopandas: pip install 'harpy-core[spatialdata]'"
         ) from error
     try:
+        if _is_of_corners(path):
+            return _of_corners(path)
         return geopandas.read_parquet(path)
     except (OSError, ValueError) as error:
         told = f"cannot be read as GeoParquet ({' '.join(str(error).split())})"
         raise InputError(f"{path}: {told}; export it again") from error
+
+
+def _is_of_corners(path: str | os.PathLike[str]) -> bool:
+    """Whether a table has a row for each corner, as Xenium's cell_boundaries."""
+    from pyarrow import parquet
+
+    return {"cell_id", "vertex_x", "vertex_y"} <= set(parquet.read_schema(path).names)
+
+
+def _of_corners(path: str | os.PathLike[str]) -> list[np.ndarray]:
+    """Polygons of a table of corners; those of one follow each other."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path, columns=["cell_id", "vertex_x", "vertex_y"])
+    number = table["cell_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    corners = np.stack([table[name].to_numpy() for name in ("vertex_x", "vertex_y")], axis=1)
+    return np.split(corners.astype(np.float64), np.flatnonzero(np.diff(number)) + 1)
 
 
 def _geometries(content: Any) -> Iterator[Any]:

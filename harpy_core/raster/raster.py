@@ -18,6 +18,7 @@ from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.label_views import ConnectedLabels, WholeNumbers, whole_numbers
+from harpy_core.raster.placed import PlacedLabels
 from harpy_core.raster.reading import (
     NUMPY_TILE,
     Reader,
@@ -193,6 +194,7 @@ class Raster:
             labels_dtype=_type_name(self.labels),
             labels_stored=_stored_type(self.labels),
             rearranged=max(map(_rearranged, (image, self.labels))),
+            placing=self.labels.working if isinstance(self.labels, PlacedLabels) else 0,
             fingerprint="",
             numbers=self.image.indices if isinstance(self.image, ChannelView) else None,
             lazy=self.lazy,

@@ -18,6 +18,43 @@ def whole_key(key: Any, axes: int) -> tuple[Any, ...]:
     return (*given, *(slice(None),) * (axes - len(given)))
 
 
+def window(reader: Any, key: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return some pixels of labels, of which those around them alone are read.
+
+    Parameters
+    ----------
+    reader
+        Reader of the labels along z, y and x, whose regions have their own shape.
+    key
+        Index, of integers and slices.
+    shape
+        Pixels of the labels, with or without z.
+    """
+    given = whole_key(key, len(shape))
+    spans = [_span(part, n) for part, n in zip(given, shape, strict=True)]
+    region = ((0, 1),) * (3 - len(shape)) + tuple(spans)
+    out = np.zeros(reader.layout(region), reader.dtype)
+    reader.read(region, out)
+    inside = out[tuple(slice(0, b - a) for a, b in region)][(0,) * (3 - len(shape))]
+    return inside[tuple(_within(part, n) for part, n in zip(given, shape, strict=True))]
+
+
+def _span(part: Any, length: int) -> tuple[int, int]:
+    """First index and end of the pixels that a part of a key needs."""
+    chosen = range(length)[part] if isinstance(part, slice) else [range(length)[part]]
+    return (min(chosen), max(chosen) + 1) if len(chosen) else (0, 1)
+
+
+def _within(part: Any, length: int) -> Any:
+    """Return the part of a key inside the pixels that were read for it."""
+    if not isinstance(part, slice):
+        return 0
+    chosen = range(length)[part]
+    if len(chosen) == 0:
+        return slice(0, 0)
+    return slice(None, None, chosen.step)
+
+
 @dataclass(frozen=True, slots=True)
 class AxesView:
     """An array with its axes in another order, without some of them, or with a new one.

@@ -25,6 +25,7 @@ from harpy_core.config.crops import Codec
 from harpy_core.errors import InputError
 from harpy_core.provenance import source_digest
 from harpy_core.raster.fingerprints import fingerprint
+from harpy_core.raster.polygons import PolygonLabels
 from harpy_core.raster.raster import Raster
 from harpy_core.running.progress import Bar, track
 from harpy_core.running.schedule import in_order, threads_of
@@ -131,6 +132,8 @@ def tile_raster(
         link, the disk is too small, or another run is working on the same path.
     """
     _check_sizes(shape, chunks, shard, method)
+    if isinstance(raster.labels, PolygonLabels):
+        raise InputError("tile: labels are polygons; give a label image, or leave tile out")
     threads = AT_WORK * (threads or threads_of(None))
     target = Path(path)
     with sole_writer(target):

@@ -186,11 +186,18 @@ def test_a_layer_may_be_a_file_of_polygons(tmp_path: Path) -> None:
     geometry = {"type": "Polygon", "coordinates": [corners]}
     (tmp_path / "cells.geojson").write_text(json.dumps([{"geometry": geometry}]))
     info = describe(tmp_path / "a.zarr", image="image", labels="labels")
-    section = dict.fromkeys(("of", "expand", "ring", "without")) | {"labels": "cells.geojson"}
-    layers = made_layers({"cell": section}, open_described(info), partial(open_layer, info))
-    found = hc.aggregate_layers(None, {"all": np.ones((12, 12), "u2"), **layers}, "area")["cell"]
-    assert found.obs["area"].tolist() == [18.0]
-    assert found.obs["parent"].tolist() == [1]
+    keys = dict.fromkeys(("of", "expand", "ring", "without", "scale", "translation"))
+    sections = {
+        "cell": keys | {"labels": "cells.geojson"},
+        "moved": keys | {"labels": "cells.geojson", "scale": 0.5, "translation": [4, 1]},
+    }
+    layers = made_layers(sections, open_described(info), partial(open_layer, info))
+    found = hc.aggregate_layers(None, {"all": np.ones((12, 12), "u2"), **layers}, "area")
+    assert found["cell"].obs["area"].tolist() == [18.0]
+    assert found["cell"].obs["parent"].tolist() == [1]
+    # From x = 2, y = 5 to x = 5, y = 6.5: a row of centres lies on its edge.
+    assert found["moved"].obsm["spatial"][0, 0] == 3.0
+    assert found["moved"].obsm["spatial"][0, 1] in (5.0, 5.5)
 
 
 # Derived columns ----------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_the_level_of_the_labels_is_the_one_of_the_images_shape(tmp_path: Path) 
     assert "(level 1 is used)" in "\n".join(survey(str(path)).lines)
     info = describe(path, labels_level=1)
     np.testing.assert_array_equal(open_described(info).labels[...], cells()[::2, ::2])
-    with pytest.raises(hc.InputError, match="do not cover the same pixels"):
+    with pytest.raises(hc.InputError, match=r"do not lie on the image: scaled by y 0\.5, x 0\.5"):
         open_raster(path, labels_level=0)
     with pytest.raises(hc.InputError, match="no level 4; there are 0 to 3"):
         open_raster(path, labels_level=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from harpy_core.raster.formats import bio, n5, planes, remote, tiff, zarr_store
+from harpy_core.raster.formats import bio, n5, planes, polygons, remote, tiff, zarr_store
 from harpy_core.raster.formats.format import Format
 
 FORMATS: tuple[Format, ...] = (
@@ -14,6 +14,7 @@ FORMATS: tuple[Format, ...] = (
     planes,
     bio,
     n5,
+    polygons,
     zarr_store,
 )
 """Formats in order: the first that claims a source opens it; the last claims all others."""

@@ -1,0 +1,218 @@
+"""Labels laid on their image: where the metadata place them, or where a user says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harpy_core.errors import InputError
+from harpy_core.raster import axes as axes_names
+from harpy_core.raster.formats.format import Element
+from harpy_core.raster.placed import PlacedLabels, is_upright
+from harpy_core.raster.placement import difference, relation
+from harpy_core.raster.polygons import PolygonLabels
+from harpy_core.raster.reading import is_dask, lifted, reader_of
+
+Sides = float | Sequence[float]
+"""One number for all axes, or one for each of (z, ) y and x."""
+
+_RELATIVE = 1e-6
+_PIXELS = 1e-3
+_REMEDY = "say where they lie with labels_scale and labels_translation"
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """What a user says of the place of labels.
+
+    Attributes
+    ----------
+    scale
+        Pixels of the image along a pixel of the labels; None: as the metadata say.
+    translation
+        Pixels of the image before the first pixel of the labels.
+    nearest
+        Whether pixels of the image may take the label at their centre where pixels of the labels
+        are not whole ones of the image.
+    """
+
+    scale: Sides | None = None
+    translation: Sides | None = None
+    nearest: bool = False
+
+    @property
+    def given(self) -> bool:
+        """Whether the place is given, whatever the metadata say."""
+        return self.scale is not None or self.translation is not None
+
+    @property
+    def facts(self) -> list[Any]:
+        """What of it changes labels; empty where nothing is said."""
+        return [self.scale, self.translation, self.nearest] if self != Laid() else []
+
+    def matrix(self, axes: int, where: str) -> np.ndarray:
+        """Return the matrix from the labels' places z, y and x to those in the image."""
+        scale = _by_axis(1.0 if self.scale is None else self.scale, axes, f"{where}_scale", 1.0)
+        shift = _by_axis(self.translation or 0.0, axes, f"{where}_translation", 0.0)
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise InputError(f"{where}_scale = {self.scale}: give positive numbers")
+        matrix = np.diag([*scale, 1.0])
+        matrix[:3, 3] = shift
+        return matrix
+
+
+def _by_axis(value: Sides, axes: int, what: str, otherwise: float) -> np.ndarray:
+    if isinstance(value, int | float):
+        return np.array([otherwise] * (3 - axes) + [value] * axes, np.float64)
+    if len(value) != axes:
+        raise InputError(f"{what} = {list(value)}: give one number, or {axes}, one for each axis")
+    return np.array([otherwise] * (3 - axes) + [*value], np.float64)
+
+
+def place_labels(
+    labels: Any,
+    shape: Sequence[int],
+    scale: Sides = 1.0,
+    translation: Sides = 0.0,
+    *,
+    nearest: bool = False,
+) -> Any:
+    """Labels of another resolution, or of a part of an image, on the image's pixels.
+
+    Each pixel of the image has the label at its centre, and 0 beyond the labels. Nothing is stored:
+    tiles are made as they are read.
+
+    Parameters
+    ----------
+    labels
+        (y, x) or (z, y, x) integers: a NumPy or Zarr array, or one that `open_raster` opened.
+    shape
+        Pixels of the image along the labels' axes.
+    scale
+        Pixels of the image along one of the labels: 2 for labels of half the resolution. One number
+        for all axes, or one for each of (z, ) y and x.
+    translation
+        Pixels of the image before the first pixel of the labels, likewise.
+    nearest
+        Whether numbers that are not whole are allowed, and scales below 1.
+
+    Returns
+    -------
+    PlacedLabels
+        Labels that every job takes.
+
+    Raises
+    ------
+    InputError
+        A scale is not positive, or numbers are not whole and `nearest` is not asked for; or it is a
+        Dask array.
+    """
+    if is_dask(labels):
+        raise InputError("labels: Dask arrays are not placed; use dask.array.repeat and pad")
+    if len(shape) != labels.ndim:
+        raise InputError(f"shape = {tuple(shape)}: give {labels.ndim} numbers, as labels have axes")
+    matrix = Laid(scale, translation).matrix(labels.ndim, "labels")
+    if not nearest and _exact(matrix) is None:
+        raise InputError(
+            f"scale = {scale}, translation = {translation}: pixels of the labels are not whole "
+            "ones of the image; give whole numbers, or nearest=True"
+        )
+    return PlacedLabels(labels, reader_of(labels, 3), shape, matrix)
+
+
+def laid_on(uri: str, image: Element, labels: Element, said: Laid) -> Any:
+    """Return labels as an array on the pixels of an image.
+
+    What the metadata say is followed if it makes whole pixels of the image of each pixel of the
+    labels, all of them inside; what a user says, in any case.
+
+    Raises
+    ------
+    InputError
+        Labels lie elsewhere, or it is not known where.
+    """
+    array = labels.array
+    shape = lifted(tuple(image.array.shape[1:]), 3, 1)
+    if said.given:
+        matrix = said.matrix(array.ndim, "labels")
+        told = f"scale {said.scale}, translation {said.translation}"
+        remedy = "give whole numbers of at least 1, or labels_nearest: true"
+    elif image.placed is None or labels.placed is None:
+        _refuse_coarser(uri, labels, shape)
+        return array
+    else:
+        flat = image.array.ndim == 3 or array.ndim == 2
+        axes = ("y", "x") if flat else axes_names.SPATIAL
+        moved = difference(image.placed, labels.placed, axes)
+        if moved is None:
+            return array
+        told, remedy = moved, _REMEDY
+        found = relation(image.placed, labels.placed, axes)
+        if found is None:
+            raise _elsewhere(uri, image, labels, told, remedy)
+        matrix = found
+    if isinstance(array, PolygonLabels):
+        return array.moved(matrix)
+    exact = _exact(matrix)
+    whole = exact is not None and (said.given or _inside(exact, array.shape, shape))
+    if not (whole or said.nearest):
+        raise _elsewhere(uri, image, labels, told, remedy)
+    over = shape if array.ndim == 3 else shape[1:]
+    return PlacedLabels(array, reader_of(array, 3), over, matrix if exact is None else exact)
+
+
+def _refuse_coarser(uri: str, labels: Element, image: tuple[int, ...]) -> None:
+    """Refuse labels of a whole part of the image's pixels along y and x: it is not said where."""
+    own = lifted(tuple(labels.array.shape), 3, 1)
+    factor = image[1] // max(own[1], 1)
+    if factor > 1 and own[:1] == image[:1] and image[1:] == tuple(factor * n for n in own[1:]):
+        raise InputError(
+            f"{uri}: labels {labels.name!r} have a {factor}th of the image's pixels along y and x: "
+            f"if each of theirs covers {factor} x {factor} of the image, give labels_scale: "
+            f"{[1, factor, factor] if labels.array.ndim == 3 else factor}"
+        )
+
+
+def _elsewhere(uri: str, image: Element, labels: Element, told: str, remedy: str) -> InputError:
+    called = f" {image.name!r}" if image.name else ""
+    return InputError(
+        f"{uri}: labels {labels.name!r} do not lie on the image{called}: {told}; {remedy}, or "
+        "resample the labels onto the image's pixels"
+    )
+
+
+def _exact(matrix: np.ndarray) -> np.ndarray | None:
+    """Return a matrix in whole numbers, if each pixel of the labels is whole ones of the image.
+
+    Those who take a pixel's centre for its place shift labels of an even scale by half a pixel of
+    theirs less half of one of the image; that is no shift. Of an odd scale it is not known whether
+    such a shift is one.
+    """
+    if not is_upright(matrix):
+        return None
+    scale, shift = np.diagonal(matrix)[:3], matrix[:3, 3].copy()
+    factor = np.round(scale)
+    if (factor < 1).any() or (np.abs(scale / np.maximum(factor, 1) - 1) > _RELATIVE).any():
+        return None
+    between = (factor - 1) / 2
+    centred = (factor % 2 == 0) & (np.abs(shift - between - np.round(shift - between)) <= _PIXELS)
+    shift[centred] -= between[centred]
+    if (np.abs(shift - np.round(shift)) > _PIXELS).any():
+        return None
+    whole = np.diag([*factor, 1.0])
+    whole[:3, 3] = np.round(shift)
+    return whole
+
+
+def _inside(matrix: np.ndarray, labels: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether labels cover pixels of an image alone, but for less than one pixel of theirs.
+
+    Also whether no odd scale leaves open what a shift means.
+    """
+    scale, shift = np.diagonal(matrix)[:3], matrix[:3, 3]
+    ends = shift + scale * np.array(lifted(tuple(labels), 3, 1))
+    unclear = (scale > 1) & (scale % 2 == 1) & (shift == (scale - 1) / 2)
+    return bool((shift >= 0).all() and (ends - image < scale).all() and not unclear.any())
