@@ -169,10 +169,11 @@ def _refuse_coarser(uri: str, labels: Element, image: tuple[int, ...]) -> None:
     own = lifted(tuple(labels.array.shape), 3, 1)
     factor = image[1] // max(own[1], 1)
     if factor > 1 and own[:1] == image[:1] and image[1:] == tuple(factor * n for n in own[1:]):
+        told = [1, factor, factor] if labels.array.ndim == 3 else factor
         raise InputError(
-            f"{uri}: labels {labels.name!r} have a {factor}th of the image's pixels along y and x: "
-            f"if each of theirs covers {factor} x {factor} of the image, give labels_scale: "
-            f"{[1, factor, factor] if labels.array.ndim == 3 else factor}"
+            f"{uri}: labels {labels.name!r} do not cover the same pixels as the image, which has "
+            f"{factor} times as many along y and x: if each of theirs covers {factor} x {factor} "
+            f"of the image's, give labels_scale: {told}"
         )
 
 
