@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harpy_core.aggregate.aggregation import Aggregation
+from harpy_core.aggregate.checkpoints import Checkpoints
 from harpy_core.aggregate.derived import DerivedColumn, derived_columns, with_derived
 from harpy_core.aggregate.merging import Measured, TilePart, TileWork, in_one_read
 from harpy_core.aggregate.neighbors import Neighbors
@@ -164,16 +165,30 @@ class Together:
         )
 
     def measure(
-        self, edges: tuple[int, ...], client: Client | None, bar: Bar
+        self,
+        edges: tuple[int, ...],
+        client: Client | None,
+        bar: Bar,
+        checkpoints: Checkpoints | None = None,
     ) -> tuple[list[Measured], list[Parents]]:
-        """Measure some channels in all layers; see `Aggregation.measure`."""
+        """Measure some channels in all layers; see `Aggregation.measure`.
+
+        Parameters
+        ----------
+        checkpoints
+            Commits of what tasks return: those of an earlier run are used, more are made.
+        """
         raster = self.jobs[0].raster
         runs = [job.begin(edges, client, label_tiles(raster)) for job in self.jobs]
         put = LazyLayeredTask if raster.lazy else LayeredTask.of
         tasks = [put(tuple(each)) for each in zip(*(run.tasks for run in runs), strict=True)]
         work = partial(measure_layers, works=tuple(run.work for run in runs), first=edges[0])
         parents = [Parents() for _ in runs[1:]]
-        for task, part in schedule.results(work, tasks, client, lazy=raster.lazy):
+        measured = partial(schedule.results, work, client=client, lazy=raster.lazy)
+        arriving = measured(tasks)
+        if checkpoints is not None:
+            arriving = checkpoints.of(tasks).arriving(tasks, measured)
+        for task, part in arriving:
             for run, one, own in zip(runs, task.tasks, part.parts, strict=True):
                 run.add(one, own)
             for found, shared in zip(parents, part.overlaps, strict=True):

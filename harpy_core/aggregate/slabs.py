@@ -1,4 +1,7 @@
-"""Blocks of a table that are worked on at a time: arithmetic alone, shared by plan and job."""
+"""Blocks of a table that are worked on, and bytes that are committed together, at a time.
+
+Arithmetic alone, shared by plan and job.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ ROWS = 2**16
 
 SLAB_BYTES = 2**30
 """Bytes of the statistics of all instances that are held at a time."""
+
+COMMIT_BYTES = 2**24
+"""Bytes of tasks' results that are committed together, at the latest."""
+
+COMMIT_COPIES = 2
+"""Copies of them at a time: those that gather, and those that are being written."""
 
 
 def derived_bytes(columns: int) -> int:

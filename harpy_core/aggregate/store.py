@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,22 +17,42 @@ import numpy as np
 import zarr
 
 from harpy_core.aggregate.aggregation import Aggregation
-from harpy_core.aggregate.layers import Together, stacked
-from harpy_core.aggregate.merging import Measured
-from harpy_core.aggregate.neighbors import Neighbors
+from harpy_core.aggregate.checkpoints import Checkpoints
+from harpy_core.aggregate.label_work import LabelPart
+from harpy_core.aggregate.layers import LayersPart, Together, stacked
+from harpy_core.aggregate.merging import Measured, TilePart
+from harpy_core.aggregate.neighbors import ContactPart, Neighbors
+from harpy_core.aggregate.outlines import Rows, ShapePart
+from harpy_core.aggregate.pieces import Pieces
 from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, derived_bytes, slabs_of
+from harpy_core.aggregate.whole import Wholes
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
+from harpy_core.provenance import source_digest
 from harpy_core.raster.raster import Raster
 from harpy_core.running.progress import track
-from harpy_core.statistics.asked import Stats
-from harpy_core.statistics.channels import HISTOGRAMS
+from harpy_core.statistics.asked import Stats, identity
+from harpy_core.statistics.channels import HISTOGRAMS, ChannelCounts
+from harpy_core.statistics.partials import Partials
+from harpy_core.statistics.places import Stretches
 from harpy_core.storage import codecs
-from harpy_core.storage.folders import staging
+from harpy_core.storage.commits import KEPT, WorkFolder
+from harpy_core.storage.folders import local, room_for
+from harpy_core.storage.locks import sole_writer
+from harpy_core.storage.manifest import digest_of
+from harpy_core.tiles.runs import Geometry
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from distributed import Client
+
+logger = logging.getLogger(__name__)
+
+_KINDS = (
+    *(LayersPart, TilePart, Geometry, Partials, Wholes, Pieces, Stretches, ChannelCounts),
+    *(LabelPart, ShapePart, Rows, ContactPart),
+)
+"""Dataclasses that a task's result is made of."""
 
 
 def aggregate_to_store(
@@ -56,7 +79,10 @@ def aggregate_to_store(
     """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
 
     Memory holds one slab, however many instances and channels there are; each chunk of the image
-    is still decoded once. The store appears when it is complete, annotated for SpatialData.
+    is still decoded once. The store appears when it is complete, annotated for SpatialData. Until
+    then what tasks return is committed to a hidden folder beside it, named after the inputs and
+    parameters: a run that died resumes from there, where image and labels can be identified and
+    no function of your own was passed (one named ``module:name`` is known by its code).
 
     Parameters
     ----------
@@ -83,6 +109,7 @@ def aggregate_to_store(
     InputError
         See `aggregate_stats`; or the instances are not those of the labels.
     """
+    target = local(path)
     raster = Raster.of(image, {region: labels, **(layers or {})}, channels)
     together = Together.of(
         raster,
@@ -105,9 +132,18 @@ def aggregate_to_store(
     slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes, job.unsplit)
     arrays: dict[str, zarr.Array] = {}
     counts: list[np.ndarray] = []
-    with staging(path) as folder, track(job.pixels, "aggregate", enabled=progress) as bar:
+    key = _key(together, raster, stats, instances)
+    if key is None:
+        logger.info("%s: nothing tells what the image or a function is: nothing is kept", target)
+    work = WorkFolder(target, key or "alone")
+    with (
+        sole_writer(target),
+        _begun(work, key is not None) as checkpoints,
+        track(job.pixels, "aggregate", enabled=progress) as bar,
+    ):
+        folder = work.store
         for slab in slabs:
-            found, parents = together.measure(slab, client, bar)
+            found, parents = together.measure(slab, client, bar, checkpoints)
             _refuse_others(instances, found[0].instances)
             if slab is slabs[0]:
                 # With the first channels comes what the labels say.
@@ -134,6 +170,49 @@ def aggregate_to_store(
             _write_elements(group, {"var": var, f"uns/{HISTOGRAMS}": counted})
         with quiet_consolidation():
             zarr.consolidate_metadata(folder)
+
+
+def _key(together: Together, raster: Raster, stats: Stats, instances: Instances) -> str | None:
+    """Digest of all that decides what tasks return; None where not all of it is known."""
+    asked = identity(stats)
+    if raster.fingerprint is None or asked is None:
+        return None
+    who = hashlib.sha256()
+    for column in (instances.id, instances.count, instances.bbox):
+        who.update(np.ascontiguousarray(column).data)
+    job = together.jobs[0]
+    settings = [
+        asked,
+        raster.channels,
+        list(raster.layers),
+        job.engine,
+        job.ignore_nan,
+        job.strict,
+        job.whole_channels,
+        job.spacing,
+        job.neighbors,
+    ]
+    return digest_of([raster.fingerprint, settings, who.hexdigest(), source_digest(__name__)])[:16]
+
+
+@contextmanager
+def _begun(work: WorkFolder, resume: bool) -> Iterator[Checkpoints | None]:
+    """Begin the job's folder, and the commits in it if another run could use them; finish it.
+
+    After an error the commits stay; without any, nothing does.
+    """
+    work.begin(Path.mkdir, resume)
+    try:
+        with (
+            room_for(work.store, KEPT, reads=True),
+            Checkpoints(work, _KINDS) if resume else nullcontext() as checkpoints,
+        ):
+            yield checkpoints
+        work.finish(flushed=())
+    except BaseException:
+        if not work.records():
+            shutil.rmtree(work.path, ignore_errors=True)
+        raise
 
 
 def _frames(job: Aggregation, rows: Any, found: Sequence[Measured]) -> dict[str, Any]:

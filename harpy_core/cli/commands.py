@@ -110,11 +110,10 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
     from harpy_core.aggregate.store import aggregate_to_store
     from harpy_core.instances.finding import find_instances
     from harpy_core.raster import open_described, open_layer
-    from harpy_core.storage.locks import sole_writer
 
     raster = open_described(info)
     engine = typed["engine"] or "auto"
-    with sole_writer(output), _workers(typed) as client:
+    with _workers(typed) as client:
         layers = section.model_dump()["layers"]
         stats = of_section(section.model_dump())
         planned = {

@@ -7,7 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from harpy_core.aggregate.slabs import SLAB_BYTES, derived_bytes, slabs_of
+from harpy_core.aggregate.slabs import (
+    COMMIT_BYTES,
+    COMMIT_COPIES,
+    SLAB_BYTES,
+    derived_bytes,
+    slabs_of,
+)
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import COMMITS_IN_FLIGHT, part_size, strip_shape
 from harpy_core.kernels.registry import AUTO, ENGINES
@@ -45,6 +51,9 @@ HISTOGRAM_BYTES = 2**16 * WORD
 PLACED_WORDS = 9
 """Words per pixel of a tile where the places of pixels are needed: offsets, owners, rings, weights
 and their products."""
+
+GEOMETRY_WORDS = 11
+"""Words of an instance's label and of its pixels' geometry."""
 
 PAIR_BYTES = 300
 """Bytes of a pair of neighbours while matrices are made of all: three values, twice."""
@@ -261,6 +270,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + (1 + others) * (waiting + _outlines(shape, shapes, number))
             + (1 + others) * (_paired(shape, number, asked) + 3 * outputs)
             + asked.whole_channels * 4 * shape.channels * HISTOGRAM_BYTES
+            + _committing(shape, shapes, number, asked)
         ),
         instances=known,
         device_bytes_per_task=(
@@ -299,8 +309,20 @@ def _shapes_alone(
         result_bytes=(
             (1 + others) * (finding.result_bytes + _outlines(shape, shapes, number))
             + (1 + others) * _paired(shape, number, asked)
+            + _committing(shape, shapes, number, asked)
         ),
     )
+
+
+def _committing(shape: TileShape, shapes: Collection[Shape], number: int, asked: _Asked) -> int:
+    """Bytes of the results of tasks that gather until they are committed, and are being written."""
+    wanted = resolved(asked.stats)
+    words = shape.channels * words_of(wanted.statistics.values(), shape.dtype)
+    returned = number * WORD * (words + GEOMETRY_WORDS + label_words_of(shapes))
+    # Pixels and histograms of tiles may be far larger than what is made of them.
+    if wanted.whole or asked.whole_channels or any(one.whole for one in shapes):
+        returned = COMMIT_BYTES
+    return COMMIT_COPIES * min((1 + len(asked.layers)) * returned, COMMIT_BYTES)
 
 
 def _paired(shape: TileShape, number: int, asked: _Asked) -> int:
@@ -344,7 +366,7 @@ def _outlining(shape: TileShape, shapes: Collection[Shape], number: int) -> int:
 
 def _outlines(shape: TileShape, shapes: Collection[Shape], number: int) -> int:
     """Bytes of the words and columns of all instances, and of the runs of those not yet whole."""
-    geometry = 2 * 11 * bool(shapes)
+    geometry = 2 * GEOMETRY_WORDS * bool(shapes)
     held = number * WORD * (geometry + 2 * label_words_of(shapes) + 2 * _columns(shapes))
     if not any(one.whole for one in shapes):
         return held

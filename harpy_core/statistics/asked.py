@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import InputError
@@ -212,6 +213,48 @@ def has_layers(stats: Sequence[str]) -> bool:
 def own_code(section: Mapping[str, Any]) -> dict[str, str]:
     """Digest of the code of each function of a config's section aggregate, by its name."""
     return {name: code_digest(name) for name in section["stats"] if ":" in name}
+
+
+class _UnknownError(Exception):
+    """A function's code cannot be identified."""
+
+
+def identity(stats: Stats) -> list[Any] | None:
+    """Return builtins that stand for what was asked for and its code; None where nothing does.
+
+    The code of a function that is named ``module:name`` is known; one that was passed may be
+    another one in the next run.
+    """
+    try:
+        return [_identity(stats), {name: code_digest(name) for name in _own_names(stats)}]
+    except _UnknownError:
+        return None
+
+
+def _own_names(stats: Any) -> Iterator[str]:
+    if isinstance(stats, str):
+        yield from [stats] if ":" in stats else []
+    elif isinstance(stats, list | tuple):
+        for one in stats:
+            yield from _own_names(one)
+
+
+def _identity(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_identity(one) for one in value]
+    if isinstance(value, dict):
+        return [[_identity(key), _identity(one)] for key, one in value.items()]
+    if isinstance(value, Statistic | Joint | Shape):
+        inside = [_identity(getattr(value, field.name)) for field in fields(value)]
+        return [type(value).__name__, *inside]
+    if isinstance(value, partial):
+        return [_identity(value.func), _identity(value.args), _identity(value.keywords)]
+    ours = isinstance(value, FunctionType) and value.__module__.startswith("harpy_core.")
+    if not ours or "<" in value.__qualname__:
+        raise _UnknownError
+    return f"{value.__module__}:{value.__qualname__}"
 
 
 NAME_PATTERN = f"{DECLARED_PATTERN[:-2]}|{'|'.join(PARAMETRIC)}|{OWN_PATTERN})$"

@@ -144,6 +144,13 @@ class WorkFolder:
                 found[name] = record
         return found
 
+    def remove(self, name: str) -> None:
+        """Remove a committed file: its record first, so that none names a file that is gone."""
+        record = self.path / _COMMITS / name
+        file = self.path / json.loads(record.read_text(encoding="utf-8"))["file"]
+        record.unlink()
+        file.unlink()
+
     def finish(self, flushed: Collection[str]) -> None:
         """Rename the store onto the result's place, and remove this folder and older ones.
 

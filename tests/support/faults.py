@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +27,7 @@ import zarr
 from crop_cases import tissue
 
 import harpy_core as hc
+from harpy_core.aggregate import checkpoints
 from harpy_core.aggregate.store import aggregate_to_store
 from harpy_core.raster import open_raster
 from harpy_core.running import schedule
@@ -57,10 +59,38 @@ def tile(source: Path, out: Path) -> None:
 
 
 def aggregate(source: Path, out: Path) -> None:
-    """The table of the source's instances."""
+    """The table of the source's instances, each of its tasks committed."""
     image, labels = arrays(source)
     found = hc.find_instances(labels)
-    aggregate_to_store(image, labels, out / "result.zarr", found, region="labels")
+    with each_committed():
+        aggregate_to_store(image, labels, out / "result.zarr", found, region="labels")
+
+
+class _AtOnce:
+    """A pool that does in its caller's thread what it is given."""
+
+    def __init__(self, threads: int) -> None:
+        assert threads == 1
+
+    def submit(self, function: Callable[..., None], *arguments: Any) -> Future[None]:
+        done: Future[None] = Future()
+        try:
+            done.set_result(function(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self) -> None:
+        """Nothing is left to do."""
+
+
+@contextmanager
+def each_committed() -> Iterator[None]:
+    """Commit the result of each task that is measured, before the next one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "SECONDS", 0.0)
+        patch.setattr(checkpoints, "ThreadPoolExecutor", _AtOnce)
+        yield
 
 
 def extract(source: Path, out: Path) -> None:
