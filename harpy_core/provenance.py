@@ -20,6 +20,8 @@ _IMPORT = re.compile(
     r"|from[ \t]+(\w[\w.]*)[ \t]+import[ \t]*(\([^)]*\)|[\w*., \t]+))",
     re.MULTILINE,
 )
+# The full name of a module of this package, by which it is imported on first use.
+_NAMED = re.compile(rf"\"({_PACKAGE}(?:\.\w+)+)\"")
 _CONTINUED = re.compile(r"\\\r?\n")
 _COMMENT = re.compile(r"#.*")
 
@@ -73,7 +75,8 @@ def _first_words(names: str) -> Iterator[str]:
 
 @functools.cache
 def _imports(module: str) -> frozenset[str]:
-    names = set(names_imported(_file_of(module).read_text("utf-8")))
+    source = _file_of(module).read_text("utf-8")
+    names = {*names_imported(source), *_NAMED.findall(source)}
     # The package itself only forwards names: importing it needs none of the modules behind them.
     return frozenset(name for name in names if name != _PACKAGE and _is_module(name))
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harpy_core.kernels.registry import ENGINES
 from harpy_core.provenance import imported_modules, names_imported
+from harpy_core.statistics.declared import PARTIALS
 
 
 @pytest.mark.parametrize("package", ["harpy_core", "zarr", "dask", "pydantic", "email"])
@@ -43,6 +45,12 @@ def test_modules_behind_lazy_imports_count() -> None:
     assert "harpy_core.aggregate.store" in found
     assert len(found) > 20
     assert all(name.startswith("harpy_core.") for name in found)
+
+
+def test_kernels_and_partials_count_though_they_are_imported_by_their_names() -> None:
+    found = imported_modules("harpy_core.aggregate.store")
+    assert {engine.module for engine in ENGINES.values()} <= found
+    assert {partial.module for partial in PARTIALS.values()} <= found
 
 
 def _names_by_parser(source: str) -> Iterator[str]:

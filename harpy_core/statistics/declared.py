@@ -75,37 +75,39 @@ class Partial:
         return cast(Arithmetic, importlib.import_module(self.module))
 
 
-_HOME = "harpy_core.statistics"
-
 PARTIALS: dict[str, Partial] = {
     "count": Partial(
-        "pixels that were counted", f"{_HOME}.count", {"narrow": 0, "wide": 0, "real": 1}
+        "pixels that were counted",
+        "harpy_core.statistics.count",
+        {"narrow": 0, "wide": 0, "real": 1},
     ),
     "sum": Partial(
         "sum of the pixels",
-        f"{_HOME}.sums",
+        "harpy_core.statistics.sums",
         {"narrow": 1, "wide": 2, "real": 1},
         after=("count",),
     ),
     "extremes": Partial(
-        "smallest and largest pixel", f"{_HOME}.extremes", {"narrow": 2, "wide": 2, "real": 2}
+        "smallest and largest pixel",
+        "harpy_core.statistics.extremes",
+        {"narrow": 2, "wide": 2, "real": 2},
     ),
     "powers": Partial(
         "sums of the second to fourth power",
-        f"{_HOME}.powers",
+        "harpy_core.statistics.powers",
         {"narrow": 6, "wide": 6, "real": 6},
         after=("count", "sum", "extremes"),
     ),
     "pixels": Partial(
         "the pixels themselves, in order",
-        f"{_HOME}.pixels",
+        "harpy_core.statistics.pixels",
         {"narrow": 0, "wide": 0, "real": 0},
         after=("count",),
         whole=True,
     ),
     "placed": Partial(
         "the pixels with their places",
-        f"{_HOME}.places",
+        "harpy_core.statistics.places",
         {"narrow": 0, "wide": 0, "real": 0},
         after=("count",),
         whole=True,
