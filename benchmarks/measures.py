@@ -46,6 +46,7 @@ def beside_the_mean(store: Path, repeats: int) -> Table:
     works["radial_mean"] = partial(run, ("mean", "radial_mean"))
     works["pearson_corr_coeff"] = partial(run, ("mean", hc.pearson_corr_coeff([("0", "1")])))
     works["a function of one's own"] = partial(run, ("mean", span))
+    works["a batched function of one's own"] = partial(run, ("mean", spans))
     works["whole channels"] = partial(run, ("mean",), whole_channels=True)
     works["all shapes"] = partial(run, ("mean", *shapes()))
     works["neighbors"] = partial(run, ("mean",), neighbors="touching")
@@ -61,6 +62,14 @@ def beside_the_mean(store: Path, repeats: int) -> Table:
 def span(pixels: np.ndarray, coordinates: np.ndarray) -> float:
     """Range of the pixels: a function that does little."""
     return float(pixels.max()) - float(pixels.min())
+
+
+@hc.measure(batched=True)
+def spans(pixels: np.ndarray, coordinates: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The same of many instances."""
+    first = starts[:-1]
+    most = np.maximum.reduceat(pixels[0], first).astype(np.float64)
+    return most - np.minimum.reduceat(pixels[0], first)
 
 
 def shapes() -> list[str]:

@@ -146,10 +146,15 @@ class Places:
             self._rings[number] = np.minimum(ring, number - 1) + number * self.owner
         return self._rings[number]
 
-    def coordinates(self, instance: int) -> np.ndarray:
-        """z, y and x in the image of an instance's pixels, (3, n) int64."""
-        some = slice(self.begin[instance], self.begin[instance + 1])
-        return self.offset[:, some] + self.low[instance][:, np.newaxis]
+    def coordinates(self, first: int, last: int) -> np.ndarray:
+        """z, y and x in the image of the pixels of instances from first to last, (3, n) int64."""
+        some = slice(self.begin[first], self.begin[last])
+        if last - first == 1:
+            return self.offset[:, some] + self.low[first][:, np.newaxis]
+        sizes = np.diff(self.begin[first : last + 1])
+        found = np.repeat(np.ascontiguousarray(self.low[first:last].T), sizes, axis=1)
+        found += self.offset[:, some]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +268,9 @@ class Placed:
         std = np.sqrt(np.maximum(second - first * first, 0.0))
         return Spread(*(found[:, np.newaxis] for found in (total, mean, std)))
 
-    def each(self, function: Callable[..., Any], name: str, outputs: int) -> np.ndarray:
+    def each(
+        self, function: Callable[..., Any], name: str, outputs: int, batched: bool
+    ) -> np.ndarray:
         """Numbers that a function returns for each instance, (instances, outputs) float64."""
         if name not in self._returned:
             pixels = self.values[np.newaxis]
@@ -277,5 +284,6 @@ class Placed:
                 self.places.coordinates,
                 self.ids,
                 self.ignore_nan,
+                batched,
             )
         return self._returned[name]

@@ -91,7 +91,9 @@ class Together:
         )
         return _share(xy, np.sqrt(xx) * np.sqrt(yy))
 
-    def each(self, function: Callable[..., Any], name: str, outputs: int) -> np.ndarray:
+    def each(
+        self, function: Callable[..., Any], name: str, outputs: int, batched: bool
+    ) -> np.ndarray:
         """Numbers that a function returns for each instance, (instances, outputs) float64."""
         return returned(
             function,
@@ -103,6 +105,7 @@ class Together:
             self.places.coordinates,
             self.ids,
             self.ignore_nan,
+            batched,
         )
 
 

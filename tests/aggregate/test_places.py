@@ -25,6 +25,7 @@ from tables import tissue
 import harpy_core as hc
 from harpy_core.aggregate import whole
 from harpy_core.aggregate.store import aggregate_to_store
+from harpy_core.statistics import calling
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -190,6 +191,58 @@ def test_functions_of_ones_own_see_each_instance_whole_and_in_order(form: str) -
             where[:, 1].sum(),
         ]
     assert list(table.layers) == ["ranges-range", "ranges-height", "area", "mean"]
+
+
+def steps(pixels: np.ndarray, coordinates: np.ndarray) -> tuple[float, float]:
+    """Largest pixel of all channels, and the sum of x in an instance."""
+    return float(pixels.max()), float(coordinates[2].sum())
+
+
+def steps_of_many(pixels: np.ndarray, coordinates: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The same of several instances."""
+    assert starts[0] == 0
+    assert starts[-1] == pixels.shape[1] == coordinates.shape[1]
+    most = np.maximum.reduceat(pixels.max(axis=0), starts[:-1])
+    return np.stack([most, np.add.reduceat(coordinates[2], starts[:-1])], axis=1)
+
+
+@given(
+    cases(dtypes=("u1", "f4")),
+    st.sampled_from(["numpy", "zarr"]),
+    st.sampled_from([1, 9, 10**6]),
+    st.sampled_from(["channel", "instance"]),
+)
+def test_functions_of_many_instances_at_a_time_give_what_they_give_one_by_one(
+    case: Case, form: str, most: int, per: Any
+) -> None:
+    if case.image.dtype.kind == "f":
+        case.image[np.random.default_rng(1).random(case.image.shape) < 0.2] = np.nan
+    declared = {"outputs": ("most", "x"), "per": per}
+    options = {"ignore_nan": True}
+    one = found(case, "numpy", hc.measure(steps, **declared), **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calling, "BATCH_PIXELS", most)
+        many = hc.measure(steps_of_many, **declared, batched=True)
+        other = found(case, form, many, **options)
+    for name in ("most", "x"):
+        if per == "channel":
+            pair = [t.layers[f"{f}-{name}"] for t, f in ((one, "steps"), (other, "steps_of_many"))]
+        else:
+            pair = [t.obsm[f][name] for t, f in ((one, "steps"), (other, "steps_of_many"))]
+        np.testing.assert_array_equal(*pair)
+
+
+def too_few(pixels: np.ndarray, coordinates: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """One number, whatever is asked."""
+    return np.zeros(1) if len(starts) > 2 else np.zeros((2, 2))
+
+
+def test_a_batched_function_that_fails_or_returns_too_few_is_named() -> None:
+    case = tissue("u2")
+    with pytest.raises(hc.InputError, match=r"too_few returned numbers of shape .* instances"):
+        found(case, "zarr", hc.measure(too_few, batched=True))
+    with pytest.raises(hc.InputError, match=r"steps failed on a batch of \d+ .*TypeError"):
+        found(case, "zarr", hc.measure(steps, batched=True))
 
 
 def test_workers_give_what_threads_give(client: Client) -> None:
