@@ -25,7 +25,9 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
     """Write the tables of several fields of view as one table.
 
     Its `obs` has a column ``field``, and rows in the order of the fields and, within one, of the
-    field's own table; an id is unique within its field, and the name of a row is ``field-id``.
+    field's own table; an id is unique within its field, and the name of a row is ``field-id``. Of
+    fields with several layers, ``field_region`` names the field and layer within which an id is
+    unique, and the name of a row is ``field-region-id``.
     Memory holds the columns of `obs` and one block of a layer.
 
     Parameters
@@ -177,6 +179,12 @@ def _joined(parts: Mapping[str, Any]) -> Any:
     fields = list(parts)
     named = np.repeat(fields, [len(part) for part in parts.values()])
     obs["field"] = pd.Categorical(named, categories=fields)
+    region, key = fields, "field"
+    if any(np.ndim(part.uns["spatialdata_attrs"]["region"]) for part in parts.values()):
+        # An id is unique within a layer of a field.
+        regions = [f"{f}-{one}" for f, one in zip(named, obs["region"], strict=True)]
+        region, key = list(dict.fromkeys(regions)), "field_region"
+        obs[key] = pd.Categorical(regions, categories=region)
     obs["region"] = obs["region"].astype(str).astype("category")
     obs.index = pd.Index([f"{f}-{i}" for f, i in zip(named, obs.index, strict=True)], dtype=object)
     provenance = {field: dict(part.uns["harpy_core"]) for field, part in parts.items()}
@@ -200,8 +208,8 @@ def _joined(parts: Mapping[str, Any]) -> Any:
         uns={
             "harpy_core": {"fields": provenance},
             "spatialdata_attrs": {
-                "region": fields,
-                "region_key": "field",
+                "region": region,
+                "region_key": key,
                 "instance_key": "instance_id",
             },
             **counted,

@@ -304,10 +304,6 @@ class Case(Section):
     @model_validator(mode="after")
     def _layers_have_their_image(self) -> Case:
         layers = (self.aggregate.layers if self.aggregate else None) or {}
-        if layers and self.fields is not None:
-            raise PydanticCustomError(
-                "together", "layers take one image: give source instead of fields"
-            )
         if self.tile is not None and any(layer.labels for layer in layers.values()):
             raise PydanticCustomError(
                 "together", "other labels are not tiled: leave out tile, or layers with labels"

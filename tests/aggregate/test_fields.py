@@ -58,6 +58,42 @@ def test_every_instance_is_there_with_its_field_and_its_values(tmp_path: Path) -
     assert found.uns["spatialdata_attrs"]["region_key"] == "field"
 
 
+def test_fields_of_several_layers_have_an_id_once_in_each_layer_of_a_field(tmp_path: Path) -> None:
+    expected = {}
+    for seed, name in enumerate("ab"):
+        rng = np.random.default_rng(seed)
+        image = rng.integers(0, 1000, (3, 30, 40)).astype("u2")
+        labels = rng.integers(0, 5 + seed, (30, 40)).astype("u4")
+        layers = {"nucleus": np.roll(labels, 1, 0)}
+        derived = {"ratio": "nucleus.mean / mean"}
+        aggregate_to_store(
+            image,
+            labels,
+            tmp_path / f"{name}.zarr",
+            find_instances(labels),
+            "mean",
+            CHANNELS,
+            region=f"cells_{name}",
+            layers=layers,
+            derived=derived,
+        )
+        expected[name] = hc.aggregate_layers(
+            image, {"cell": labels, **layers}, "mean", CHANNELS, derived=derived
+        )
+    found = join(tmp_path, "ab")
+    told = found.uns["spatialdata_attrs"]
+    assert told["region_key"] == "field_region"
+    assert list(told["region"]) == ["a-cells_a", "a-nucleus", "b-cells_b", "b-nucleus"]
+    assert found.obs_names.is_unique
+    assert not found.obs.duplicated(["field_region", "instance_id"]).any()
+    for name, tables in expected.items():
+        own = found[found.obs["field_region"] == f"{name}-nucleus"]
+        table_of = tables["nucleus"]
+        assert own.obs["parent"].tolist() == table_of.obs["parent"].tolist()
+        np.testing.assert_array_equal(own.layers["ratio"], table_of.layers["ratio"])
+        assert np.isnan(found[found.obs["region"] == f"cells_{name}"].layers["ratio"]).all()
+
+
 def test_channels_in_another_order_come_in_that_of_the_first_field(tmp_path: Path) -> None:
     write_field(tmp_path, "a", 0)
     other = write_field(tmp_path, "b", 1, CHANNELS[::-1])
