@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,12 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
     if emulated.COMPILER is None:
         pytest.skip("no C++ compiler")
-    return emulated.build(tmp_path_factory.mktemp("kernels"))
+    folder = tmp_path_factory.getbasetemp()
+    # The workers of a run have a folder each below its own: one of them compiles for all.
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with open(shared / "kernels.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return emulated.built(shared / "kernels.so")
 
 
 @pytest.fixture(scope="session")

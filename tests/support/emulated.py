@@ -28,20 +28,23 @@ _FILL = 0xA5
 _GUARD = 64
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """Compile every kernel there is into a library, one function `kernel_i` each."""
+def built(library: Path) -> ctypes.CDLL:
+    """Compile every kernel there is into a library, one function `kernel_i` each, once."""
     assert COMPILER is not None
+    if library.exists():
+        return ctypes.CDLL(str(library))
     text = [f'#include "{_SHIM}"', f'#include "{gpu.SOURCE}"']
     text += [
         f'extern "C" int kernel_{i}(unsigned x, unsigned y, unsigned threads, void** arguments)'
         f"{{ return emulation::launch({kernel}, x, y, threads, arguments); }}"
         for i, kernel in enumerate(gpu.every_kernel())
     ]
-    source, library = folder / "kernels.cpp", folder / "kernels.so"
+    source, whole = library.with_suffix(".cpp"), library.with_suffix(".part")
     source.write_text("\n".join(text), encoding="utf-8")
     # longjmp between the stacks of fibers is what a fortified one takes for an attack.
     options = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE"]
-    subprocess.run([COMPILER, *options, "-o", library, source], check=True)
+    subprocess.run([COMPILER, *options, "-o", whole, source], check=True)
+    whole.rename(library)
     return ctypes.CDLL(str(library))
 
 
