@@ -19,7 +19,7 @@ import zarr
 
 from harpy_core.errors import InputError
 from harpy_core.raster import axes, spacing
-from harpy_core.raster.formats import ome
+from harpy_core.raster.formats import headers, ome
 from harpy_core.raster.formats.format import (
     Choice,
     Element,
@@ -197,6 +197,9 @@ def _spread_of(path: str) -> Spread:
     try:
         found = ome.spread(path)
         found.refuse_missing()
+        for file in {found.start, *found.files}:
+            if not file.lower().endswith(ome.COMPANION):
+                headers.check(file)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return found

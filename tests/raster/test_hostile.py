@@ -18,7 +18,6 @@ from typing import Any
 
 import numcodecs
 import numcodecs.blosc
-import numpy as np
 import pytest
 import stores
 import tifffile
@@ -29,6 +28,7 @@ from zarr.core.buffer import cpu
 import harpy_core as hc
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
+from harpy_core.planning.survey import survey
 from harpy_core.raster.formats.names import LONGEST_METADATA
 from harpy_core.storage import shards
 from harpy_core.storage.checksums import trailer
@@ -324,7 +324,16 @@ def test_a_tiff_with_absurd_tags_is_refused(
     refused("image.tif|cover the same pixels", measured, uri=path, labels="labels.tif")
 
 
-def test_a_tiff_with_a_loop_of_directories_ends(tmp_path: Path) -> None:
-    path = tiff(tmp_path, loop)
-    raster = hc.open_raster(path, labels="labels.tif")
-    np.testing.assert_array_equal(raster.image[0], stores.pixels()[0])
+def empty_loop(content: bytearray, at: int) -> None:
+    """A directory without tags, which is its own next."""
+    struct.pack_into("<HI", content, at, 0, at)
+
+
+@pytest.mark.parametrize("change", [loop, empty_loop])
+def test_a_tiff_with_a_loop_of_directories_is_refused(
+    change: Callable[[bytearray, int], None], tmp_path: Path
+) -> None:
+    path = tiff(tmp_path, change)
+    refused("directories form a loop", measured, uri=path, labels="labels.tif")
+    refused("directories form a loop", looked_at, uri=path, labels=str(tmp_path / "labels.tif"))
+    assert "directories form a loop" in str(survey(str(path), labels=str(tmp_path / "labels.tif")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -20,15 +21,27 @@ _UNSIGNED = 1
 
 
 def check(path: str) -> None:
-    """Refuse a file that does not begin like a TIFF.
+    """Refuse a file that does not begin like a TIFF, or whose directories lead back to one before.
 
     Raises
     ------
     InputError
-        It does not; the message does not name it.
+        It does not, or they do; the message does not name it.
     """
     with open(path, "rb") as file:
-        _start(file)
+        start = _start(file)
+        order, big = _STARTS[start], b"+" in start
+        word, count_code, entry_size = ("Q", "Q", 20) if big else ("I", "H", 12)
+        seen: set[int] = set()
+        # A chain that is cut off ends there for those who follow it.
+        with suppress(struct.error, OverflowError):
+            place = 8 if big else 4
+            while offset := _read(file, place, order + word):
+                if offset in seen:
+                    raise InputError("its directories form a loop: copy or export it again")
+                seen.add(offset)
+                count = _read(file, offset, order + count_code)
+                place = offset + struct.calcsize(order + count_code) + count * entry_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,12 @@ def _tags(path: str) -> dict[int, int]:
                 file.seek(entry.place)
                 tags[entry.tag] = _number(file, entry.order + _CODES[size])
     return tags
+
+
+def _read(file: BinaryIO, place: int, code: str) -> int:
+    file.seek(place)
+    found: int = struct.unpack(code, file.read(struct.calcsize(code)))[0]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
