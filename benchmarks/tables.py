@@ -1,4 +1,4 @@
-"""The README's table of figures, made from what is recorded, or compared with it.
+"""Tables of figures in the README and docs/scaling.md, made from what is recorded, or compared.
 
 python benchmarks/tables.py [--check]
 """
@@ -9,7 +9,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,23 +98,83 @@ def table() -> Iterator[str]:
         yield f"|{image} | {line.job} | {published(line)} | {recorded(line)} |"
 
 
-def filled(text: str) -> str:
-    """The README with the table between its marks."""
+TILES = {
+    "dense, mean": "dense tissue, 1,900 cells in a tile, mean",
+    "dense, nine statistics": "the same, nine statistics",
+    "sparse, mean": "the terapixel's, 100 cells in a tile, mean",
+    "sparse, nine statistics": "the same, nine statistics",
+}
+"""What was merged, by its name in the record."""
+
+GPX_PER_CORE = {"mean": 1.0, "nine statistics": 0.5}
+"""Gigapixels a second that a worker's core measures."""
+
+
+def scheduler_tables() -> Iterator[str]:
+    """Lines of the tables of one driver's merge and of empty tasks, in Markdown."""
+    content = json.loads((RECORDED / "scheduler.json").read_text(encoding="utf-8"))
+    (_, merged), *empty = content["tables"].items()
+    found = {(row["what"], row["unit"]): row["value"] for row in merged}
+    yield (
+        "| tiles | returned by a tile | merged by one core | pixels behind that "
+        "| cores of workers |"
+    )
+    yield "|---|---|---|---|---|"
+    for name, told in TILES.items():
+        size = found[f"{name}: contribution of a tile", "MB"]
+        rate = found[f"{name}: merged", "tiles/s"]
+        pixels = found[f"{name}: pixels behind it", "Gpx/s"]
+        cores = pixels / GPX_PER_CORE[name.partition(", ")[2]]
+        yield (
+            f"| {told} | {size:.2f} MB | {_rounded(rate)} tiles/s | {_rounded(pixels)} Gpx/s "
+            f"| {_rounded(cores)} |"
+        )
+    yield ""
+    yield (
+        "| empty tasks | handed out and taken | one core of the scheduler | one core of the driver "
+        "| memory of the scheduler grew by |"
+    )
+    yield "|---|---|---|---|---|"
+    for title, rows in empty:
+        one = {row["what"]: row["value"] for row in rows}
+        ceiling = "tasks that one core of the {} can do in a second"
+        yield (
+            f"| {title.partition(' empty')[0]} | {_rounded(one['tasks a second'])} a second "
+            f"| {_rounded(one[ceiling.format('scheduler')])} a second "
+            f"| {_rounded(one[ceiling.format('driver')])} a second "
+            f"| {_rounded(one['memory of the scheduler grew by'])} MB |"
+        )
+
+
+def _rounded(value: float) -> str:
+    """Two digits that count, as much as such a measurement tells."""
+    return f"{float(f'{value:.2g}'):,.0f}"
+
+
+TABLES: dict[str, Callable[[], Iterable[str]]] = {
+    "README.md": table,
+    "docs/scaling.md": scheduler_tables,
+}
+"""The lines between the marks of each file."""
+
+
+def filled(text: str, name: str = "README.md") -> str:
+    """The text of a file with its tables between the marks."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return "\n".join([before + BEGIN, *table(), END + after])
+    return "\n".join([before + BEGIN, *TABLES[name](), END + after])
 
 
 def main() -> int:
-    """Write the README, or say whether it is up to date."""
+    """Write the files, or say whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in TABLES}
     if options.check:
-        return int(filled(text) != text)
-    readme.write_text(filled(text), encoding="utf-8")
+        return int(any(filled(text, name) != text for name, text in texts.items()))
+    for name, text in texts.items():
+        (ROOT / name).write_text(filled(text, name), encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Speeds in the README against the recorded runs."""
+"""Figures in the README and docs/scaling.md against the recorded runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[2]
 TABLES = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
 
 
-def test_the_readme_holds_the_recorded_figures() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert TABLES["filled"](text) == text, "run `python benchmarks/tables.py`"
+@pytest.mark.parametrize("name", ["README.md", "docs/scaling.md"])
+def test_a_page_holds_the_recorded_figures(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert TABLES["filled"](text, name) == text, "run `python benchmarks/tables.py`"
 
 
 @pytest.mark.parametrize("figure", ["104 s, 39 GB on 64 threads", "442 s, 314 GB on 128 threads"])
