@@ -144,6 +144,18 @@ def _unknown(kind: str, names: tuple[str, ...], shape: tuple[int, ...], where: s
     return InputError(f"{where}: axes are {', '.join(names)} ({sizes}); {_REMEDIES[kind]}")
 
 
+def named_plainly(
+    kind: str, found: Sequence[str], shape: Sequence[int], stated: str | None, where: str
+) -> tuple[str, ...]:
+    """Return the names as `named` does, with ``1`` for axes of one pixel but y and x.
+
+    Formats with axes of their own count one plane of z, or one time point, as no axis.
+    """
+    names = named(kind, found, shape, stated, where)
+    pairs = zip(names, shape, strict=True)
+    return tuple("1" if n == 1 and name not in "yx" else name for name, n in pairs)
+
+
 def spatial(shape: Sequence[int], names: Sequence[str]) -> tuple[int, ...]:
     """Pixels along z, y and x of an array with named axes, one where there is no such axis."""
     found = dict(zip(names, shape, strict=True))

@@ -123,13 +123,7 @@ def open_scene(path: str, scene: str | None, kind: str, choice: Choice) -> Eleme
     """
     array = BioArray(path, scene)
     levels = [array, *(BioArray(path, scene, level) for level in range(1, array.levels))]
-    named = [axes.named(kind, each.axes, each.shape, choice.axes, path) for each in levels]
-    names = [
-        tuple(
-            "1" if n == 1 and a not in "yx" else a for a, n in zip(found, each.shape, strict=True)
-        )
-        for found, each in zip(named, levels, strict=True)
-    ]
+    names = [axes.named_plainly(kind, e.axes, e.shape, choice.axes, path) for e in levels]
     shapes = [axes.spatial(e.shape, found) for e, found in zip(levels, names, strict=True)]
     level = chosen_level(kind, choice, [str(n) for n in range(len(levels))], shapes, path)
     found = axes.arranged(levels[level], names[level], kind, choice.t, path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from harpy_core.errors import InputError, understood
 from harpy_core.raster import axes as axes_names
 from harpy_core.raster.channel_list import read_names
 from harpy_core.raster.fingerprints import fingerprint
-from harpy_core.raster.formats import beside, format_of, is_apart, remote
+from harpy_core.raster.formats import beside, format_of, is_apart, remote, stem
 from harpy_core.raster.formats.format import Choice, Element
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.overlay import Laid, Sides, laid_on
@@ -30,12 +29,6 @@ from harpy_core.raster.views import AxesView, ChannelView, whole_image
 from harpy_core.storage.manifest import digest_of, read_manifest
 
 _AS_IT_IS = Laid()
-
-_FILE = re.compile(
-    r"(\.ome)?\.(tiff?|btf|tf2|tf8|qptiff|svs|scn|ndpi|lsm|czi|lif|nd2|zarr|geojson|json|parquet)(\.zip)?$",
-    re.IGNORECASE,
-)
-"""Endings that are left out of the name of labels in a file of their own."""
 
 
 def open_raster(
@@ -283,7 +276,7 @@ def _opened(
     apart = (
         None if labels is None or segmentation.name != beside(labels, uri) else segmentation.name
     )
-    name = segmentation.name if apart is None else _FILE.sub("", os.path.basename(apart))
+    name = segmentation.name if apart is None else stem(apart)
     raster = Raster.of(image_array, {name: label_array}, [names[i] for i in chosen])
     raster = dataclasses.replace(raster, spacing=checked.spacing)
     return _Opened(raster, apart, names if names != found else [])

@@ -160,11 +160,7 @@ def open_tiff(path: str, series: str | None, kind: str, choice: Choice) -> Eleme
     array = TiffArray(path, series)
 
     def names(shape: tuple[int, ...]) -> tuple[str, ...]:
-        found = axes.named(kind, array.axes, shape, choice.axes, path)
-        # As tifffile has it, one plane of z is no axis.
-        return tuple(
-            "1" if n == 1 and a not in "yx" else a for a, n in zip(found, shape, strict=True)
-        )
+        return axes.named_plainly(kind, array.axes, shape, choice.axes, path)
 
     shapes = [axes.spatial(shape, names(shape)) for shape in array.levels]
     level = chosen_level(kind, choice, [str(n) for n in range(len(shapes))], shapes, path)

@@ -37,6 +37,18 @@ def is_apart(labels: str) -> bool:
     return not os.path.isdir(labels) and format_of(labels) is not FORMATS[-1]
 
 
+def stem(path: str) -> str:
+    """Name of a file or folder without the endings that say what format it has."""
+    name = os.path.basename(path)
+    bare = name[: -len(".zip")] if name.lower().endswith(".zip") else name
+    endings = (ending for found in FORMATS for ending in found.ENDINGS)
+    longest = max((e for e in endings if bare.lower().endswith(e)), key=len, default=None)
+    if longest is None:
+        return name
+    bare = bare[: -len(longest)]
+    return bare[: -len(".ome")] if bare.lower().endswith(".ome") else bare
+
+
 def beside(labels: str, uri: str) -> str:
     """Place of labels that are a file of their own: as given, or beside the image."""
     there = format_of(labels)

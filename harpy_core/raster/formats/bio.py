@@ -35,9 +35,13 @@ UNREAD = (
 """Endings of the files of other microscopes and scanners."""
 
 
+ENDINGS: tuple[str, ...] = (*READERS, *UNREAD)
+"""All of them."""
+
+
 def claims(uri: str) -> bool:
     """Whether a path names a file of a microscope, by its ending; a folder is not one."""
-    return uri.lower().endswith((*READERS, *UNREAD)) and not os.path.isdir(uri)
+    return uri.lower().endswith(ENDINGS) and not os.path.isdir(uri)
 
 
 def peek(uri: str) -> Peek:

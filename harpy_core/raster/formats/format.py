@@ -183,6 +183,9 @@ class Format(Protocol):
     LOCAL: bool
     """Whether its sources are paths on this machine."""
 
+    ENDINGS: tuple[str, ...]
+    """Endings of the names of its files and folders, which say no more than their format."""
+
     def claims(self, uri: str) -> bool:
         """Whether a source is of this format, by its address or what is there."""
 

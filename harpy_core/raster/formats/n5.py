@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harpy_core.raster.n5_array import N5Array
 
 LOCAL = True
+ENDINGS: tuple[str, ...] = (".n5",)
 
 ATTRIBUTES = "attributes.json"
 """Name of the file of a group's or a dataset's metadata."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harpy_core.raster.chunks import Slices
 
 LOCAL = True
+ENDINGS: tuple[str, ...] = ()
 
 _OPEN = 256
 """Number of files that a process keeps open."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LOCAL = True
 
-ENDINGS = (".geojson", ".json", ".parquet")
+ENDINGS: tuple[str, ...] = (".geojson", ".json", ".parquet")
 """Endings of files of polygons."""
 
 _AXES = ("x", "y")

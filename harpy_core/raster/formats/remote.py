@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harpy_core.raster.chunks import ChunkFiles
 
 LOCAL = False
+ENDINGS: tuple[str, ...] = ()
 
 
 def claims(uri: str) -> bool:

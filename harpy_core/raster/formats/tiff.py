@@ -19,7 +19,7 @@ LOCAL = True
 PLAIN = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 """Endings of the names of TIFFs."""
 
-ENDINGS = (*PLAIN, ".qptiff", ".svs", ".scn", ".ndpi", ".lsm")
+ENDINGS: tuple[str, ...] = (*PLAIN, ".qptiff", ".svs", ".scn", ".ndpi", ".lsm")
 """Endings of the names of TIFFs, those of scanners and microscopes too."""
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harpy_core.raster.chunks import ChunkFiles
 
 LOCAL = True
+ENDINGS: tuple[str, ...] = (".zarr",)
 
 _DEPTH = 3
 """Groups inside each other that are searched for arrays."""
