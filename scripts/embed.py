@@ -1,24 +1,37 @@
 """Rule embed: numbers that a model gives for each crop."""
 
-from harpy_core.workflow.script import running
+from harpy_core.workflow.script import running, workers_for
 
 
 def main(snakemake):
     """Run the model over the crops; the work of an earlier, killed job is kept."""
     with running(snakemake) as logger:
+        from harpy_core.config.crops import Extract
+        from harpy_core.config.measures import Embed
         from harpy_core.embedding.embedding import embed
+        from harpy_core.planning.embed_plan import embed_plan
+        from harpy_core.raster import RasterInfo
         from harpy_core.storage.manifest import read_manifest, tree_digest, write_manifest
 
         settings = dict(snakemake.params.embed)
-        found = embed(
-            snakemake.input.crops,
-            settings.pop("model"),
-            snakemake.output.embedding,
-            threads=snakemake.threads,
-            overwrite=True,
-            progress=True,
-            **settings,
+        crops = read_manifest(snakemake.input.manifest)
+        plan = embed_plan(
+            Embed.model_validate(settings),
+            Extract.model_validate(snakemake.params.extract),
+            RasterInfo.from_json(snakemake.input.raster),
+            crops["instances"],
         )
+        with workers_for(snakemake, plan) as client:
+            found = embed(
+                snakemake.input.crops,
+                settings.pop("model"),
+                snakemake.output.embedding,
+                threads=snakemake.threads if client is None else None,
+                client=client,
+                overwrite=True,
+                progress=True,
+                **settings,
+            )
         width = found.obsm[settings["obsm"]].shape[1]
         logger.info("%d instances x %d numbers", len(found), width)
         write_manifest(
@@ -26,7 +39,7 @@ def main(snakemake):
             kind="embedding",
             digest=tree_digest(snakemake.output.embedding),
             instances=len(found),
-            crops=read_manifest(snakemake.input.manifest)["digest"],
+            crops=crops["digest"],
             **snakemake.params.embed,
         )
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from harpy_core.config.section import Positive, Section, Unlike, key
 from harpy_core.config.source import NAME_RULE, Address, Scale, Side, Translation
 from harpy_core.errors import InputError
+from harpy_core.kernels.registry import AUTO
 from harpy_core.statistics.asked import (
     ALL_NAMES,
     NAME_PATTERN,
@@ -261,3 +262,8 @@ class Embed(Section):
         "choose auto, cpu or cuda",
         default="auto",
     )
+
+    @property
+    def engine(self) -> str:
+        """Engine whose workers it has: with a GPU each, or on CPUs."""
+        return {"auto": AUTO, "cuda": "cupy", "cpu": "numba"}[self.device]

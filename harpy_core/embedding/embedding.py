@@ -1,11 +1,16 @@
-"""Embeddings of crops: a model over all crops of a store, committed part by part."""
+"""Embeddings of crops: a model over all crops of a store, committed part by part.
+
+A part is a task: it needs the store, the model, and the folder where it is committed, so that any
+process can do it, and each opens the store and the model once.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +19,12 @@ import zarr
 
 from harpy_core import __version__
 from harpy_core.aggregate.store import quiet_consolidation, write_table
-from harpy_core.embedding.models import Model, open_model
+from harpy_core.embedding.models import Model, Named, open_model
+from harpy_core.embedding.parts import part_of
 from harpy_core.errors import InputError
 from harpy_core.extract.crops import Crops, open_crops
 from harpy_core.provenance import source_digest
+from harpy_core.running import schedule
 from harpy_core.running.progress import track
 from harpy_core.storage import codecs
 from harpy_core.storage.checksums import crc32c
@@ -29,9 +36,7 @@ from harpy_core.training.normalisation import Normalise, channel_numbers, crop_p
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-PART = 4096
-"""Crops that are committed together, at least: whole chunks of the store."""
+    from distributed import Client
 
 
 def embed(
@@ -45,6 +50,7 @@ def embed(
     normalise: Normalise = "dtype",
     device: str = "auto",
     threads: int | None = None,
+    client: Client | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: bool = False,
@@ -52,9 +58,10 @@ def embed(
     """Run a model over all crops of a store, and write its numbers as an AnnData store.
 
     Crops go through the model in the order of the store, in batches whose bounds do not depend on
-    where a run was stopped: the same model gives the same numbers. Memory holds two decoded chunks
-    of the channels in use, a batch, and the numbers of some 4,096 crops. A run that died resumes
-    where it stopped, if it is known what the model computes.
+    where a run was stopped, or on how many workers there are: the same model gives the same
+    numbers. Memory of a process holds two decoded chunks of the channels in use, a batch, and the
+    numbers of some 4,096 crops. A run that died resumes where it stopped, if it is known what the
+    model computes.
 
     Parameters
     ----------
@@ -77,7 +84,11 @@ def embed(
     device
         ``cpu``, ``cuda``, or ``auto``: a GPU where the model's library finds one.
     threads
-        Threads of the model; None leaves them to its library.
+        Threads of the model; None leaves them to its library, or gives it all of a worker's.
+    client
+        Dask client: each of its workers takes some 4,096 crops at a time, with a model of its own,
+        on its own GPU where it sees one. Workers must see the store, the result's folder and the
+        model. None runs in this process.
     resume
         Resume from what an earlier, interrupted run committed.
     overwrite
@@ -95,7 +106,8 @@ def embed(
     Raises
     ------
     InputError
-        There is no such model or channel, the model fails, or the path is taken.
+        There is no such model or channel, the model fails, a worker has another model of that name,
+        or the path is taken.
     """
     import anndata
 
@@ -109,10 +121,12 @@ def embed(
         raise InputError(f"{store.path}: no crops in it")
     if not obsm or "/" in obsm:
         raise InputError(f"obsm = {obsm!r}: give a name without /")
-    opened = open_model(model, device, threads)
+    # Where there are workers the GPUs are theirs.
+    opened = open_model(model, "cpu" if client is not None else device, threads)
     job = _Embedding.of(store, opened, obsm, batch_size, channels, normalise)
+    named = None if client is None else Named.of(model, opened, device, threads)
     with sole_writer(target):
-        job.run(target, resume and opened.digest is not None, progress)
+        job.run(target, resume and opened.digest is not None, progress, client, named)
     return anndata.read_zarr(target)
 
 
@@ -142,9 +156,8 @@ class _Embedding:
         numbers = channel_numbers(crops, channels)
         if isinstance(normalise, str) and normalise == "percentile":
             normalise = crop_percentiles(crops, channels=numbers)
-        chunk = crops.image.chunks[0]
         size = model.batch or min(batch_size, len(crops))
-        return cls(crops, model, obsm, size, numbers, normalise, -(-PART // chunk) * chunk)
+        return cls(crops, model, obsm, size, numbers, normalise, part_of(crops.image.chunks[0]))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -161,22 +174,68 @@ class _Embedding:
             "normalise": normalise,
         }
 
-    def run(self, target: Path, resume: bool, progress: bool) -> None:
-        """Embed what is not committed yet, and move the result to its place."""
+    def run(
+        self,
+        target: Path,
+        resume: bool,
+        progress: bool,
+        client: Client | None,
+        named: Named | None,
+    ) -> None:
+        """Embed what is not committed yet, and move the result to its place.
+
+        Parameters
+        ----------
+        client, named
+            Workers, and the model as they open it; None for this process.
+        """
         name = digest_of([self.settings, source_digest(__name__)])[:16]
         work = WorkFolder(target, name)
         width = self._width()
         work.begin(lambda folder: self._make(folder, width), resume)
         done = work.records()
+        every = range(-(-len(self.crops) // self.part))
+        left = [number for number in every if str(number) not in done]
+        embedded: Iterable[int]
+        if client is None or named is None:
+            embedded = (self.embed(work, number, width) for number in left)
+        else:
+            tasks = [PartTask(self._job(named, work, width), number) for number in left]
+            embedded = schedule.in_order(embed_part, tasks, client)
         with track(len(self.crops), "embed", unit="crop", enabled=progress) as bar:
-            for number, first in enumerate(range(0, len(self.crops), self.part)):
-                last = min(first + self.part, len(self.crops))
-                if str(number) not in done:
-                    self._commit(work, number, self._numbers(first, last, width))
-                bar.advance(last - first)
+            bar.advance(sum(len(self._rows(number)) for number in every if str(number) in done))
+            for number in embedded:
+                bar.advance(number)
         with quiet_consolidation():
             zarr.consolidate_metadata(work.store)
         work.finish(("obsm",))
+
+    def embed(self, work: WorkFolder, number: int, width: int) -> int:
+        """Embed and commit one part; returns its number of crops."""
+        rows = self._rows(number)
+        self._commit(work, number, self._numbers(rows.start, rows.stop, width))
+        return len(rows)
+
+    def _rows(self, number: int) -> range:
+        return range(number * self.part, min((number + 1) * self.part, len(self.crops)))
+
+    def _job(self, named: Named, work: WorkFolder, width: int) -> _Job:
+        normalise = self.normalise
+        if normalise is not None and not isinstance(normalise, str):
+            low, high = (tuple(np.asarray(one).tolist()) for one in normalise)
+            normalise = low, high
+        return _Job(
+            str(self.crops.path.absolute()),
+            self.crops.digest,
+            named,
+            self.obsm,
+            self.batch_size,
+            tuple(self.channels),
+            normalise,
+            self.part,
+            width,
+            WorkFolder(work.target.absolute(), work.key),
+        )
 
     def _batches(self, first: int, last: int) -> CropBatches:
         return CropBatches(
@@ -239,3 +298,74 @@ class _Embedding:
             compressors=codecs.compressors("lz4", kind),
             attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a process needs to know of an embedding; see `_Embedding`."""
+
+    crops: str
+    digest: str
+    model: Named
+    obsm: str
+    batch_size: int
+    channels: tuple[int, ...]
+    normalise: Any
+    part: int
+    width: int
+    # Not a part of what is opened: it is another object in every task.
+    work: WorkFolder = field(compare=False)
+
+    def opened(self) -> _Embedding:
+        """Open the store and the model.
+
+        Raises
+        ------
+        InputError
+            They are not the ones that the job was made for.
+        """
+        crops = open_crops(self.crops)
+        if crops.digest != self.digest:
+            raise InputError(f"{self.crops}: it has changed since the run began; run again")
+        return _Embedding(
+            crops,
+            self.model.opened(),
+            self.obsm,
+            self.batch_size,
+            list(self.channels),
+            self.normalise,
+            self.part,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PartTask:
+    """One part of an embedding, for any process.
+
+    Attributes
+    ----------
+    job
+        The embedding.
+    number
+        Number of the part.
+    """
+
+    job: _Job
+    number: int
+
+
+_one_at_a_time = threading.Lock()
+_opened: dict[_Job, _Embedding] = {}
+
+
+def embed_part(task: PartTask) -> int:
+    """Embed and commit one part; returns its number of crops.
+
+    A process does one after the other, as models use all its threads, and keeps the last model.
+    """
+    job = task.job
+    with _one_at_a_time:
+        if job not in _opened:
+            _opened.clear()
+            _opened[job] = job.opened()
+        return _opened[job].embed(job.work, task.number, job.width)

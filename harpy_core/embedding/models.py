@@ -64,6 +64,86 @@ class Model:
         return np.ascontiguousarray(found[:number].reshape(number, -1))
 
 
+LARGEST_SENT = 16 * 2**20
+"""Bytes of a model that is sent to workers with every task, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A model as other processes open it.
+
+    Attributes
+    ----------
+    model
+        Path of an ONNX file, absolute, or ``module:name``; or a pickled object.
+    digest
+        Digest that it must have there; None where there is none.
+    device, threads
+        As in `open_model`; no threads: all of a worker's.
+    """
+
+    model: str | bytes
+    digest: str | None
+    device: str
+    threads: int | None
+
+    @classmethod
+    def of(cls, model: Any, opened: Model, device: str, threads: int | None) -> Named:
+        """Name a model.
+
+        Raises
+        ------
+        InputError
+            It is an object that cannot be sent.
+        """
+        if isinstance(model, str | os.PathLike):
+            text = os.fspath(model)
+            named = text if OWN_NAME.fullmatch(text) else str(Path(text).absolute())
+            return cls(named, opened.digest, device, threads)
+        from distributed.protocol import pickle
+
+        remedy = "give module:name, or export it as an ONNX file"
+        try:
+            found: bytes = pickle.dumps(model)
+        except Exception as error:
+            raise InputError(
+                f"model {opened.name}: it cannot be sent to workers ({error}): {remedy}"
+            ) from error
+        if len(found) > LARGEST_SENT:
+            raise InputError(
+                f"model {opened.name}: {len(found):,} bytes are too many to send to workers with "
+                f"each task: {remedy}"
+            )
+        return cls(found, opened.digest, device, threads)
+
+    def opened(self) -> Model:
+        """Open it in this process.
+
+        Raises
+        ------
+        InputError
+            It is not what it was where it was named.
+        """
+        from distributed.protocol import pickle
+
+        # From the process that gave the tasks out, by the channel that they come by.
+        model = pickle.loads(self.model) if isinstance(self.model, bytes) else self.model
+        found = open_model(model, self.device, self.threads or _threads_of_worker())
+        if self.digest is not None and found.digest != self.digest:
+            raise InputError(
+                f"model {found.name}: a worker has another one of that name; give all the same"
+            )
+        return found
+
+
+def _threads_of_worker() -> int:
+    """Number of threads of the Dask worker that this runs on."""
+    from distributed import get_worker
+
+    threads: int = get_worker().state.nthreads
+    return threads
+
+
 def open_model(model: Any, device: str = "auto", threads: int | None = None) -> Model:
     """Open a model.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def worker_bytes(plan: Plan, workers: Workers) -> int:
     """Bytes of memory that a worker of a stage takes, including its process."""
-    return workers.process_bytes + workers.threads * plan.bytes_per_task
+    return workers.process_bytes + plan.shared_bytes + workers.threads * plan.bytes_per_task
 
 
 def job_bytes(plan: Plan, workers: Workers) -> int:

@@ -17,6 +17,7 @@ from harpy_core.config.models import Aggregate, Case, Cluster, Config
 from harpy_core.config.sizes import amount, parse_bytes
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, ENGINES
+from harpy_core.planning.embed_plan import embed_plan
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.plan import Plan, stage_plan
 from harpy_core.planning.rasters import case_raster, source_raster
@@ -113,6 +114,11 @@ def _planned_stages(
         yield PlannedStage(name, tile_plan(source_raster(case)[0], case.tile), tiling, free)
     for plan in _plans(name, case, info, instances, results):
         yield PlannedStage(name, plan, workers, free)
+    if case.embed is not None and case.extract is not None:
+        of_model = engine_here(config.cluster, case.embed.engine)
+        with_model = Workers.of(config.cluster, given_cores(), of_model)
+        plan = embed_plan(case.embed, case.extract, info, instances)
+        yield PlannedStage(name, plan, with_model, free)
     if case.benchmark is not None:
         yield from _planned_runs(name, case, info, instances, free)
 

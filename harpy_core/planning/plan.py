@@ -74,7 +74,7 @@ class Plan:
     Attributes
     ----------
     stage
-        ``instances``, ``aggregate`` or ``extract``.
+        ``instances``, ``aggregate``, ``extract``, or one of another file: ``tile``, ``embed``.
     tasks
         Number of tasks that can run at the same time.
     bytes_read
@@ -92,6 +92,8 @@ class Plan:
         Instances, counted or (None) guessed from the area.
     device_bytes_per_task
         Memory of one task on a GPU, if the engine is cupy; a worker's tasks share its GPU.
+    shared_bytes
+        Memory of a worker that does not grow with the number of its tasks.
     """
 
     stage: str
@@ -103,6 +105,7 @@ class Plan:
     result_bytes: int
     instances: int | None
     device_bytes_per_task: int = 0
+    shared_bytes: int = 0
 
     @property
     def bytes_moved(self) -> int:
@@ -111,7 +114,7 @@ class Plan:
 
     def memory(self, threads: int) -> int:
         """Bytes held at most by `threads` running tasks and the result."""
-        return threads * self.bytes_per_task + self.result_bytes
+        return self.shared_bytes + threads * self.bytes_per_task + self.result_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class WorkFolder:
     """
 
     def __init__(self, target: Path, key: str) -> None:
-        self.target = target
+        self.target, self.key = target, key
         self.path = target.with_name(f".{target.name}.work-{key}")
 
     @property

@@ -14,6 +14,7 @@ from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import CropSettings, Extract
 from harpy_core.config.models import DATASETS, Aggregate, Benchmark, Case, Config, Section, Source
 from harpy_core.datasets import REGISTRY
+from harpy_core.kernels.registry import AUTO
 from harpy_core.planning import preflight
 from harpy_core.statistics.asked import has_layers, own_code
 from harpy_core.statistics.own import OWN_NAME, code_digest
@@ -155,6 +156,11 @@ class Questions:
     def embed(self, wildcards: Any) -> dict[str, Any] | None:
         """A case's embed section as builtins."""
         return plain(self.case(wildcards).embed)
+
+    def model_engine(self, wildcards: Any) -> str:
+        """The engine whose workers a case's model has."""
+        section = self.case(wildcards).embed
+        return section.engine if section else AUTO
 
     def model_file(self, wildcards: Any) -> list[str]:
         """The file of a case's model, where it is one."""

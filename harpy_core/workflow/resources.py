@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 SNAKEMAKE_MB = 310
 """Memory that Snakemake takes inside a job of its own (measured)."""
 
-MODEL_BYTES = 2 * 10**9
-"""Memory that a model's library takes beside weights and batches: PyTorch and its CUDA context."""
-
 MOST_THREADS = 32
 """Cores that a stage on this machine takes at most."""
 
@@ -150,22 +147,25 @@ class Needs:
         published = REGISTRY[wildcards.dataset].sha256 is not None
         return growing(LONG_MINUTES if published else SMALL_MINUTES)(wildcards, attempt)
 
-    def embedding_memory_mb(self, wildcards: Any, input: Any, attempt: int) -> int:
-        """Memory of the rule embed in MB (a resource function): crops, a batch and the model."""
-        from harpy_core.raster.info import RasterInfo, itemsize
+    def embedding_gpus(self, wildcards: Any) -> int:
+        """GPUs of the rule embed: one for each worker that it starts on its own machine."""
+        workers = Workers.of(self._cluster, 1, self._asked.model_engine(wildcards))
+        return workers.gpus if workers.here else 0
+
+    def embedding_memory_mb(self, wildcards: Any, input: Any, threads: int, attempt: int) -> int:
+        """Memory of the rule embed in MB (a resource function): crops, batches and models."""
+        from harpy_core.planning.embed_plan import embed_plan
+        from harpy_core.raster.info import RasterInfo
+        from harpy_core.storage.manifest import read_manifest
 
         case = self._asked.case(wildcards)
         assert case.embed is not None and case.extract is not None
+        found = Path(input.manifest)
+        number = read_manifest(found)["instances"] if found.is_file() else None
         info = RasterInfo.from_json(input.raster)
-        crops = case.extract
-        depth = info.image_shape[1] if len(info.image_shape) == 4 else 1
-        crop = len(crops.channels or info.channels) * math.prod(crops.window(depth))
-        pixel = itemsize(crops.dtype or info.image_dtype)
-        # Two chunks are decoded at a time; a batch is float32, and what the model makes of it more.
-        held = 2 * crops.batch_size * crop * pixel + 8 * case.embed.batch_size * crop * 4
-        held += sum(4 * Path(file).stat().st_size for file in self._asked.model_file(wildcards))
-        mb = SNAKEMAKE_MB + (PROCESS_BYTES + MODEL_BYTES + held) // 10**6
-        return _with_margin(mb, attempt)
+        plan = embed_plan(case.embed, case.extract, info, number)
+        workers = Workers.of(self._cluster, threads, self._asked.model_engine(wildcards))
+        return _with_margin(_job_mb(plan, workers), attempt)
 
     def measured_gpus(self, wildcards: Any) -> int:
         """GPUs of a sweep: one for each worker of its largest run."""

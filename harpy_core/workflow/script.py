@@ -24,6 +24,7 @@ from harpy_core.workflow.starter import end_with_starter
 if TYPE_CHECKING:
     from distributed import Client
 
+    from harpy_core.planning.plan import Plan
     from harpy_core.raster.info import RasterInfo
 
 OWN_THREADS_BYTES = 2**29
@@ -95,12 +96,10 @@ def workers(
 ) -> Iterator[Client | None]:
     """Start the workers of a stage, once its plan is known to fit them and the disk.
 
-    It yields None, for the job's own threads, where processes take longer to start than the work.
-
     Parameters
     ----------
     snakemake
-        Object of that name in a script; its first output tells which disk is written to.
+        Object of that name in a script.
     stage
         ``instances``, ``aggregate`` or ``extract``.
     info
@@ -113,14 +112,37 @@ def workers(
     InputError
         The stage cannot fit; the message names the setting to change.
     """
+    from harpy_core.planning.plan import stage_plan
+
+    plan = stage_plan(stage, info, engine=snakemake.params.engine, **settings)
+    with workers_for(snakemake, plan) as client:
+        yield client
+
+
+@contextmanager
+def workers_for(snakemake: Any, plan: Plan) -> Iterator[Client | None]:
+    """Start the workers that a plan was made for, once it is known to fit them and the disk.
+
+    It yields None, for the job's own threads, where processes take longer to start than the work.
+
+    Parameters
+    ----------
+    snakemake
+        Object of that name in a script; its first output tells which disk is written to.
+    plan
+        Plan of the stage.
+
+    Raises
+    ------
+    InputError
+        The stage cannot fit; the message names the setting to change.
+    """
     from harpy_core.kernels.registry import has_gpus
     from harpy_core.planning import fits, forecast
-    from harpy_core.planning.plan import stage_plan
     from harpy_core.running import schedule
     from harpy_core.running.workers import Workers, engine_here
 
     where = Cluster.model_validate(snakemake.config.get("cluster", {}))
-    plan = stage_plan(stage, info, engine=snakemake.params.engine, **settings)
     folder = Path(snakemake.output[0]).parent
     engine, cores = snakemake.params.engine, snakemake.threads
     asked = Workers.of(where, cores, engine_here(where, engine))

@@ -10,13 +10,15 @@ import anndata
 import numpy as np
 import onnx
 import pytest
-from crop_cases import extracted, files, tissue
+from crop_cases import extracted, files, tissue, tree
 from onnx import TensorProto, helper, numpy_helper
 
 import harpy_core as hc
-from harpy_core.embedding import embedding
+from harpy_core.embedding import embedding, models, parts
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from harpy_core.extract.crops import Crops
 
 CHANNELS, SIDE, WIDTH = 5, 8, 3
@@ -61,7 +63,7 @@ def crops(tmp_path: Path) -> Crops:
 
 
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "PART", 10)
+    monkeypatch.setattr(parts, "PART", 10)
 
 
 @pytest.mark.parametrize("batch", ["n", 5])
@@ -118,6 +120,78 @@ def test_a_run_that_died_goes_on_where_it_stopped(
     assert sum(calls[7:]) == len(crops) - done // 12 * 12
     np.testing.assert_array_equal(found.obsm["X_embedding"], whole.obsm["X_embedding"])
     assert {place.name for place in tmp_path.glob(".e.zarr*")} == set()
+
+
+@pytest.mark.parametrize("kind", ["file", "function"])
+def test_workers_give_the_numbers_that_one_process_gives(
+    crops: Crops, tmp_path: Path, client: Client, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    network(tmp_path / "small.onnx")
+    model = tmp_path / "small.onnx" if kind == "file" else means
+    options: dict[str, Any] = {"batch_size": 7, "threads": 1, "normalise": "percentile"}
+    here = hc.embed(crops, model, tmp_path / "here.zarr", **options)
+    there = hc.embed(crops, model, tmp_path / "there.zarr", client=client, **options)
+    np.testing.assert_array_equal(there.obsm["X_embedding"], here.obsm["X_embedding"])
+    assert tree(tmp_path / "there.zarr/obsm") == tree(tmp_path / "here.zarr/obsm")
+
+
+def test_workers_go_on_where_one_process_stopped(
+    crops: Crops, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    path = tmp_path / "small.onnx"
+    network(path)
+    whole = hc.embed(crops, path, tmp_path / "whole.zarr", batch_size=7, threads=1)
+    commit = embedding.WorkFolder.commit
+    numbers = []
+
+    def dying(self: Any, name: str, *content: Any) -> None:
+        numbers.append(name)
+        if len(numbers) == 3:
+            raise KeyboardInterrupt
+        commit(self, name, *content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding.WorkFolder, "commit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            hc.embed(crops, path, tmp_path / "e.zarr", batch_size=7, threads=1)
+    given = []
+    in_order = embedding.schedule.in_order
+
+    def counting(function: Any, tasks: Any, where: Any) -> Any:
+        given.extend(task.number for task in tasks)
+        return in_order(function, tasks, where)
+
+    monkeypatch.setattr(embedding.schedule, "in_order", counting)
+    found = hc.embed(crops, path, tmp_path / "e.zarr", batch_size=7, threads=1, client=client)
+    parts_of = range(-(-len(crops) // 12))
+    assert given == [number for number in parts_of if str(number) not in numbers[:2]]
+    np.testing.assert_array_equal(found.obsm["X_embedding"], whole.obsm["X_embedding"])
+
+
+def test_a_model_that_is_too_large_to_send_is_refused(
+    crops: Crops, tmp_path: Path, client: Client
+) -> None:
+    weights = np.ones(models.LARGEST_SENT, np.uint8)
+
+    def heavy(some: np.ndarray) -> np.ndarray:
+        return some.mean(axis=(2, 3)) * weights[0]
+
+    with pytest.raises(hc.InputError, match="are too many to send to workers"):
+        hc.embed(crops, heavy, tmp_path / "e.zarr", client=client)
+    assert not (tmp_path / "e.zarr").exists()
+
+
+def test_a_worker_that_has_another_model_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    network(path)
+    opened = models.open_model(path, "cpu", 1)
+    named = models.Named.of(path, opened, "cpu", 1)
+    assert named.opened().digest == opened.digest
+    network(path, 5)
+    with pytest.raises(hc.InputError, match="a worker has another one of that name"):
+        named.opened()
 
 
 def test_a_function_is_named_by_its_module(

@@ -19,13 +19,16 @@ rule embed:
         "<benchmarks>/{case}/embed.tsv"
     conda:
         "../../envs/workflow.yaml"
-    threads: 8
+    threads: NEEDED.threads
     resources:
         mem_mb=NEEDED.embedding_memory_mb,
         runtime=growing(LONG_MINUTES),
         attempt=number_of_try,
+        gpu=NEEDED.embedding_gpus,
     params:
+        engine=ASKED.model_engine,
         embed=ASKED.embed,
+        extract=ASKED.extract,
         own=ASKED.model_code,
         code=provenance.source_digest("harpy_core.embedding.embedding"),
     script:
