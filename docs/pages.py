@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "names.md").write_text("\n".join(_names()) + "\n")
     (folder / "statistics.md").write_text("\n".join(_statistics()) + "\n")
+    (folder / "costs.md").write_text("\n".join(_costs()) + "\n")
     (folder / "commands.md").write_text("\n".join(_commands()) + "\n")
     for page, file in BORROWED.items():
         (folder / f"{page}.md").write_text(_borrowed(file))
@@ -120,6 +122,25 @@ def _statistics() -> Iterator[str]:
     yield "|---|---|---|"
     for name, (description, unit) in PARAMETRIC.items():
         yield f"| `{name}` | {description} | {unit} |"
+
+
+def _costs() -> Iterator[str]:
+    """Write the recorded cost of each measure."""
+    content = json.loads((ROOT / "results/recorded/measures.json").read_text(encoding="utf-8"))
+    beside: dict[str, float] = {}
+    theirs: dict[str, float] = {}
+    for title, rows in content["tables"].items():
+        for row in rows:
+            name, _, what = row["what"].partition(": ")
+            if what.startswith("scikit-image /"):
+                theirs[name] = row["value"]
+            elif title.startswith("mean and another") and row["unit"] == "x":
+                beside[name] = row["value"]
+    yield "| measure | with the mean / the mean alone | scikit-image / harpy_core, one tile |"
+    yield "|---|---|---|"
+    for name in dict.fromkeys([*beside, *theirs]):
+        cells = (f"{column[name]:.3g}" if name in column else "" for column in (beside, theirs))
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def _borrowed(file: str) -> str:
