@@ -35,6 +35,7 @@ OTHERS = {
     "harpy",
     "napari",
     "onnxruntime",
+    "pyarrow",
     "shapely",
     "snakemake",
     "spatialdata",

@@ -13,7 +13,7 @@ from harpy_core.raster.raster import Raster
 from harpy_core.storage import codecs
 
 SAMPLES = 4
-_CROPS = 16
+_CROPS = 64
 _CHANNELS = 5
 _REACH = 512
 """Pixels between crops of a sample, at most: a read extends that far and a window more on each
@@ -61,7 +61,8 @@ def _around(instances: Instances, row: int, reach: int) -> Instances:
     """Return an instance and those nearest to it, none further away than `reach` pixels."""
     distance = np.abs(instances.centroid[:, 1:] - instances.centroid[row, 1:]).max(axis=1)
     nearest = np.argsort(distance, kind="stable")[:_CROPS]
-    return instances.rows(nearest[distance[nearest] <= reach])
+    # As the store has them: neighbours that follow each other share pixels, and a codec finds them.
+    return instances.rows(np.sort(nearest[distance[nearest] <= reach]))
 
 
 def _crops(
