@@ -113,17 +113,18 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
 
     raster = open_described(info)
     engine = typed["engine"] or "auto"
+    layers = section.model_dump()["layers"]
+    stats = of_section(section.model_dump())
+    planned = {
+        "stats": stats,
+        "layers": layers,
+        "derived": section.derived,
+        "neighbors": section.neighbors,
+        "whole_channels": section.whole_channels,
+    }
+    # Workers with less memory than they need end as they start.
+    _announce("aggregate", info, typed, output, **planned)
     with _workers(typed) as client:
-        layers = section.model_dump()["layers"]
-        stats = of_section(section.model_dump())
-        planned = {
-            "stats": stats,
-            "layers": layers,
-            "derived": section.derived,
-            "neighbors": section.neighbors,
-            "whole_channels": section.whole_channels,
-        }
-        _announce("aggregate", info, typed, output, **planned)
         instances = find_instances(
             raster.labels, engine=engine, client=client, progress=True, strict=info.strict
         )
@@ -166,8 +167,8 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
     raster = open_described(info)
     settings = CropSettings.within(section.model_dump())
     index = read_labels(section.index) if isinstance(section.index, str) else section.index
+    _announce("extract", info, typed, output, crops=settings)
     with _workers(typed) as client:
-        _announce("extract", info, typed, output, crops=settings)
         crops = extract_instances(
             raster.image,
             raster.labels,
@@ -308,7 +309,6 @@ def _described(typed: Mapping[str, Any]) -> RasterInfo:
 def _workers(typed: Mapping[str, Any]) -> Iterator[Client | None]:
     """Yield the Dask client that was asked for, or None: threads of this process."""
     where = section_of(Cluster, typed)
-    section_of(Case, {"engine": typed["engine"], "source": {"uri": "-"}})
     if typed["cores"] is None and where == Cluster():
         yield None
         return
@@ -337,6 +337,7 @@ def _sentence(
     from harpy_core.planning.plan import stage_plan
     from harpy_core.running.workers import Workers, engine_here
 
+    section_of(Case, {"engine": typed.get("engine"), "source": {"uri": "-"}})
     where, cores = section_of(Cluster, typed), _cores(typed)
     engine = typed.get("engine") or "auto"
     planned = stage_plan(stage, info, engine=engine, **settings)
