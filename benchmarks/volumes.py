@@ -28,7 +28,8 @@ from distributed import Client
 from zarr.codecs import BloscCodec
 
 import harpy_core as hc
-from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
+from harpy_core.planning.parts import Plan
+from harpy_core.planning.plan import plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster
 from harpy_core.running import cluster
 

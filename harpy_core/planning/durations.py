@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harpy_core.planning.plan import Plan
+    from harpy_core.planning.parts import Plan
 
 BYTES_PER_SECOND = 10**9
 """Decoded bytes that one core reads and writes in a second. Recorded on two cores, for one of them

@@ -8,8 +8,8 @@ from pathlib import Path
 from harpy_core.config.crops import Extract
 from harpy_core.config.measures import Embed
 from harpy_core.embedding.parts import part_of
-from harpy_core.planning.plan import CELLS_PER_PIXEL, TASK_BYTES, WORD, Plan
-from harpy_core.planning.shapes import TileShape
+from harpy_core.planning.parts import CELLS_PER_PIXEL, TASK_BYTES, Plan
+from harpy_core.planning.shapes import WORD, TileShape
 from harpy_core.raster.info import RasterInfo, itemsize
 from harpy_core.statistics.own import OWN_NAME
 

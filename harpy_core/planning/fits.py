@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harpy_core.config.sizes import amount
 from harpy_core.errors import InputError, TransientError
-from harpy_core.planning.plan import Plan
+from harpy_core.planning.parts import Plan
 from harpy_core.running.given import given_memory
 from harpy_core.running.workers import KILLED_AT, PROCESS_BYTES, Workers
 

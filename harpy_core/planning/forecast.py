@@ -19,7 +19,8 @@ from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.planning.embed_plan import embed_plan
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
-from harpy_core.planning.plan import Plan, stage_plan
+from harpy_core.planning.parts import Plan
+from harpy_core.planning.plan import stage_plan
 from harpy_core.planning.rasters import case_raster, source_raster
 from harpy_core.planning.tile_plan import at_work, tile_plan
 from harpy_core.raster.info import RasterInfo

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.aggregate.slabs import (
@@ -15,8 +15,20 @@ from harpy_core.aggregate.slabs import (
     slabs_of,
 )
 from harpy_core.config.crops import CropSettings
-from harpy_core.extract.strips import COMMITS_IN_FLIGHT, part_size, strip_shape
 from harpy_core.kernels.registry import AUTO, ENGINES
+from harpy_core.planning.extract_plan import extract_plan
+from harpy_core.planning.parts import (
+    CELLS_PER_PIXEL,
+    POWER_WORDS,
+    SUM_WORDS,
+    TASK_BYTES,
+    Layers,
+    Plan,
+    StageSettings,
+    finding_bytes,
+    instances_in_tile,
+    reach_of,
+)
 from harpy_core.planning.shapes import (
     PIXELS_PER_RUN,
     RUN_BYTES,
@@ -24,26 +36,15 @@ from harpy_core.planning.shapes import (
     TileShape,
     spatial_tiles,
 )
-from harpy_core.raster.info import RasterInfo, itemsize
+from harpy_core.raster.info import RasterInfo
 from harpy_core.statistics.asked import Asked, Stats, resolved
 from harpy_core.statistics.declared import Statistic, partials_of, words_of
 from harpy_core.statistics.shapes import Shape, label_words_of
-from harpy_core.tiles.grid import regular_step, split_channels
+from harpy_core.tiles.grid import split_channels
 
 if TYPE_CHECKING:
     from harpy_core.instances.finding import Instances
 
-CELLS_PER_PIXEL = 1 / 1900
-"""Density assumed before instances are counted: dense tissue at half a micron per pixel."""
-
-TASK_BYTES = 6_000_000
-"""Memory of a task however small it is (measured): its description and its result in transit, the
-state of a decoder, the buffer through which files are written."""
-
-SUM_WORDS, POWER_WORDS, GATHER_WORDS, RUN_WORDS = 4, 8, 4, 14
-"""Words that an engine of whole arrays, `harpy_core.kernels.reference`, holds at most: per pixel of
-a tile while pixels, or their powers, are summed; per pixel of a batch of crops; and per run while
-runs are found."""
 
 HISTOGRAM_BYTES = 2**16 * WORD
 """Bytes of the counts of all values of 16 bits."""
@@ -61,77 +62,6 @@ PAIR_BYTES = 300
 ROW_WORDS = 5
 """Words per run of a tile while its runs are sorted by instance, for shapes (measured; of the runs
 that dense tissue has, which are fewer than are planned, it is twice that)."""
-
-
-Layers = Mapping[str, Mapping[str, Any]]
-"""`config.models.Layer` of each as builtins, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One job, before it runs.
-
-    Attributes
-    ----------
-    stage
-        ``instances``, ``aggregate``, ``extract``, or one of another file: ``tile``, ``embed``.
-    tasks
-        Number of tasks that can run at the same time.
-    bytes_read
-        Decoded pixels and labels; on disk they are smaller if they are compressed.
-    bytes_written
-        Result before compression.
-    bytes_stored
-        Disk space of the result: compressed as far as that is known, with temporary files, and
-        without what an interrupted run has left there.
-    bytes_per_task
-        Memory of one running task.
-    result_bytes
-        Memory of the result in the process that merges it.
-    instances
-        Instances, counted or (None) guessed from the area.
-    device_bytes_per_task
-        Memory of one task on a GPU, if the engine is cupy; a worker's tasks share its GPU.
-    shared_bytes
-        Memory of a worker that does not grow with the number of its tasks.
-    """
-
-    stage: str
-    tasks: int
-    bytes_read: int
-    bytes_written: int
-    bytes_stored: int
-    bytes_per_task: int
-    result_bytes: int
-    instances: int | None
-    device_bytes_per_task: int = 0
-    shared_bytes: int = 0
-
-    @property
-    def bytes_moved(self) -> int:
-        """Bytes read and written."""
-        return self.bytes_read + self.bytes_written
-
-    def memory(self, threads: int) -> int:
-        """Bytes held at most by `threads` running tasks and the result."""
-        return self.shared_bytes + threads * self.bytes_per_task + self.result_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Settings of a stage, as in `stage_plan`; `whole_arrays` is its engine's."""
-
-    stats: Stats
-    layers: Layers
-    derived: int
-    neighbors: str | float | None
-    whole_channels: bool
-    crops: CropSettings
-    ratio: float
-    committed: int
-    densest: int | None
-    threads: int
-    whole_arrays: bool
 
 
 def stage_plan(
@@ -187,8 +117,8 @@ def stage_plan(
     """
     shape = TileShape.of(info)
     number = instances if instances is not None else math.ceil(shape.plane * CELLS_PER_PIXEL)
-    planners = {"instances": _instances, "aggregate": _aggregate, "extract": _extract}
-    asked = _Asked(
+    planners = {"instances": _instances, "aggregate": _aggregate, "extract": extract_plan}
+    asked = StageSettings(
         stats=stats,
         layers=layers or {},
         derived=len(derived or ()),
@@ -204,7 +134,7 @@ def stage_plan(
     return planners[stage](shape, number, instances, asked)
 
 
-def _instances(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
+def _instances(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
     per_instance = WORD * (1 + 1 + 3 + 6)
     return Plan(
         stage="instances",
@@ -217,7 +147,7 @@ def _instances(shape: TileShape, number: int, known: int | None, asked: _Asked) 
             + shape.label_buffer
             + shape.chunk_buffer
             + shape.label_file
-            + asked.whole_arrays * _finding(shape)
+            + asked.whole_arrays * finding_bytes(shape)
         ),
         result_bytes=3 * number * per_instance,
         instances=known,
@@ -225,7 +155,7 @@ def _instances(shape: TileShape, number: int, known: int | None, asked: _Asked) 
     )
 
 
-def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
+def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
     wanted = resolved(asked.stats)
     statistics, shapes = wanted.statistics, wanted.shapes.values()
     if wanted.in_image is None and not asked.whole_channels:
@@ -241,7 +171,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: _Asked) 
         for slab in slabs
     )
     widest = max(slab[-1] - slab[0] for slab in slabs)
-    in_tile = _in_tile(shape, number, asked)
+    in_tile = instances_in_tile(shape, number, asked)
     part = in_tile * widest * words * WORD
     outputs = number * WORD * sum(len(joint.outputs) for joint in wanted.joints.values())
     layers = len(statistics) + bool(statistics) + asked.derived
@@ -293,7 +223,11 @@ def _placed(shape: TileShape, wanted: Asked) -> int:
 
 
 def _shapes_alone(
-    shape: TileShape, shapes: Collection[Shape], number: int, known: int | None, asked: _Asked
+    shape: TileShape,
+    shapes: Collection[Shape],
+    number: int,
+    known: int | None,
+    asked: StageSettings,
 ) -> Plan:
     """Plan shapes without statistics: the image is not read."""
     finding, others = _instances(shape, number, known, asked), len(asked.layers)
@@ -317,7 +251,9 @@ def _shapes_alone(
     )
 
 
-def _committing(shape: TileShape, shapes: Collection[Shape], number: int, asked: _Asked) -> int:
+def _committing(
+    shape: TileShape, shapes: Collection[Shape], number: int, asked: StageSettings
+) -> int:
     """Bytes of the results of tasks that gather until they are committed, and are being written."""
     wanted = resolved(asked.stats)
     words = shape.channels * words_of(wanted.statistics.values(), shape.dtype)
@@ -328,7 +264,7 @@ def _committing(shape: TileShape, shapes: Collection[Shape], number: int, asked:
     return COMMIT_COPIES * min((1 + len(asked.layers)) * returned, COMMIT_BYTES)
 
 
-def _paired(shape: TileShape, number: int, asked: _Asked) -> int:
+def _paired(shape: TileShape, number: int, asked: StageSettings) -> int:
     """Bytes of the pairs of neighbours, and of the faces of tiles that wait for their others."""
     if asked.neighbors is None:
         return 0
@@ -377,21 +313,10 @@ def _outlines(shape: TileShape, shapes: Collection[Shape], number: int) -> int:
     return held + 4 * WORD * pixels // PIXELS_PER_RUN
 
 
-def _finding(shape: TileShape) -> int:
-    """Bytes that an engine of whole arrays takes to find runs: changes of labels, and columns."""
-    return 2 * shape.tile + shape.tile // PIXELS_PER_RUN * RUN_WORDS * WORD
-
-
 def _summing(shape: TileShape, statistics: Iterable[Statistic]) -> int:
     """Bytes that an engine of whole arrays takes to sum a channel's pixels, or to sort them."""
     words = POWER_WORDS if "powers" in partials_of(statistics) else SUM_WORDS
     return shape.tile * (words * WORD + shape.held)
-
-
-def _gathering(shape: TileShape, crops: CropSettings) -> int:
-    """Bytes that an engine of whole arrays takes to copy the pixels of a batch."""
-    pixels = crops.batch * math.prod(crops.window(shape.depth))
-    return GATHER_WORDS * WORD * (min(pixels, shape.tile) if crops.remove_background else pixels)
 
 
 def _gathered(shape: TileShape) -> int:
@@ -402,7 +327,7 @@ def _gathered(shape: TileShape) -> int:
 def _pieces(shape: TileShape, number: int, channels: int) -> tuple[int, int]:
     """Bytes of the pixels of instances in several tiles: of one tile's, and of those waiting."""
     # About those within an instance's reach of a border; large ones are counted.
-    reach = _reach(shape, number)
+    reach = reach_of(shape, number)
     tall, wide = (
         math.ceil(n / k) for n, k in zip(shape.area, (shape.rows, shape.columns), strict=True)
     )
@@ -416,98 +341,6 @@ def _device_sums(shape: TileShape, words: int, in_tile: int) -> int:
     parts = shape.runs // 32 + shape.tile // 8192 + in_tile
     pivots = in_tile
     return (parts + in_tile + pivots) * shape.together * words * WORD
-
-
-def _extract(shape: TileShape, number: int, known: int | None, asked: _Asked) -> Plan:
-    crops = asked.crops
-    window = math.prod(crops.window(shape.depth))
-    group = regular_step(shape.channel_edges)
-    stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
-    written = number * window * (shape.channels * stored + crops.masks)
-    on_disk = math.ceil(written * min(asked.ratio, 1.0))
-    rows, columns = (
-        (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
-    )
-    strips = math.ceil(shape.rows / rows) * math.ceil(shape.columns / columns)
-    groups = 1 if group == shape.channels else shape.groups(strips, asked.threads)
-    seen = _windows(shape, number, asked)
-    return Plan(
-        stage="extract",
-        tasks=strips * groups,
-        bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
-        bytes_written=written,
-        # All shuffled crops are kept twice until the store is complete.
-        bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - asked.committed, 0),
-        bytes_per_task=(
-            TASK_BYTES
-            + shape.reading
-            + bool(crops.masks) * shape.tile
-            + crops.neighbor_mask * 4 * shape.tile
-            + asked.whole_arrays * max(_finding(shape), _gathering(shape, crops))
-            + _copies(shape, crops, number, seen, rows * columns)
-            + _crops_held(shape, asked, number, seen, stored)
-            * window
-            * max(group, math.ceil(crops.masks / shape.held))
-        ),
-        result_bytes=number * WORD * 16,
-        instances=known,
-        device_bytes_per_task=(
-            shape.device_labels
-            + shape.device_planes
-            + 3 * (shape.runs + _window_rows(shape, crops, seen)) * WORD
-            + crops.batch * window * group * shape.held
-        ),
-    )
-
-
-def _in_tile(shape: TileShape, number: int, asked: _Asked) -> int:
-    """Number of instances of the densest tile; tissue is seldom twice as dense as on average."""
-    if asked.densest is not None:
-        return asked.densest
-    return min(math.ceil(2 * number * shape.tile / shape.plane), number)
-
-
-def _reach(shape: TileShape, number: int) -> int:
-    """Distance of instances: a cell is no longer than that."""
-    return math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
-
-
-def _windows(shape: TileShape, number: int, asked: _Asked) -> int:
-    """Number of windows that need pixels of the densest tile: its own, and those around it."""
-    over: tuple[int, ...] = asked.crops.window(shape.depth)[1:]
-    if not asked.crops.surroundings:
-        over = tuple(min(length, _reach(shape, number)) for length in over)
-    around = math.prod(1 + length / side for length, side in zip(over, shape.side, strict=True))
-    return min(math.ceil(_in_tile(shape, number, asked) * around), number)
-
-
-def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles: int) -> int:
-    """Bytes of the copies to be made, for all tiles of a strip."""
-    # A row of a cell is rarely more than a run.
-    runs = min(2 * shape.tile // PIXELS_PER_RUN, seen * _reach(shape, number) * shape.depth)
-    rows = _window_rows(shape, crops, seen)
-    # Four columns for each tile, two of all runs where these are counted, a dozen for the tile in
-    # progress.
-    counted = 2 * tiles * runs * crops.neighbor_mask
-    return ((4 * tiles + 12) * (runs + rows) + counted) * WORD
-
-
-def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
-    """Number of rows of a tile's windows: those that keep their background are copied by row."""
-    return seen * math.prod(crops.window(shape.depth)[:2]) if crops.surroundings else 0
-
-
-def _crops_held(shape: TileShape, asked: _Asked, number: int, seen: int, stored: int) -> int:
-    """Bytes of a pixel of crops, times the crops that a task holds: open ones, and encoded ones."""
-    crops = asked.crops
-    part = part_size(crops.batch_size, crops.batch)
-    unit = min(crops.batch if crops.shuffle is None else part, number)
-    units = min(math.ceil(seen / max(unit, 1)) + 1, math.ceil(number / max(unit, 1)))
-    opened = units * unit + min(part, number)
-    # Those that wait for the disk, and the one that is encoded next.
-    leaving = math.ceil((COMMITS_IN_FLIGHT + 1) * unit * min(asked.ratio, 1.0))
-    converted = unit if crops.dtype or crops.scale else 0
-    return opened * shape.held + (leaving + converted) * stored
 
 
 def densest_tile(info: RasterInfo, instances: Instances) -> int:

@@ -6,7 +6,7 @@ import math
 
 from harpy_core.datasets import Dataset
 from harpy_core.datasets.limits import ENTRY_BYTES, MOST_FILES
-from harpy_core.planning.plan import TASK_BYTES
+from harpy_core.planning.parts import TASK_BYTES
 from harpy_core.raster.info import itemsize
 from harpy_core.running.workers import PROCESS_BYTES
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from harpy_core.config.models import Tile
-from harpy_core.planning.plan import TASK_BYTES, Plan
+from harpy_core.planning.parts import TASK_BYTES, Plan
 from harpy_core.raster.info import RasterInfo, itemsize
 from harpy_core.tiling.limits import AT_WORK, HELD, IN_MEMORY
 

@@ -24,7 +24,7 @@ from harpy_core.statistics.asked import of_section
 from harpy_core.workflow.questions import Questions, most_workers
 
 if TYPE_CHECKING:
-    from harpy_core.planning.plan import Plan
+    from harpy_core.planning.parts import Plan
 
 SNAKEMAKE_MB = 310
 """Memory that Snakemake takes inside a job of its own (measured)."""

@@ -24,7 +24,7 @@ from harpy_core.workflow.starter import end_with_starter
 if TYPE_CHECKING:
     from distributed import Client
 
-    from harpy_core.planning.plan import Plan
+    from harpy_core.planning.parts import Plan
     from harpy_core.raster.info import RasterInfo
 
 OWN_THREADS_BYTES = 2**29

@@ -18,7 +18,8 @@ import harpy_core as hc
 from harpy_core.aggregate.slabs import COMMIT_BYTES, COMMIT_COPIES, SLAB_BYTES
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.extraction import stored_ratio
-from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
+from harpy_core.planning.parts import Plan
+from harpy_core.planning.plan import plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster, describe
 from harpy_core.raster.views import ChannelView
 from harpy_core.running import schedule

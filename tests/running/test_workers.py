@@ -13,7 +13,7 @@ import pytest
 from harpy_core.config.models import Cluster
 from harpy_core.errors import InputError
 from harpy_core.planning import fits
-from harpy_core.planning.plan import Plan
+from harpy_core.planning.parts import Plan
 from harpy_core.running import given, workers
 from harpy_core.running.workers import PROCESS_BYTES, Workers
 

@@ -23,7 +23,8 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 import harpy_core as hc
-from harpy_core.planning.plan import Plan, plan_aggregate, plan_extract, stage_plan
+from harpy_core.planning.parts import Plan
+from harpy_core.planning.plan import plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster
 from harpy_core.raster.views import ChannelView
 

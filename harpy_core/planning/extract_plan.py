@@ -1,0 +1,106 @@
+"""Plan of an extraction, from shapes alone."""
+
+from __future__ import annotations
+
+import math
+
+from harpy_core.config.crops import CropSettings
+from harpy_core.extract.strips import COMMITS_IN_FLIGHT, part_size, strip_shape
+from harpy_core.planning.parts import (
+    GATHER_WORDS,
+    TASK_BYTES,
+    Plan,
+    StageSettings,
+    finding_bytes,
+    instances_in_tile,
+    reach_of,
+)
+from harpy_core.planning.shapes import PIXELS_PER_RUN, WORD, TileShape
+from harpy_core.raster.info import itemsize
+from harpy_core.tiles.grid import regular_step
+
+
+def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
+    crops = asked.crops
+    window = math.prod(crops.window(shape.depth))
+    group = regular_step(shape.channel_edges)
+    stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
+    written = number * window * (shape.channels * stored + crops.masks)
+    on_disk = math.ceil(written * min(asked.ratio, 1.0))
+    rows, columns = (
+        (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
+    )
+    strips = math.ceil(shape.rows / rows) * math.ceil(shape.columns / columns)
+    groups = 1 if group == shape.channels else shape.groups(strips, asked.threads)
+    seen = _windows(shape, number, asked)
+    return Plan(
+        stage="extract",
+        tasks=strips * groups,
+        bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
+        bytes_written=written,
+        # All shuffled crops are kept twice until the store is complete.
+        bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - asked.committed, 0),
+        bytes_per_task=(
+            TASK_BYTES
+            + shape.reading
+            + bool(crops.masks) * shape.tile
+            + crops.neighbor_mask * 4 * shape.tile
+            + asked.whole_arrays * max(finding_bytes(shape), _gathering(shape, crops))
+            + _copies(shape, crops, number, seen, rows * columns)
+            + _crops_held(shape, asked, number, seen, stored)
+            * window
+            * max(group, math.ceil(crops.masks / shape.held))
+        ),
+        result_bytes=number * WORD * 16,
+        instances=known,
+        device_bytes_per_task=(
+            shape.device_labels
+            + shape.device_planes
+            + 3 * (shape.runs + _window_rows(shape, crops, seen)) * WORD
+            + crops.batch * window * group * shape.held
+        ),
+    )
+
+
+def _windows(shape: TileShape, number: int, asked: StageSettings) -> int:
+    """Number of windows that need pixels of the densest tile: its own, and those around it."""
+    over: tuple[int, ...] = asked.crops.window(shape.depth)[1:]
+    if not asked.crops.surroundings:
+        over = tuple(min(length, reach_of(shape, number)) for length in over)
+    around = math.prod(1 + length / side for length, side in zip(over, shape.side, strict=True))
+    return min(math.ceil(instances_in_tile(shape, number, asked) * around), number)
+
+
+def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles: int) -> int:
+    """Bytes of the copies to be made, for all tiles of a strip."""
+    # A row of a cell is rarely more than a run.
+    runs = min(2 * shape.tile // PIXELS_PER_RUN, seen * reach_of(shape, number) * shape.depth)
+    rows = _window_rows(shape, crops, seen)
+    # Four columns for each tile, two of all runs where these are counted, a dozen for the tile in
+    # progress.
+    counted = 2 * tiles * runs * crops.neighbor_mask
+    return ((4 * tiles + 12) * (runs + rows) + counted) * WORD
+
+
+def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
+    """Number of rows of a tile's windows: those that keep their background are copied by row."""
+    return seen * math.prod(crops.window(shape.depth)[:2]) if crops.surroundings else 0
+
+
+def _crops_held(shape: TileShape, asked: StageSettings, number: int, seen: int, stored: int) -> int:
+    """Bytes of a pixel of crops, times the crops that a task holds: open ones, and encoded ones."""
+    crops = asked.crops
+    part = part_size(crops.batch_size, crops.batch)
+    unit = min(crops.batch if crops.shuffle is None else part, number)
+    units = min(math.ceil(seen / max(unit, 1)) + 1, math.ceil(number / max(unit, 1)))
+    opened = units * unit + min(part, number)
+    # Those that wait for the disk, and the one that is encoded next.
+    leaving = math.ceil((COMMITS_IN_FLIGHT + 1) * unit * min(asked.ratio, 1.0))
+    converted = unit if crops.dtype or crops.scale else 0
+    return opened * shape.held + (leaving + converted) * stored
+
+
+def _gathering(shape: TileShape, crops: CropSettings) -> int:
+    """Bytes that an engine of whole arrays takes to copy the pixels of a batch."""
+    pixels = crops.batch * math.prod(crops.window(shape.depth))
+    return GATHER_WORDS * WORD * (min(pixels, shape.tile) if crops.remove_background else pixels)
