@@ -151,8 +151,40 @@ def _rounded(value: float) -> str:
     return f"{float(f'{value:.2g}'):,.0f}"
 
 
+CODECS = {
+    "LZ4 1, no shuffle": "`lz4`, as written",
+    "LZ4 1, bit shuffle": "LZ4, shuffled by bits",
+    "LZ4 9, no shuffle": "LZ4 at level 9",
+    "Zstd -3, plain": "`zstd`, as written",
+    "Zstd 3, plain": "Zstandard at level 3",
+    "Zstd 3 in Blosc, no shuffle": "the same in Blosc's blocks",
+}
+"""Ways to encode crops, by their names in the record."""
+
+
+def codec_table() -> Iterator[str]:
+    """Lines of the table of ways to encode crops, in Markdown."""
+    content = json.loads((RECORDED / "codecs.json").read_text(encoding="utf-8"))
+    found = {
+        row["what"]: row["value"]
+        for row in content["tables"]["all sections and windows, geometric means"]
+    }
+    yield "| | background removed: size | encoded | decoded | kept: size | encoded | decoded |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, told in CODECS.items():
+        cells = [
+            f"{100 * found[f'{kind}, {name}: size']:.0f} %"
+            if what == "size"
+            else f"{found[f'{kind}, {name}: {what}']:.1f} GB/s"
+            for kind in ("background removed", "with background")
+            for what in ("size", "encode", "decode")
+        ]
+        yield f"| {told} | {' | '.join(cells)} |"
+
+
 TABLES: dict[str, Callable[[], Iterable[str]]] = {
     "README.md": table,
+    "docs/how-to/crops.md": codec_table,
     "docs/scaling.md": scheduler_tables,
 }
 """The lines between the marks of each file."""

@@ -1,4 +1,4 @@
-"""Figures in the README and docs/scaling.md against the recorded runs."""
+"""Figures in the README and the pages against the recorded runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 TABLES = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/scaling.md"])
+@pytest.mark.parametrize("name", [*TABLES["TABLES"]])
 def test_a_page_holds_the_recorded_figures(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert TABLES["filled"](text, name) == text, "run `python benchmarks/tables.py`"
