@@ -32,6 +32,9 @@ CUDA ?= 13
 CUDA_VENV := .venv-cuda$(CUDA)
 BIN := $(VENV)/bin
 CORES ?= all
+# Processes of the tests: one more than cores, as a third of their time is spent waiting.
+TESTERS ?= $(shell n=$$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)); \
+	echo $$((n < 4 ? n : 4)))
 # The machine's own Python; none is downloaded.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -74,8 +77,7 @@ types: setup
 	$(BIN)/mypy harpy_core
 
 pytest: setup
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-		--no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-torch: $(TORCH_VENV)/.ready
 	$(TORCH_VENV)/bin/python -m pytest tests/training/test_loading.py tests/training/test_training.py
