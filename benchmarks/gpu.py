@@ -92,7 +92,7 @@ class Clock:
 
         self.cupy, self.repeats = cupy, repeats
         self.session = gpu.session_of_thread()
-        self.stream = self.session.card._stream  # type: ignore[attr-defined]
+        self.stream = self.session.card._stream
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """Median time of one call on the card, after a warm-up."""

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK = "#222222"
 MUTED = "#767676"
@@ -65,16 +66,23 @@ def new_figure(width: float, height: float, layout: bool = True) -> Figure:
     return figure
 
 
+def space(figure: Figure, across: float, down: float) -> None:
+    """Set the space between panels, as a share of theirs, where a figure is laid out by itself."""
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(wspace=across, hspace=down)
+
+
 def add_title(figure: Figure, title: str, subtitle: str) -> None:
     """Add a left-aligned title, and the conditions below it."""
     width, height = figure.get_size_inches()
     figure.text(0.12 / width, 1 - 0.14 / height, title, size=13, weight="bold", va="top")
     figure.text(0.12 / width, 1 - 0.42 / height, subtitle, size=9, color=MUTED, va="top")
     engine = figure.get_layout_engine()
-    if engine is not None:
+    if isinstance(engine, ConstrainedLayoutEngine):
         edge_x, edge_y = 0.08 / width, 0.08 / height
         rect = (edge_x, edge_y, 1 - 2 * edge_x, 1 - edge_y - 0.7 / height)
-        engine.set(rect=rect)  # type: ignore[call-arg]
+        engine.set(rect=rect)
 
 
 def bare(axes: Axes) -> None:

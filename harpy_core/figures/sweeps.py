@@ -124,7 +124,7 @@ def sweep_panels(
         axes = figure.subplots(2, 3)
         for panel, place in zip(_PANELS, axes.flat, strict=True):
             _draw(place, panel, series)
-        figure.get_layout_engine().set(wspace=0.06, hspace=0.08)  # type: ignore[union-attr,call-arg]
+        style.space(figure, 0.06, 0.08)
         handles, names = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower left", ncols=2)
         style.save(figure, out_png)

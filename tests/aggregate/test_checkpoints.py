@@ -250,7 +250,7 @@ def test_nothing_waits_for_a_disk_that_is_slow(
     expected = write(tmp_path / "whole", image)
     written: list[Any] = []
 
-    class Slow(checkpoints.ThreadPoolExecutor):  # type: ignore[name-defined, misc]
+    class Slow(checkpoints.ThreadPoolExecutor):
         """A pool whose second piece of work is never done."""
 
         def submit(self, *given: Any) -> Future[None]:

@@ -56,7 +56,7 @@ def test_crops_are_given_by_label_in_the_order_asked_for(crops: Crops) -> None:
 @pytest.mark.parametrize("wanted", [7, [10, 11], 2**63, -10, 10.0, [True]])
 def test_a_label_without_a_crop_is_told_in_one_line(wanted: object, crops: Crops) -> None:
     with pytest.raises(hc.InputError) as error:
-        crops[wanted]  # type: ignore[index]
+        crops[wanted]
     assert "\n" not in str(error.value)
 
 

@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_touched(crops: Crops, tmp_p
     with pytest.raises(hc.InputError, match="already there"):
         hc.export_crops(crops, place, "images")
     with pytest.raises(hc.InputError, match="choose h5sc, images, webdataset"):
-        hc.export_crops(crops, tmp_path / "x", "hdf")  # type: ignore[arg-type]
+        hc.export_crops(crops, tmp_path / "x", "hdf")
     with pytest.raises(hc.InputError, match="has none; give one for each crop"):
         hc.export_crops(crops, place, "images", labels={}, overwrite=True)
     with pytest.raises(hc.InputError, match="cannot be the name of a folder"):

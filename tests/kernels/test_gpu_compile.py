@@ -96,7 +96,7 @@ def test_the_kernels_know_the_same_words_as_the_layout() -> None:
             name = gpu.sums_type(np.dtype(kind), loop, False).partition("<")[0]
             body = source[source.index(f"struct {name} ") :]
             found = {
-                key: int(re.search(rf"int {key} = (\d+);", body)[1])  # type: ignore[index]
+                key: int(re.search(rf"int {key} = (\d+);", body)[1])
                 for key in ("WORDS", "CHANNELS")
             }
             assert found == {

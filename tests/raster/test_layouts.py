@@ -70,7 +70,7 @@ def test_a_plate_or_a_well_is_a_case_of_its_fields(
     for case in found.values():
         raster = open_raster(case.source.uri, case.source.image, channels=["CD3"])
         assert raster.channels == ["CD3"]
-    config["cases"]["screen"]["tile"] = {"c": 3, "y": 99, "x": 99}  # type: ignore[assignment]
+    config["cases"]["screen"]["tile"] = {"c": 3, "y": 99, "x": 99}
     if fields is not None:
         with pytest.raises(hc.InputError, match="take one image: name a field of the plate"):
             preflight.checked(config, "f.yaml")

@@ -109,7 +109,7 @@ def spoil(folder: Path, how: str) -> None:
     else:
         tifffile.imwrite(
             odd, values, photometric="minisblack", metadata={"axes": "CYX"[-values.ndim :]}
-        )  # type: ignore[union-attr]
+        )
 
 
 def written(folder: Path, **more: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def cupy_that(count: int | Exception) -> ModuleType:
         return count
 
     module = ModuleType("cupy")
-    module.cuda = SimpleNamespace(  # type: ignore[attr-defined]
+    module.cuda = SimpleNamespace(
         runtime=SimpleNamespace(getDeviceCount=find),
         nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
     )
@@ -179,7 +179,7 @@ def visible() -> str | None:
 def test_workers_beyond_the_number_of_gpus_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     for name, gpu_of_it in (("0", "4"), ("1", "7"), ("2", "4")):
-        cluster.GpuEach(["4", "7"]).setup(SimpleNamespace(name=name))  # type: ignore[arg-type]
+        cluster.GpuEach(["4", "7"]).setup(SimpleNamespace(name=name))
         assert visible() == gpu_of_it
 
 

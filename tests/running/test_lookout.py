@@ -120,4 +120,4 @@ def test_a_task_that_ends_one_worker_after_the_other_is_told_of_in_one_line(
             raise KilledWorker("task", None, 3)
 
     with pytest.raises(hc.InputError, match="4 workers ended one after the other"):
-        lookout.Lookout(growing).result(Failed())  # type: ignore[arg-type]
+        lookout.Lookout(growing).result(Failed())

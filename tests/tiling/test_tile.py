@@ -142,7 +142,7 @@ def test_z_is_kept_as_it_is(tmp_path: Path) -> None:
     raster = opened(tmp_path / "source.zarr")
     for method in ("copy", "link"):
         path = tmp_path / f"{method}.zarr"
-        tile_raster(raster, path, (3, 40, 20), (1, 8, 8), method=method)  # type: ignore[arg-type]
+        tile_raster(raster, path, (3, 40, 20), (1, 8, 8), method=method)
         check(path, raster, (3, 40, 20))
 
 

@@ -453,7 +453,7 @@ def test_what_the_store_has_not_is_told_in_one_line(tmp_path: Path) -> None:
     real = extracted(tissue("f4"), tmp_path / "real", "zarr", diameter=5)
     for options, words in (({"mask": True}, "no masks"), ({"normalise": "dtype"}, "largest value")):
         with pytest.raises(hc.InputError, match=words) as error:
-            CropBatches(real, **options)  # type: ignore[arg-type]
+            CropBatches(real, **options)
         assert "\n" not in str(error.value)
     nothing = Case(np.ones((1, 8, 8), "u2"), np.zeros((8, 8), "u4"), (1, 8, 8), (8, 8), 1)
     (tmp_path / "none").mkdir()
@@ -490,5 +490,5 @@ def test_no_thread_outlives_an_iteration_that_is_given_up(crops: Crops) -> None:
     before = threading.active_count()
     running = CropBatches(crops, batch_size=1).batches()
     next(running)
-    running.close()  # type: ignore[attr-defined]
+    running.close()
     assert threading.active_count() == before

@@ -235,7 +235,7 @@ def test_single_crops_are_batched_by_the_loader(
 
 
 def test_label_and_mask_follow_image_and_id(crops: Crops) -> None:
-    masks = dict(zip(crops.instance_id.tolist(), np.asarray(crops.mask[...]), strict=True))  # type: ignore[index]
+    masks = dict(zip(crops.instance_id.tolist(), np.asarray(crops.mask[...]), strict=True))
     labels = {int(number): float(number) for number in crops.instance_id}
     dataset = CropDataset(crops, batch_size=7, labels=labels, mask=True, normalise="crop")
     for workers in (0, 1):
