@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def measure(
-    spec: RunSpec, *, scratch_beside: StrPath, log: StrPath | None = None, interval: float = 0.05
+    spec: RunSpec,
+    *,
+    scratch_beside: StrPath,
+    log: StrPath | None = None,
+    interval: float = 0.05,
+    time_limit: float | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run one cell of the sweep in a fresh process.
 
@@ -46,6 +51,8 @@ def measure(
         Where the output of the measured process goes; None to keep it only for the error message.
     interval
         Time between samples, in seconds.
+    time_limit
+        Minutes after which the process is ended, its start and warm-up included; None for no limit.
 
     Returns
     -------
@@ -57,7 +64,8 @@ def measure(
     InputError
         The run refused its input; the message is the run's own.
     RuntimeError
-        The run failed; the message ends with the last line of its log.
+        The run took longer than the limit, or failed: the message ends with the last line of its
+        log.
     """
     before = cgroup_memory_peak()
     with _scratch_beside(Path(scratch_beside)) as scratch:
@@ -67,8 +75,14 @@ def measure(
         spec.to_json(spec_path)
         with log_path.open("wb") as log_file:
             status, sampler = _run_beside(
-                _command(spec, spec_path, report_path), _environment(spec), log_file, interval
+                _command(spec, spec_path, report_path),
+                _environment(spec),
+                log_file,
+                interval,
+                None if time_limit is None else 60 * time_limit,
             )
+        if status is None:
+            raise RuntimeError(f"{_told(spec)}: ended after its time limit, {time_limit:g} minutes")
         if status:
             raise _failure(spec, status, log_path)
         report = StageReport(**json.loads(report_path.read_text(encoding="utf-8")))
@@ -135,12 +149,17 @@ def _termination_raises() -> Iterator[None]:
 
 
 def _run_beside(
-    command: list[str], environment: dict[str, str], log: IO[bytes], interval: float
-) -> tuple[int, ProcessTreeSampler]:
+    command: list[str],
+    environment: dict[str, str],
+    log: IO[bytes],
+    interval: float,
+    seconds: float | None,
+) -> tuple[int | None, ProcessTreeSampler]:
     """Run a command in a session of its own, sampled from here; its exit status and the samples.
 
-    However this ends, no process of the session outlives it: not even where this process is
-    killed, for then the pipe that is the command's input closes (see `end_with_parent`).
+    Where it takes longer than it may, it is ended, and the status is None. However this ends, no
+    process of the session outlives it: not even where this process is killed, for then the pipe
+    that is the command's input closes (see `end_with_parent`).
     """
     with _termination_raises():
         child = subprocess.Popen(
@@ -151,14 +170,28 @@ def _run_beside(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            os.killpg(child.pid, signal.SIGKILL)
+
+        timer = threading.Timer(seconds or 0, end)
         try:
             with ProcessTreeSampler(child.pid, interval) as sampler:
+                if seconds is not None:
+                    timer.start()
                 os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         finally:
+            timer.cancel()
             # Not yet waited for, the child still holds its group's number: no stranger is hit.
             os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
-    return child.returncode, sampler
+    return None if late.is_set() else child.returncode, sampler
+
+
+def _told(spec: RunSpec) -> str:
+    return f"benchmark of {spec.case}, {spec.stage}, {spec.engine}, {spec.workers} workers"
 
 
 def _failure(spec: RunSpec, status: int, log: Path) -> Exception:
@@ -167,7 +200,4 @@ def _failure(spec: RunSpec, status: int, log: Path) -> Exception:
     if status == INPUT_ERROR_STATUS:
         return InputError(last)
     how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
-    return RuntimeError(
-        f"benchmark of {spec.case}, {spec.stage}, {spec.engine}, {spec.workers} workers: "
-        f"{how}: {last}"
-    )
+    return RuntimeError(f"{_told(spec)}: {how}: {last}")

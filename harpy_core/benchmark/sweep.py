@@ -55,6 +55,10 @@ class Sweep:
         Of the order: every round holds each combination once, and is shuffled.
     oversubscribe
         Measure more threads than there are cores all the same; the rows are marked.
+    python
+        Interpreter of the peer's environment.
+    time_limit
+        Minutes after which a run is ended, and a row with that reason; None for no limit.
     """
 
     case: str
@@ -70,6 +74,7 @@ class Sweep:
     seed: int = 0
     oversubscribe: bool = False
     python: str | None = None
+    time_limit: float | None = None
 
     def cells(self) -> list[RunSpec]:
         """Every run, in the order in which they are measured."""
@@ -133,7 +138,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for order, cell in enumerate(cells):
-        row = _kept(cell, info, folder) or _measured(cell, info, files, order, folder, Path(logs))
+        row = _kept(cell, info, folder) or _measured(
+            cell, info, files, order, folder, Path(logs), sweep.time_limit
+        )
         _logger.info("%s: %s", cell.name, row.failed or f"{row.wall_s} s")
         found.append(row)
     if all(row.failed for row in found):
@@ -144,7 +151,13 @@ def run(
 
 
 def _measured(
-    cell: RunSpec, info: RasterInfo, files: InputFiles, order: int, folder: Path, logs: Path
+    cell: RunSpec,
+    info: RasterInfo,
+    files: InputFiles,
+    order: int,
+    folder: Path,
+    logs: Path,
+    time_limit: float | None,
 ) -> Row:
     """One run, from the state of the cache to its row; failures but refused settings are rows."""
     path, curves = folder / f"{cell.name}.json", folder / f"{cell.name}.csv.gz"
@@ -160,7 +173,8 @@ def _measured(
     }
     try:
         share = files.bring_into(cell.cache) if files.paths else None
-        columns, samples = measure(cell, scratch_beside=path, log=logs / f"{cell.name}.run")
+        log = logs / f"{cell.name}.run"
+        columns, samples = measure(cell, scratch_beside=path, log=log, time_limit=time_limit)
     except (InputError, RuntimeError) as error:
         return Row(**known, failed=str(error))
     row = Row(**known, **columns, cached_share=None if share is None else round(share, 4))

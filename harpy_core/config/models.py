@@ -221,6 +221,12 @@ class Benchmark(Section):
         "oversubscribe is true or false",
         default=False,
     )
+    time_limit: Annotated[float, Field(gt=0)] | None = key(
+        "Minutes after which a run, its start and warm-up included, is ended and is a row with that "
+        "reason; null: no limit.",
+        "a time limit is a number of minutes above 0, or null",
+        default=None,
+    )
     peer_python: LocalPath | None = key(
         "Python interpreter of the peer's environment, which `make peer` makes; needed for the "
         "engine harpy only.",

@@ -31,6 +31,13 @@ def any_of(names: Iterable[str]) -> str:
     return "|".join(names) or "(?!)"
 
 
+def _drawn_of(sweep: Benchmark) -> list[str]:
+    """Pictures of a sweep: a comparison where there are bars to compare."""
+    several = len(sweep.engines) * len(sweep.cache) > 1
+    names = [name for name in SWEEP_FIGURES if several or name != "comparison"]
+    return [*sweep.stages, *(f"{stage}-{name}" for stage in sweep.stages for name in names)]
+
+
 def most_workers(sweep: Benchmark) -> int:
     """Workers of a sweep's largest run."""
     return max(max(getattr(sweep.workers, stage)) for stage in sweep.stages)
@@ -213,6 +220,7 @@ class Questions:
             "repeats": sweep.repeats,
             "seed": sweep.seed,
             "oversubscribe": sweep.oversubscribe,
+            "time_limit": sweep.time_limit,
             "python": sweep.peer_python,
         }
 
@@ -260,9 +268,7 @@ class Questions:
         for name, case in self.images.items():
             figures = ["tissue"]
             figures += [f for stage, f in _FIGURES.items() if _is_drawn(stage, case)]
-            stages = case.benchmark.stages if case.benchmark else []
-            figures += stages
-            figures += [f"{stage}-{figure}" for stage in stages for figure in SWEEP_FIGURES]
+            figures += _drawn_of(case.benchmark) if case.benchmark else []
             drawn += [f"<results>/{name}/figures/{figure}.png" for figure in figures]
         drawn += ["<results>/figures/overview.png"] if self.sweeps() else []
         cases = self.config.cases

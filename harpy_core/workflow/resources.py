@@ -205,7 +205,10 @@ class Needs:
             times = durations.PEER_TIMES if peer else 1
             for workers in getattr(sweep.workers, stage):
                 cores = workers * sweep.threads_per_worker
-                minutes += repeats * durations.stage_minutes(plan, cores, times)
+                one = durations.stage_minutes(plan, cores, times)
+                if sweep.time_limit is not None:
+                    one = min(one, math.ceil(sweep.time_limit))
+                minutes += repeats * one
         return minutes
 
     def _tile_plan(self, wildcards: Any, input: Any) -> Plan:

@@ -352,6 +352,21 @@ def test_a_failed_run_is_a_row_with_its_reason(sweep: Sweep, tmp_path: Path) -> 
     assert float(ours["wall_s"]) > 0
 
 
+def test_a_run_past_its_time_limit_is_ended_and_is_a_row_with_that_reason(
+    sweep: Sweep, tmp_path: Path, stand_in: StandIn
+) -> None:
+    python = stand_in("import time; time.sleep(600)")
+    slow = dataclasses.replace(sweep, engines=["harpy"], repeats=1, python=python, time_limit=0.01)
+    reason = "tiny, aggregate, harpy, 1 workers: ended after its time limit, 0.01 minutes"
+    with pytest.raises(InputError, match=rf"no run of tiny came to its end: .*{reason}"):
+        run(slow, tmp_path)
+
+
+def test_a_run_within_its_time_limit_is_measured(tmp_path: Path, stand_in: StandIn) -> None:
+    row, _ = measure(spec_with(stand_in(WORK)), scratch_beside=tmp_path / "row", time_limit=10)
+    assert row["tasks"] == 7
+
+
 def test_a_sweep_of_failures_alone_is_refused(sweep: Sweep, tmp_path: Path) -> None:
     alone = dataclasses.replace(sweep, engines=["harpy"], repeats=1, python=sys.executable)
     with pytest.raises(InputError, match=r"no run of tiny came to its end: .*harpy"):
