@@ -6,19 +6,22 @@ The scheduler is a process, the driver is one, and workers of one thread each sh
 more: they are real, but their tasks do nothing, so that all time is the scheduler's, the driver's
 and theirs. Tasks are handed out as a stage hands them out, with the readers of their pixels. Where
 the machine has fewer cores than processes, wall time says little; time on the CPU per task does.
+Workers do not profile themselves: 64 of them would, a hundred times a second, take the cores that
+they share here. However the benchmark ends, no process of it outlives it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -46,18 +49,26 @@ STATS = {
 SITES = {"dense": 720.0, "sparse": 38.0}
 """Sites per megapixel, as in the other benchmarks."""
 
-_WORKERS = """
+_STUB = """
 import asyncio, sys
-from distributed import Worker
+from distributed import Scheduler, Worker
+from harpy_core.benchmark.peer import end_with_parent
 
-async def main(address, number):
-    workers = [
+async def scheduler(place):
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False, scheduler_file=place) as one:
+        await one.finished()
+
+async def workers(address, number):
+    some = [
         await Worker(address, nthreads=1, memory_limit=0, dashboard=False) for _ in range(number)
     ]
-    await asyncio.gather(*(worker.finished() for worker in workers))
+    await asyncio.gather(*(worker.finished() for worker in some))
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+end_with_parent()
+role, *arguments = sys.argv[1:]
+asyncio.run(scheduler(*arguments) if role == "scheduler" else workers(role, int(*arguments)))
 """
+_QUIET = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
 
 
 def nothing(task: Task) -> None:
@@ -65,34 +76,36 @@ def nothing(task: Task) -> None:
 
 
 @contextmanager
-def stub_cluster(workers: int, processes: int) -> Iterator[tuple[Client, psutil.Process]]:
-    """Start a scheduler and workers; yield a client and the scheduler's process."""
-    with tempfile.TemporaryDirectory() as scratch:
+def stub_cluster(
+    workers: int, processes: int
+) -> Iterator[tuple[Client, psutil.Process, list[psutil.Process]]]:
+    """Start a scheduler and workers; yield a client, the scheduler's process and the workers'."""
+    root = str(Path(__file__).resolve().parents[1])
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as ending:
+
+        def start(*arguments: str) -> psutil.Process:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _STUB, *arguments],
+                cwd=scratch,
+                env={**os.environ, **_QUIET, "PYTHONPATH": root},
+                # It ends where this pipe closes, however this process ends.
+                stdin=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            ending.callback(process.communicate)
+            ending.callback(process.kill)
+            return psutil.Process(process.pid)
+
         place = Path(scratch, "scheduler.json")
-        start = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
-        options = ["--port", "0", "--no-dashboard", "--scheduler-file", str(place)]
-        started = [subprocess.Popen([*start, *options], cwd=scratch, stderr=subprocess.DEVNULL)]
-        try:
-            while not place.exists():
-                time.sleep(0.1)
-            with Client(scheduler_file=str(place)) as client:
-                call = [sys.executable, "-c", _WORKERS, client.scheduler.address]
-                here = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-                started += [
-                    subprocess.Popen(
-                        [*call, str(workers // processes)],
-                        cwd=scratch,
-                        env=here,
-                        stderr=subprocess.DEVNULL,
-                    )
-                    for _ in range(processes)
-                ]
-                client.wait_for_workers(workers)
-                yield client, psutil.Process(started[0].pid)
-        finally:
-            for process in reversed(started):
-                process.kill()
-                process.wait()
+        scheduler = start("scheduler", str(place))
+        while not place.exists():
+            time.sleep(0.1)
+        with Client(scheduler_file=str(place)) as client:
+            address = client.scheduler.address
+            stubs = [start(address, str(workers // processes)) for _ in range(processes)]
+            client.wait_for_workers(workers)
+            yield client, scheduler, stubs
 
 
 def empty_tasks(folder: Path, tasks: int, workers: int, processes: int) -> Table:
@@ -105,27 +118,35 @@ def empty_tasks(folder: Path, tasks: int, workers: int, processes: int) -> Table
     )
     (one,) = image_tasks(Raster.of(image, labels), threads=1)
     assert isinstance(one, Task)
-    with stub_cluster(workers, processes) as (client, scheduler):
-        driver = psutil.Process()
+    with stub_cluster(workers, processes) as (client, scheduler, stubs):
+        watched = {"scheduler": [scheduler], "driver": [psutil.Process()], "workers": stubs}
         # Every worker imports what a task needs.
         deque(schedule.results(nothing, [one] * 4 * workers, client), maxlen=0)
-        before = [sum(p.cpu_times()[:2]) for p in (scheduler, driver)]
-        held = [p.memory_info().rss for p in (scheduler, driver)]
+        before = {name: _used(some) for name, some in watched.items()}
         started = time.perf_counter()
         deque(schedule.results(nothing, _Repeated(one, tasks), client), maxlen=0)
         wall = time.perf_counter() - started
-        after = [sum(p.cpu_times()[:2]) for p in (scheduler, driver)]
-        grown = [p.memory_info().rss - h for p, h in zip((scheduler, driver), held, strict=True)]
+        after = {name: _used(some) for name, some in watched.items()}
     table.add("wall time", wall, "s")
     table.add("tasks a second", tasks / wall, "1/s")
-    for name, a, b, more in zip(("scheduler", "driver"), before, after, grown, strict=True):
-        table.add(f"CPU time of the {name}, a task", (b - a) / tasks * 1e3, "ms")
-        table.add(f"tasks that one core of the {name} can do in a second", tasks / (b - a), "1/s")
-        table.add(f"memory of the {name} grew by", more / 1e6, "MB")
+    table.add("load of the machine, mean of the last minute", os.getloadavg()[0], "")
+    table.add("processes of the workers", processes, "")
     # A task is given by the client, handed to a worker, reported, told of, released and forgotten.
-    table.add("memory of the scheduler", (held[0] + grown[0]) / 1e6, "MB")
-    table.add("memory of the driver", (held[1] + grown[1]) / 1e6, "MB")
+    for name, (cpu, held) in after.items():
+        taken, more = cpu - before[name][0], held - before[name][1]
+        table.add(f"CPU time of the {name}, a task", taken / tasks * 1e3, "ms")
+        if name != "workers":
+            ceiling = f"tasks that one core of the {name} can do in a second"
+            table.add(ceiling, tasks / taken, "1/s")
+        table.add(f"memory of the {name} grew by", more / 1e6, "MB")
+        table.add(f"memory of the {name}", held / 1e6, "MB")
     return table
+
+
+def _used(processes: Sequence[psutil.Process]) -> tuple[float, int]:
+    """Seconds on the CPU, and bytes of memory, of some processes."""
+    seconds = sum(sum(process.cpu_times()[:2]) for process in processes)
+    return seconds, sum(process.memory_info().rss for process in processes)
 
 
 class _Repeated(list[Task]):
@@ -182,6 +203,8 @@ def _merged(parts: list[TilePart], statistics: list[Any], seconds: float) -> tup
 
 def main() -> None:
     """Measure, print and record."""
+    # As Ctrl-C does: what was started is ended, and scratch files are removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, nargs="+", default=[100_000])
     parser.add_argument("--workers", type=int, default=64)

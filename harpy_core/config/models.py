@@ -222,7 +222,7 @@ class Benchmark(Section):
         default=False,
     )
     time_limit: Annotated[float, Field(gt=0)] | None = key(
-        "Minutes after which a run, its start and warm-up included, is ended and is a row with that "
+        "Minutes after which a run, its start and warm-up included, is ended, and a row with that "
         "reason; null: no limit.",
         "a time limit is a number of minutes above 0, or null",
         default=None,
