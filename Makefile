@@ -3,7 +3,7 @@
 # make run     the default pipeline and its report: results/report.zip
 # make test    lint, format, types and tests
 # make test-torch  the training data sets, in an environment with PyTorch (gigabytes)
-# make test-readers  files of microscopes and N5, in an environment with their readers
+# make test-readers  files of microscopes and slide scanners and N5, in an environment with their readers
 # make test-gpu    the engine cupy on an NVIDIA GPU, its memory checked by compute-sanitizer where
 #                  that is installed (CUDA=12 for an older driver)
 # make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
@@ -83,7 +83,8 @@ test-torch: $(TORCH_VENV)/.ready
 	$(TORCH_VENV)/bin/python -m pytest tests/training/test_loading.py tests/training/test_training.py
 
 test-readers: $(READERS_VENV)/.ready
-	$(READERS_VENV)/bin/python -m pytest tests/raster/test_microscopes.py tests/raster/test_n5.py
+	$(READERS_VENV)/bin/python -m pytest tests/raster/test_microscopes.py tests/raster/test_slides.py \
+		tests/raster/test_n5.py
 
 test-gpu: $(CUDA_VENV)/.ready
 	$(CUDA_VENV)/bin/python -m pytest -m gpu
@@ -161,7 +162,7 @@ $(READERS_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(BIN)/python -m venv --without-pip $(READERS_VENV)
 	$(UV) pip sync --python $(READERS_VENV)/bin/python requirements.lock
 	$(UV) pip install --python $(READERS_VENV)/bin/python --no-build-isolation \
-		--editable ".[czi,lif,nd2,n5]"
+		--editable ".[czi,lif,nd2,slide,n5]"
 	touch $@
 
 $(DOCS_VENV)/.ready: docs/requirements.lock $(BIN)/python | $(UV)

@@ -28,7 +28,10 @@ CONDA = {
 """Packages with another name on conda-forge and bioconda."""
 
 OTHERS = {
-    "bioio",
+    "liffile",
+    "nd2",
+    "openslide",
+    "pylibCZIrw",
     "cupy",
     "dask_jobqueue",
     "geopandas",

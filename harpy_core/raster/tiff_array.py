@@ -18,7 +18,7 @@ import tifffile
 import zarr
 
 from harpy_core.errors import InputError
-from harpy_core.raster import axes, spacing
+from harpy_core.raster import axes, scanners, spacing
 from harpy_core.raster.formats import headers, ome
 from harpy_core.raster.formats.format import (
     Choice,
@@ -101,6 +101,7 @@ class TiffArray:
                 if not 0 <= level < len(levels):
                     raise InputError(f"{path}: no level {level}; there are 0 to {len(levels) - 1}")
                 _refuse_gaps(path, levels[level])
+                scanners.refuse_luminance(path, levels[level].keyframe)
                 self.levels = [found.shape for found in levels]
                 self.shape, axes = levels[level].shape, levels[level].axes
                 self.compression = tifffile.COMPRESSION(
@@ -108,6 +109,7 @@ class TiffArray:
                 ).name.lower()
                 self.channels = _channel_names(tiff, self._number)
                 sides = spacing.of_ome_xml(tiff.ome_metadata, self._number)
+                sides = sides or scanners.sides(tiff, self._number)
                 self.sides = spacing.at_level(sides, levels[0].shape, self.shape, axes)
         except tifffile.TiffFileError as error:
             raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
@@ -231,6 +233,9 @@ def _number(tiff: tifffile.TiffFile, path: str, series: str | None) -> int:
     """Return the number of the series that is meant."""
     names = [found.name for found in tiff.series]
     if series is None or series == "":
+        slide = scanners.slide_number(tiff)
+        if slide is not None:
+            return slide
         sizes = [math.prod(found.shape) for found in tiff.series]
         # Slides are followed by a thumbnail, a label and an overview.
         if len(sizes) > 1 and max(sizes[1:]) >= sizes[0]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from harpy_core.raster.formats import bio, n5, planes, polygons, remote, tiff, zarr_store
+from harpy_core.raster.formats import microscopes, n5, planes, polygons, remote, tiff, zarr_store
 from harpy_core.raster.formats.format import Format
 
 FORMATS: tuple[Format, ...] = (
     remote,
     tiff,
     planes,
-    bio,
+    microscopes,
     n5,
     polygons,
     zarr_store,
