@@ -68,7 +68,9 @@ class TiffArray:
     Attributes
     ----------
     axes
-        Names of the axes, lower case; samples of a colour are c.
+        Names of the axes, lower case; samples of a colour are c, and so is what has no name.
+    unnamed
+        Numbers of the axes that have no name in the file.
     channels
         Names from the OME metadata; None if it has none.
     levels
@@ -114,6 +116,7 @@ class TiffArray:
         except tifffile.TiffFileError as error:
             raise InputError(f"{path}: not a TIFF ({error}); correct the path") from error
         self.axes = tuple("c" if axis in "SQI" else axis.lower() for axis in axes)
+        self.unnamed = frozenset(i for i, axis in enumerate(axes) if axis in "QI")
         self.ndim = len(self.shape)
         self._stamps = tuple(map(stamp, self.files))
         array = self._array()
@@ -162,7 +165,11 @@ def open_tiff(path: str, series: str | None, kind: str, choice: Choice) -> Eleme
     array = TiffArray(path, series)
 
     def names(shape: tuple[int, ...]) -> tuple[str, ...]:
-        return axes.named_plainly(kind, array.axes, shape, choice.axes, path)
+        found = array.axes
+        if kind == "labels":
+            # Labels have no channels: pages without a name are planes.
+            found = tuple("z" if i in array.unnamed else a for i, a in enumerate(found))
+        return axes.named_plainly(kind, found, shape, choice.axes, path)
 
     shapes = [axes.spatial(shape, names(shape)) for shape in array.levels]
     level = chosen_level(kind, choice, [str(n) for n in range(len(shapes))], shapes, path)

@@ -147,3 +147,17 @@ def test_a_slide_of_perkinelmer_names_its_channels(tag: str, tmp_path: Path) -> 
     raster = open_raster(path, labels="labels.tif")
     np.testing.assert_array_equal(raster.image[...], pixels())
     assert raster.channels == NAMES
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+def test_pages_of_labels_are_planes_of_a_volume(imagej: bool, tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 60_000, (2, 5, 40, 50)).astype("u2")
+    solid = cells((5, 40, 50)).astype("u2")
+    tifffile.imwrite(tmp_path / "i.ome.tif", volume, metadata={"axes": "CZYX"})
+    more: dict[str, Any] = {"imagej": True, "metadata": {"axes": "ZYX"}} if imagej else {}
+    tifffile.imwrite(tmp_path / "labels.tif", solid, **more)
+    raster = open_raster(tmp_path / "i.ome.tif", labels=str(tmp_path / "labels.tif"))
+    np.testing.assert_array_equal(raster.labels[...], solid)
+    tifffile.imwrite(tmp_path / "flat.tif", solid[0])
+    with pytest.raises(hc.InputError, match="do not cover the same pixels"):
+        open_raster(tmp_path / "flat.tif", labels=str(tmp_path / "labels.tif"))
