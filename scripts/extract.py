@@ -19,9 +19,9 @@ def main(snakemake):
         from harpy_core.tiles.labels import read_labels
 
         section = snakemake.params.extract
-        settings = CropSettings.within(section)
         info = RasterInfo.from_json(snakemake.input.raster).choosing(section["channels"])
         raster = open_described(info)
+        settings = CropSettings.within(section).on(raster.spacing)
         refuse_changed(snakemake.input.instances, snakemake.input.manifest)
         instances = Instances.read(snakemake.input.instances)
         index = section["index"]

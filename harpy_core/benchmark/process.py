@@ -190,7 +190,7 @@ def _extractor(
             raster.image,
             raster.labels,
             scratch / "crops.zarr",
-            **spec.crops,
+            **CropSettings.within(spec.crops).on(raster.spacing).model_dump(),
             channels=raster.channels,
             engine=spec.engine,
             client=client,

@@ -165,7 +165,7 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
     from harpy_core.tiles.labels import read_labels
 
     raster = open_described(info)
-    settings = CropSettings.within(section.model_dump())
+    settings = CropSettings.within(section.model_dump()).on(raster.spacing)
     index = read_labels(section.index) if isinstance(section.index, str) else section.index
     _announce("extract", info, typed, output, crops=settings)
     with _workers(typed) as client:

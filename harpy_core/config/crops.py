@@ -7,7 +7,7 @@ so nothing heavy is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,7 +21,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.addresses import expanded
-from harpy_core.config.section import Positive, Section, Unlike, key, remedy_of, rule_of
+from harpy_core.config.section import (
+    CaseName,
+    Positive,
+    Section,
+    Side,
+    Unlike,
+    key,
+    remedy_of,
+    rule_of,
+)
 from harpy_core.errors import InputError
 
 Codec = Literal["lz4", "zstd", "none"]
@@ -32,9 +41,36 @@ Sides = Annotated[list[Positive], Field(min_length=2, max_length=3)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Padding = Literal["edge", "reflect", "symmetric"] | int | Finite
 
-_LATER = ("neighbor_mask", "padding")
+_LATER = ("neighbor_mask", "padding", "windows", "resolution", "spacing", "rotate")
 """Keys that a record leaves out where they are at their defaults: it stays the one that stores had
 before there were such keys, and with it what is resumed and reused."""
+
+
+class Window(Section):
+    """A further window around each instance."""
+
+    diameter: Positive | Sides = key(
+        "Side of the window, or its sides, as that of the crops.",
+        "a window must be at least 1 pixel",
+    )
+    resolution: Side | None = key(
+        "Micrometres of one of its pixels along y and x; null: as the crops.",
+        "give a number of micrometres above 0, or null",
+        default=None,
+    )
+
+    def size(self, depth: int) -> tuple[int, int, int]:
+        """Planes, rows and columns.
+
+        Parameters
+        ----------
+        depth
+            Planes of the image.
+        """
+        if isinstance(self.diameter, int):
+            return depth, self.diameter, self.diameter
+        *planes, rows, columns = self.diameter
+        return planes[0] if planes else depth, rows, columns
 
 
 class CropSettings(Section):
@@ -71,6 +107,30 @@ class CropSettings(Section):
         "reflect or symmetric, as numpy.pad continues the part of the window inside it.",
         "give a number, or choose edge, reflect or symmetric",
         default=0,
+    )
+    windows: Annotated[dict[CaseName, Window], Field(min_length=1)] | None = key(
+        "Further windows around each instance, by name, cut in the same read: their crops are the "
+        "arrays image_<name>, and mask_<name> if there are masks; null: none.",
+        "windows are a mapping of a name (ASCII letters, digits, - and _) to its diameter and, "
+        "where there is one, its resolution, or null",
+        default=None,
+    )
+    resolution: Side | None = key(
+        "Micrometres of a pixel of the crops along y and x, to which windows are resampled, "
+        "whatever the image's: diameter is then in these pixels; null: the image's own pixels.",
+        "give a number of micrometres above 0, or null",
+        default=None,
+    )
+    spacing: Annotated[list[Side], Field(min_length=2, max_length=3)] | None = key(
+        "Side of the image's pixels in micrometres along (z, ) y and x, for resolution; null: as "
+        "its metadata have it.",
+        "spacing is a list of positive numbers, one for each axis of the labels, or null",
+        default=None,
+    )
+    rotate: bool = key(
+        "Turn each window so that the longest axis of its instance lies along x.",
+        "use true or false",
+        default=False,
     )
     dtype: Literal["float16", "float32"] | None = key(
         "Type of the stored pixels; null: the image's. A float type needs a scale.",
@@ -129,6 +189,25 @@ class CropSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _windows_go_together(self) -> CropSettings:
+        for name, window in (self.windows or {}).items():
+            if window.resolution is not None and self.resolution is None:
+                raise PydanticCustomError(
+                    "together",
+                    "windows.{name}.resolution = {resolution}: give the crops a resolution too",
+                    {"name": name, "resolution": window.resolution},
+                )
+            planes = isinstance(window.diameter, list) and len(window.diameter) == 3
+            if planes != self.deep:
+                raise PydanticCustomError(
+                    "together",
+                    "windows.{name}.diameter = {diameter}: give all windows planes, [z, y, x], or "
+                    "none",
+                    {"name": name, "diameter": repr(window.diameter)},
+                )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, make: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = make(self)
@@ -159,15 +238,35 @@ class CropSettings(Section):
         depth
             Planes of the image.
         """
-        if isinstance(self.diameter, int):
-            return depth, self.diameter, self.diameter
-        *planes, rows, columns = self.diameter
-        return planes[0] if planes else depth, rows, columns
+        return Window(diameter=self.diameter).size(depth)
 
     @property
     def batch(self) -> int:
         """Number of crops in one file."""
         return self.batch_size if self.shard_size is None else self.shard_size
+
+    def on(self, spacing: Sequence[float] | None) -> CropSettings:
+        """Return the settings with the sides of an image's pixels, where these are needed.
+
+        Parameters
+        ----------
+        spacing
+            Side of a pixel along (z, ) y and x in micrometres; None where nothing tells.
+
+        Raises
+        ------
+        InputError
+            They are needed, and nothing tells them.
+        """
+        if self.resolution is None:
+            return self
+        sides = self.spacing or spacing
+        if sides is None:
+            raise InputError(
+                f"resolution = {self.resolution:g}: nothing tells how large a pixel of the image "
+                "is; give its sides in micrometres, such as spacing = [0.5, 0.5]"
+            )
+        return self.model_copy(update={"spacing": [float(side) for side in sides]})
 
     @classmethod
     def of(cls, **settings: Any) -> CropSettings:
@@ -178,22 +277,33 @@ class CropSettings(Section):
         InputError
             A setting makes no sense; the message gives the remedy.
         """
-        plain = {k: v.item() if hasattr(v, "item") else v for k, v in settings.items()}
         try:
-            return cls(**plain)
+            return cls(**{name: _builtin(value) for name, value in settings.items()})
         except ValidationError as error:
-            first = error.errors()[0]
+            found = error.errors()
+        # A mistyped key is often why another one is missing.
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         if not first["loc"]:
             raise InputError(first["msg"])
         name = str(first["loc"][0])
         field = cls.model_fields.get(name)
-        remedy = remedy_of(first, cls, rule_of(field) if field else "")
+        holder = Window if name == "windows" and len(first["loc"]) > 2 else cls
+        remedy = remedy_of(first, holder, rule_of(field) if field else "")
         raise InputError(f"{name} = {first['input']!r}: {remedy}")
 
     @classmethod
     def within(cls, section: Mapping[str, Any]) -> CropSettings:
         """Return the settings in a config's section extract, which also says what is cropped."""
         return cls(**{name: section[name] for name in cls.model_fields if name in section})
+
+
+def _builtin(value: Any) -> Any:
+    """A value as a config has it."""
+    if isinstance(value, Mapping):
+        return {name: _builtin(inner) for name, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_builtin(inner) for inner in value]
+    return value.item() if hasattr(value, "item") else value
 
 
 class Extract(CropSettings):

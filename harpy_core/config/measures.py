@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from harpy_core.config.section import Positive, Section, Unlike, key
-from harpy_core.config.source import NAME_RULE, Address, Scale, Side, Translation
+from harpy_core.config.section import CaseName, Positive, Section, Side, Unlike, key
+from harpy_core.config.source import NAME_RULE, Address, Scale, Translation
 from harpy_core.errors import InputError
 from harpy_core.kernels.registry import AUTO
 from harpy_core.statistics.asked import (
@@ -30,7 +30,6 @@ from harpy_core.statistics.derived import parsed
 from harpy_core.statistics.own import OWN_NAME, locate
 
 Reach = Annotated[float, Field(ge=0, le=10_000)]
-CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from harpy_core.config.crops import Window
+from harpy_core.config.measures import Layer
 from harpy_core.config.models import DATASETS, Case, Config, Origin, Source
 from harpy_core.config.section import QUOTE_IT, Section, remedy_of, rule_of, section_of, suggestion
 from harpy_core.errors import InputError, redacted
@@ -167,7 +169,8 @@ def _misnamed(path: Path) -> Mistake:
     elif not isinstance(name, str):
         rule = QUOTE_IT
     else:
-        what = "case" if above == ["cases"] else "field"
+        named = {"fields": "field", "windows": "window", "layers": "layer", "derived": "column"}
+        what = named.get(str(above[-1]), "case")
         rule = f"a {what}'s name is made of ASCII letters, digits, - and _"
     return Mistake((*above, shown(name)), f": {rule}")
 
@@ -221,9 +224,11 @@ def _value_at(mapping: Any, path: Path) -> Any:
     return value
 
 
-_BY_NAME: dict[str, tuple[type[Section], str]] = {
+BY_NAME: dict[str, tuple[type[Section], str]] = {
     "cases": (Case, "a case is a mapping with a source"),
     "fields": (Source, "a field is a mapping with a uri"),
+    "layers": (Layer, "a layer is a mapping with one of labels, expand, ring and without"),
+    "windows": (Window, "a window is a mapping with a diameter"),
     "datasets": (Origin, "give one of mirror, archive and store"),
 }
 """Keys that hold sections by name, and the rule of such a section."""
@@ -243,7 +248,7 @@ def _definition(path: Path) -> tuple[type[Section], str]:
             break
         rule = rule_of(field)
         model = section_of(field.annotation)
-        if name in _BY_NAME and parts:
+        if name in BY_NAME and parts:
             parts.pop(0)
-            model, rule = _BY_NAME[name]
+            model, rule = BY_NAME[name]
     return section, rule

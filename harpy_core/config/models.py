@@ -20,8 +20,8 @@ from pydantic_core import PydanticCustomError
 
 from harpy_core.config.addresses import expanded
 from harpy_core.config.crops import Codec, Extract
-from harpy_core.config.measures import Aggregate, CaseName, Embed
-from harpy_core.config.section import Positive, Section, Unlike, key
+from harpy_core.config.measures import Aggregate, Embed
+from harpy_core.config.section import CaseName, Positive, Section, Unlike, key
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.config.source import DATASETS as DATASETS
 from harpy_core.config.source import NAME_RULE, Address, LocalPath, Source

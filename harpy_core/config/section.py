@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -39,7 +39,9 @@ def key(
     return Field(description=description, json_schema_extra={"rule": rule}, **bounds)
 
 
+CaseName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
 Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unlike = AfterValidator(_unlike)
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.addresses import address_trouble, expanded, options_trouble
-from harpy_core.config.section import Section, Unlike, key
+from harpy_core.config.section import Section, Side, Unlike, key
 
 Dataset = Literal[
     "ihc",
@@ -54,7 +54,6 @@ def _axes_of_an_image(text: str) -> str:
 NameFile = Annotated[str, StringConstraints(pattern=r"\.([ct]sv|txt)$"), AfterValidator(expanded)]
 LocalPath = Annotated[str, AfterValidator(expanded)]
 Address = Annotated[str, AfterValidator(expanded), AfterValidator(_without_credentials)]
-Side = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LevelName = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
 Level = Annotated[int, Field(ge=0)] | LevelName
 

@@ -226,6 +226,7 @@ class _Embedding:
             normalise = low, high
         return _Job(
             str(self.crops.path.absolute()),
+            self.crops.of_window,
             self.crops.digest,
             named,
             self.obsm,
@@ -305,6 +306,7 @@ class _Job:
     """What a process needs to know of an embedding; see `_Embedding`."""
 
     crops: str
+    window: str | None
     digest: str
     model: Named
     obsm: str
@@ -324,7 +326,7 @@ class _Job:
         InputError
             They are not the ones that the job was made for.
         """
-        crops = open_crops(self.crops)
+        crops = open_crops(self.crops, self.window)
         if crops.digest != self.digest:
             raise InputError(f"{self.crops}: it has changed since the run began; run again")
         return _Embedding(

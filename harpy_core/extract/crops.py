@@ -33,10 +33,15 @@ class Crops:
         Label of each crop.
     centroid : (i, 3) float64
         Mean z, y and x of each instance's pixels in the image.
+    angle : (i,) float64
+        Angle of each instance's longest axis, from x towards y in radians, by which its crop was
+        turned; None where crops are not turned.
     channels
         Name of each channel.
     attributes
         Record of how the store was made: diameter, parameters, source, versions, digest.
+    of_window
+        Name of the further window that these are; None for the crops themselves.
     """
 
     path: Path
@@ -46,6 +51,8 @@ class Crops:
     centroid: np.ndarray
     channels: list[str]
     attributes: dict[str, Any]
+    angle: np.ndarray | None = None
+    of_window: str | None = None
 
     def __len__(self) -> int:
         return len(self.instance_id)
@@ -69,6 +76,21 @@ class Crops:
         found = read_rows(self.image, order[place])
         return found[0] if np.ndim(ids) == 0 else found
 
+    def window(self, name: str) -> Crops:
+        """Return the crops of a further window, with which all that reads crops works likewise.
+
+        Parameters
+        ----------
+        name
+            Key of the argument `windows` of `harpy_core.extract_instances`.
+
+        Raises
+        ------
+        InputError
+            There is no such window.
+        """
+        return open_crops(self.path, window=name)
+
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield labels and crops, one chunk of the store after the other."""
         size = self.image.chunks[0]
@@ -80,38 +102,55 @@ class Crops:
     def diameter(self) -> int | list[int]:
         """Side of a crop, in pixels, or its sides, as they were asked for."""
         found: int | list[int] = self.attributes["diameter"]
+        if self.of_window is not None:
+            found = self.attributes["parameters"]["windows"][self.of_window]["diameter"]
         return found
 
     @property
     def digest(self) -> str:
-        """Digest of the content."""
-        return str(self.attributes["digest"])
+        """Digest of the content; of a further window followed by its name."""
+        found = str(self.attributes["digest"])
+        return found if self.of_window is None else f"{found}/{self.of_window}"
 
 
-def open_crops(path: str | os.PathLike[str]) -> Crops:
+def open_crops(path: str | os.PathLike[str], window: str | None = None) -> Crops:
     """Open a store that `extract_instances` wrote.
+
+    Parameters
+    ----------
+    path
+        Folder of the store.
+    window
+        Name of a further window; None opens the crops themselves.
 
     Raises
     ------
     InputError
-        There is no finished store of crops, or it is damaged.
+        There is no finished store of crops, or no such window, or it is damaged.
     """
     with understood(os.fspath(path)):
-        return _opened(path)
+        return _opened(path, window)
 
 
-def _opened(path: str | os.PathLike[str]) -> Crops:
+def _opened(path: str | os.PathLike[str], window: str | None) -> Crops:
     try:
         group = zarr.open_group(path, mode="r")
         attributes: dict[str, Any] = group.attrs.asdict()
+        there = attributes.get("parameters", {}).get("windows", {})
+        if window is not None and window not in there:
+            names = f"there are {', '.join(there)}" if there else "there are none"
+            raise InputError(f"{path}: window {window!r}: no such window; {names}")
+        ending = "" if window is None else f"_{window}"
         return Crops(
             Path(path),
-            _array(group, "image"),
-            _array(group, "mask") if "mask" in group else None,
+            _array(group, f"image{ending}"),
+            _array(group, f"mask{ending}") if f"mask{ending}" in group else None,
             read_whole(_array(group, "instance_id")),
             read_whole(_array(group, "centroid")),
             [str(name) for name in attributes["channels"]],
             attributes,
+            read_whole(_array(group, "angle")) if "angle" in group else None,
+            window,
         )
     except (FileNotFoundError, KeyError) as error:
         raise InputError(

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from harpy_core.extract.finishing import Finish
 from harpy_core.extract.layout import CropLayout
-from harpy_core.extract.windows import windows_of
+from harpy_core.extract.windows import Windows, windows_of
 from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
 from harpy_core.storage import codecs
@@ -23,7 +24,7 @@ side, however far apart the instances are."""
 def stored_ratio(
     raster: Raster,
     instances: Instances,
-    layout: CropLayout,
+    finish: Finish,
     deep: bool,
     remove_background: bool,
 ) -> float:
@@ -36,13 +37,14 @@ def stored_ratio(
         incompressible.
     instances
         Instances that are cropped.
-    layout
-        Layout of the store.
+    finish
+        What is made of the windows; they are sampled as if none was turned.
     deep
         Whether windows have some planes around the centroid, and not all.
     remove_background
         Whether pixels outside an instance are 0.
     """
+    layout = finish.layout
     raw = encoded = 0
     for sample in range(0 if raster.lazy or len(instances) == 0 else SAMPLES):
         # Spread over the image, and each sample in another group of channels.
@@ -50,10 +52,13 @@ def stored_ratio(
         first = sample * layout.channels // SAMPLES // layout.group * layout.group
         channels = slice(first, min(first + min(layout.group, _CHANNELS), layout.channels))
         near = _around(instances, row, max(_REACH, *layout.size[1:]))
-        crops = _crops(raster.image, raster.labels, near, channels, layout, deep, remove_background)
-        stored = layout.stored("image", crops)
-        raw += stored.nbytes
-        encoded += sum(map(len, codecs.encode(layout.codec, stored)))
+        found, windows = _gathered(
+            raster.image, raster.labels, near, channels, layout, deep, remove_background
+        )
+        for view in finish.views:
+            stored = finish.crops(view, "image", found, windows.corner, np.zeros(len(near)))
+            raw += stored.nbytes
+            encoded += sum(map(len, codecs.encode(layout.codec, np.ascontiguousarray(stored))))
     return encoded / raw if raw else 1.0
 
 
@@ -65,7 +70,7 @@ def _around(instances: Instances, row: int, reach: int) -> Instances:
     return instances.rows(np.sort(nearest[distance[nearest] <= reach]))
 
 
-def _crops(
+def _gathered(
     image: Any,
     labels: Any,
     near: Instances,
@@ -73,8 +78,8 @@ def _crops(
     layout: CropLayout,
     deep: bool,
     remove_background: bool,
-) -> np.ndarray:
-    """Cut some channels of some windows, (n, c, z, y, x)."""
+) -> tuple[np.ndarray, Windows]:
+    """Gather some channels of some windows, (n, c, z, y, x)."""
     plane = (labels.shape[-2], labels.shape[-1])
     windows = windows_of(near, layout.size, deep, plane, not remove_background)
     low, high = windows.low.min(axis=0), windows.high.max(axis=0)
@@ -99,4 +104,4 @@ def _crops(
             found = np.where(where[z, y, x] == instance, found, 0)
         y, x = (slice(*span) for span in zip(a - corner[1:], b - corner[1:], strict=True))
         crop[:, z.start - top : z.stop - top, y, x] = found
-    return crops
+    return crops, windows

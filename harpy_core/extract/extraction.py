@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,11 +19,12 @@ from harpy_core.config.crops import Codec, CropSettings, Padding
 from harpy_core.errors import InputError
 from harpy_core.extract import estimate
 from harpy_core.extract.crops import Crops, open_crops
-from harpy_core.extract.finishing import Finish, refuse_unfit_padding
+from harpy_core.extract.finishing import Finish, refuse_uncuttable, refuse_unfit_padding
 from harpy_core.extract.layout import CropLayout, refuse_overflow
 from harpy_core.extract.store import CropStore
 from harpy_core.extract.strip_tasks import Cut, LazyStripTask, StripTask
 from harpy_core.extract.tasks import JoinTask, cut_strip, join_fragments
+from harpy_core.extract.turning import angles
 from harpy_core.extract.windows import CropPlan, Strip, Windows, plan_crops, windows_of
 from harpy_core.instances.finding import Instances, find_instances
 from harpy_core.provenance import source_digest
@@ -54,6 +55,10 @@ def extract_instances(
     extract_mask: bool = False,
     neighbor_mask: bool = False,
     padding: Padding = 0,
+    windows: Mapping[str, Mapping[str, Any]] | None = None,
+    resolution: float | None = None,
+    spacing: Sequence[float] | None = None,
+    rotate: bool = False,
     channels: Sequence[str] | None = None,
     index: Sequence[int] | np.ndarray | None = None,
     dtype: str | None = None,
@@ -101,6 +106,23 @@ def extract_instances(
         Pixels outside the image, where the background is kept: a number, or ``edge``, ``reflect``
         or ``symmetric``, by which `numpy.pad` continues the part of the window inside the image.
         Masks are 0 there.
+    windows
+        Further windows by name, cut in the same read: ``{"context": {"diameter": 192}}`` makes the
+        array ``image_context``, and ``mask_context`` with masks; see `Crops.window`. Each may have
+        a ``resolution`` of its own.
+    resolution
+        Micrometres of a pixel of the crops along y and x, to which windows are resampled (z is
+        left as it is): `diameter` is then in these pixels. Pixels are interpolated linearly in
+        float64, as means of k x k samples where they are k times as large as the image's, rounded
+        up, and rounded once; masks take the nearest pixel. What lies outside the instance is 0
+        before that.
+    spacing
+        Side of the image's pixels in micrometres along (z, ) y and x, such as ``raster.spacing``;
+        required with `resolution`.
+    rotate
+        Turn each window about its middle, by at most a right angle, so that the longest axis of
+        its instance, by second moments, lies along x; one without a longest axis is not turned.
+        Takes one more pass over the labels. For images of one plane.
     channels
         Name of each channel.
     index
@@ -145,7 +167,8 @@ def extract_instances(
     Crops
         The finished store: ``image`` (i, c, z, y, x), ``instance_id`` (i,),
         ``centroid`` (i, 3) as (z, y, x), ``mask`` (i, 1, z, y, x) where asked for, or
-        (i, 2, z, y, x) with neighbours.
+        (i, 2, z, y, x) with neighbours, the same of each of `windows`, and, where windows are
+        turned, ``angle`` (i,): the longest axis's, from x towards y, in radians.
 
     Raises
     ------
@@ -157,20 +180,26 @@ def extract_instances(
     raster = Raster.of(image, labels, channels)
     engine = engines.resolved(engine, client)
     settings = CropSettings.of(
-        diameter=_sides(diameter),
+        diameter=diameter,
         batch_size=batch_size,
         remove_background=remove_background,
         extract_mask=extract_mask,
         neighbor_mask=neighbor_mask,
         padding=padding,
+        windows=windows,
+        resolution=resolution,
+        spacing=spacing,
+        rotate=rotate,
         dtype=dtype,
         scale=scale,
         codec=codec,
         shard_size=shard_size,
         shuffle=shuffle,
-    )
-    refuse_overflow(settings, np.dtype(raster.image.dtype))
-    refuse_unfit_padding(settings, np.dtype(raster.image.dtype))
+    ).on(None)
+    pixels = np.dtype(raster.image.dtype)
+    refuse_overflow(settings, pixels)
+    refuse_unfit_padding(settings, pixels)
+    refuse_uncuttable(settings, pixels, tile_edges(raster)[1][0][-1])
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
     with sole_writer(target):
@@ -180,7 +209,10 @@ def extract_instances(
             )
         if index is not None:
             instances = instances.chosen(index)
-        job = _Extraction.of(raster, instances, settings, target, strict)
+        turned = np.zeros(len(instances))
+        if settings.rotate:
+            turned = angles(raster.labels, instances.id, settings.spacing, engine, client, strict)
+        job = _Extraction.of(raster, instances, settings, target, strict, turned)
         known = raster.fingerprint is not None
         if resume and not known:
             logger.info("%s: nothing tells what the image holds: started over", target)
@@ -188,11 +220,6 @@ def extract_instances(
         job.run(engine, client, progress)
         job.finish(engine)
     return open_crops(target)
-
-
-def _sides(diameter: int | Sequence[int]) -> Any:
-    """A side as it is, or sides as the settings have them."""
-    return list(diameter) if isinstance(diameter, Sequence) else diameter
 
 
 def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -> float:
@@ -208,9 +235,16 @@ def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -
         Settings by which they will be cut and kept.
     """
     layout = CropLayout.of(raster, settings, instances)
+    finish = Finish.of(layout, settings, _extent(raster))
     return estimate.stored_ratio(
-        raster, instances, layout, settings.deep, settings.remove_background
+        raster, instances, finish, settings.deep, settings.remove_background
     )
+
+
+def _extent(raster: Raster) -> tuple[int, int, int]:
+    """Planes, rows and columns of an image."""
+    z, y, x = (along[-1] for along in tile_edges(raster)[1])
+    return z, y, x
 
 
 def committed_bytes(
@@ -236,8 +270,8 @@ def committed_bytes(
         As in `extract_instances`.
     """
     work = _work_folder(raster, instances, settings, Path(path), strict)
-    layout = CropLayout.of(raster, settings, instances)
-    return CropStore(work, layout).committed_bytes(settings.shuffle is not None)
+    finish = Finish.of(CropLayout.of(raster, settings, instances), settings, _extent(raster))
+    return CropStore(work, finish).committed_bytes(settings.shuffle is not None)
 
 
 def _work_folder(
@@ -258,6 +292,8 @@ class _Extraction:
     ----------
     raster, instances, settings, strict
         Arguments of `extract_instances`.
+    angle : (n,) float64
+        Angle by which the window of each instance is turned.
     windows
         Windows of the instances.
     plan
@@ -270,6 +306,7 @@ class _Extraction:
     instances: Instances
     settings: CropSettings
     strict: bool | None
+    angle: np.ndarray
     windows: Windows
     plan: CropPlan
     crops: CropStore
@@ -282,17 +319,20 @@ class _Extraction:
         settings: CropSettings,
         target: Path,
         strict: bool | None,
+        angle: np.ndarray,
     ) -> _Extraction:
         """Decide which pixels go to which window."""
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
-        plane = (edges[1][-1], edges[2][-1])
-        windows = windows_of(instances, layout.size, settings.deep, plane, settings.surroundings)
+        image = _extent(raster)
+        windows = windows_of(
+            instances, layout.size, settings.deep, image[1:], settings.surroundings
+        )
         tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
         work = _work_folder(raster, instances, settings, target, strict)
-        crops = CropStore(work, layout, Finish.of(settings, (edges[0][-1], *plane)))
-        return cls(raster, instances, settings, strict, windows, plan, crops)
+        crops = CropStore(work, Finish.of(layout, settings, image))
+        return cls(raster, instances, settings, strict, angle, windows, plan, crops)
 
     def run(self, engine: str, client: Client | None, progress: bool) -> None:
         """Cut all strips, then finish the batches that need several."""
@@ -310,8 +350,11 @@ class _Extraction:
     def finish(self, engine: str) -> None:
         """Add what describes the crops, and move the store to its place."""
         settings, order = self.settings, self.plan.order
+        described = {"instance_id": self.instances.id, "centroid": self.instances.centroid}
+        if settings.rotate:
+            described["angle"] = self.angle
         self.crops.finish(
-            {"instance_id": self.instances.id[order], "centroid": self.instances.centroid[order]},
+            {name: values[order] for name, values in described.items()},
             {
                 "channels": self.raster.channels,
                 "diameter": settings.diameter,
@@ -345,7 +388,8 @@ class _Extraction:
 
     def _cut(self, strip: Strip, done: frozenset[str]) -> Cut:
         mine = np.concatenate([strip.inside, *(part.instances for part in strip.parts)])
-        return Cut(strip, self.instances.id[mine], self.windows.corner[mine], self.crops, done)
+        corner, angle = self.windows.corner[mine], self.angle[mine]
+        return Cut(strip, self.instances.id[mine], corner, angle, self.crops, done)
 
     def _joins(self, done: frozenset[str]) -> list[JoinTask]:
         """Return the tasks of the batches that no strip fills alone."""
@@ -359,6 +403,7 @@ class _Extraction:
             slots = [pieces.slot[first:last] for first, last in spans]
             found = [((s, p), (n, c)) for s, p, n, c in files[a:b].tolist()]
             first = batch * self.plan.batch
-            corner = self.windows.corner[self.plan.order[first : first + self.plan.batch]]
-            joins.append(JoinTask(batch, found, slots, corner, self.crops, done))
+            mine = self.plan.order[first : first + self.plan.batch]
+            corner, angle = self.windows.corner[mine], self.angle[mine]
+            joins.append(JoinTask(batch, found, slots, corner, angle, self.crops, done))
         return joins

@@ -1,4 +1,8 @@
-"""What is done to crops once all their pixels are there: the part outside the image is filled."""
+"""What is made of gathered windows once all their pixels are there: the crops of each array.
+
+What lies outside the image is filled, and where a resolution or a rotation is asked for, pixels
+are interpolated: always from one whole window alone, so that nothing else can change them.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +12,91 @@ import numpy as np
 
 from harpy_core.config.crops import CropSettings, Padding
 from harpy_core.errors import InputError
-
-Size = tuple[int, int, int]
+from harpy_core.extract.layout import CropLayout
+from harpy_core.extract.sampling import Grid
+from harpy_core.extract.views import Size, View, views_of
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The last step of whole crops.
+    """The last step of whole windows.
 
     Attributes
     ----------
+    layout
+        Layout of the gathered windows.
+    views
+        Windows of the store, the first that of the crops themselves.
     padding
         Pixels outside the image: a number, or the name of one of `numpy.pad`'s modes.
     image
         Planes, rows and columns of the image.
     """
 
+    layout: CropLayout
+    views: tuple[View, ...]
     padding: Padding
     image: Size
 
     @classmethod
-    def of(cls, settings: CropSettings, image: Size) -> Finish | None:
-        """Return the step that settings ask for; None where they leave crops as they are."""
-        return None if settings.padding == 0 else cls(settings.padding, image)
+    def of(cls, layout: CropLayout, settings: CropSettings, image: Size) -> Finish:
+        """Return the step that settings ask for."""
+        return cls(layout, views_of(settings, image[0]), settings.padding, image)
 
-    @property
-    def constant(self) -> int | float:
-        """The number outside the image; 0 where pixels are continued."""
-        return 0 if isinstance(self.padding, str) else self.padding
+    def arrays(self) -> dict[str, tuple[View, str]]:
+        """View and kind of each array of the store, by name."""
+        return {
+            view.array(kind): (view, kind) for view in self.views for kind in self.layout.arrays()
+        }
 
-    def pad(self, crops: np.ndarray, corner: np.ndarray, constant: np.ndarray) -> None:
-        """Fill what lies outside the image, in place.
-
-        A mode of `numpy.pad` continues the part of a crop that lies in the image. The same pixels
-        would come from padding the whole image, but for one case: ``reflect``, a window with an
-        even side, and a centroid in the image's first pixels.
+    def crops(
+        self, view: View, kind: str, windows: np.ndarray, corner: np.ndarray, angle: np.ndarray
+    ) -> np.ndarray:
+        """Make the crops of one array, as they are stored.
 
         Parameters
         ----------
-        crops : (n, c, z, y, x)
-            Crops, 0 outside the image.
-        corner : (n, 3) int64
-            First z, y and x of each in the image.
-        constant
-            The number in the crops' type, where padding is one.
+        kind
+            ``image`` or ``mask``.
+        windows : (n, c, z, y, x)
+            Gathered windows, 0 outside the image; what lies there is written to.
+        corner : (members, 3) int64
+            First z, y and x in the image of each that is one; those after them are empty.
+        angle : (members,) float64
+            Angle by which each is turned, if views are rotated.
+        """
+        layout, members = self.layout, len(corner)
+        first = [a // 2 - b // 2 for a, b in zip(layout.size, view.span, strict=True)]
+        z, y, x = (slice(a, a + n) for a, n in zip(first, view.span, strict=True))
+        windows, corner = windows[:, :, z, y, x], corner + first
+        if kind == "image" and self.padding != 0:
+            constant = 0 if isinstance(self.padding, str) else self.padding
+            self._pad(windows[:members], corner, np.asarray(constant).astype(windows.dtype))
+        if view.plain:
+            return layout.stored(kind, windows)
+        number, channels = windows.shape[:2]
+        found = np.zeros((number, channels, *view.size), layout.arrays()[kind][2])
+        grid = Grid.of(view)
+        for row in range(members):
+            if view.rotated:
+                grid = Grid.of(view, float(angle[row]))
+            flat = windows[row].reshape(channels * view.size[0], -1)
+            if kind == "image":
+                values = grid.means(flat)
+                if windows.dtype.kind in "iu" and layout.scale is None:
+                    np.rint(values, out=values)
+                values = layout.stored(kind, values[np.newaxis])[0]
+            else:
+                values = grid.nearest(flat)
+            found[row] = values.reshape(found.shape[1:])
+        return found
+
+    def _pad(self, crops: np.ndarray, corner: np.ndarray, constant: np.ndarray) -> None:
+        """Fill what lies outside the image, in place.
+
+        A mode of `numpy.pad` continues the part of a window that lies in the image. The same pixels
+        would come from padding the whole image, but for one case: ``reflect``, a window with an
+        even side, and a centroid in the image's first pixels.
         """
         size = np.asarray(crops.shape[2:])
         before = np.maximum(-corner, 0)
@@ -93,4 +138,25 @@ def refuse_unfit_padding(settings: CropSettings, pixels: np.dtype) -> None:
         raise InputError(
             f"padding = {value}: {pixels} pixels are whole numbers from {least} to {most}; give "
             "one of these"
+        )
+
+
+def refuse_uncuttable(settings: CropSettings, pixels: np.dtype, depth: int) -> None:
+    """Refuse to interpolate what cannot be.
+
+    Raises
+    ------
+    InputError
+        Pixels are integers that float64 does not hold, or windows of several planes are to be
+        turned.
+    """
+    if settings.rotate and depth > 1:
+        raise InputError(
+            f"rotate = True: windows of {depth} planes are not turned; leave it out, or give an "
+            "image of one plane"
+        )
+    if (settings.rotate or settings.resolution) and pixels.kind in "iu" and pixels.itemsize == 8:
+        raise InputError(
+            f"resolution and rotate: {pixels} pixels cannot be interpolated exactly; convert them "
+            "to 32 bits or fewer, or leave both out"
         )

@@ -1,4 +1,4 @@
-"""Shape and type of the crops on disk."""
+"""Shape and type of the windows that are gathered, and of the crops on disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from harpy_core.config.crops import Codec, CropSettings
 from harpy_core.errors import InputError
+from harpy_core.extract.views import gathered, views_of
 from harpy_core.instances.finding import Instances
 from harpy_core.raster.raster import Raster
 from harpy_core.raster.reading import delivered
@@ -22,12 +23,12 @@ LARGEST_CHUNK = 2**31 - 1 - 2**10
 
 @dataclass(frozen=True, slots=True)
 class CropLayout:
-    """Shape of the stored crops.
+    """Shape of the gathered windows, of which the stored crops are made.
 
     Attributes
     ----------
     instances, channels, depth, diameter
-        Number of crops, and of each crop's channels, z planes and pixels on a side, or rows and
+        Number of windows, and of each window's channels, z planes and pixels on a side, or rows and
         columns.
     chunk, group
         Crops and channels of one chunk.
@@ -69,7 +70,8 @@ class CropLayout:
         """
         edges, spatial = tile_edges(raster)
         pixels = str(np.dtype(raster.image.dtype).newbyteorder("="))
-        depth, height, width = settings.window(spatial[0][-1])
+        views = views_of(settings, spatial[0][-1])
+        depth, height, width = gathered(views)
         layout = cls(
             instances=len(instances),
             channels=len(raster.channels),
@@ -85,7 +87,10 @@ class CropLayout:
             codec=settings.codec,
             mask="neighbors" if settings.neighbor_mask else settings.extract_mask,
         )
-        crop = layout.window * layout.group * np.dtype(layout.dtype).itemsize
+        # Windows that are interpolated wait in the image's type, and are larger than their crops.
+        wide = [view.size for view in views] + [layout.size] * (not views[0].plain)
+        kinds = [layout.dtype, layout.pixels][: 1 + (not views[0].plain)]
+        crop = max(map(math.prod, wide)) * layout.group * max(np.dtype(k).itemsize for k in kinds)
         if crop * layout.chunk > LARGEST_CHUNK:
             raise InputError(
                 f"batch_size = {layout.chunk}: a chunk would have {crop * layout.chunk:,} bytes, "
@@ -110,7 +115,7 @@ class CropLayout:
         return self.batch > self.chunk
 
     def arrays(self) -> dict[str, tuple[int, int, np.dtype]]:
-        """Channels, channels in a chunk and type of each array of crops, by name."""
+        """Channels, channels in a chunk and stored type of each kind of window, by name."""
         found = {"image": (self.channels, self.group, np.dtype(self.dtype))}
         if self.mask:
             channels = 2 if self.mask == "neighbors" else 1
@@ -118,7 +123,7 @@ class CropLayout:
         return found
 
     def gathered(self, array: str) -> np.dtype:
-        """Type in which the pixels of an array are gathered."""
+        """Type in which the pixels of a kind of window are gathered, and wait to be joined."""
         return delivered(np.dtype(self.pixels)) if array == "image" else np.dtype(np.uint8)
 
     def stored(self, array: str, crops: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import zarr
 from harpy_core.errors import InputError
 from harpy_core.extract.finishing import Finish
 from harpy_core.extract.layout import CropLayout
+from harpy_core.extract.views import View
 from harpy_core.raster.stored import ALL_CHUNKS
 from harpy_core.storage import codecs, shards
 from harpy_core.storage.checksums import crc32c
@@ -30,6 +31,25 @@ _SPILLS = "spills"
 
 FragmentsOf = tuple[int, int]
 """Origin of fragments: the number of a strip, and of one of its groups of windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Windows of one batch with all their pixels.
+
+    Attributes
+    ----------
+    pixels : (batch, c, z, y, x)
+        Pixels, 0 outside the image, where they may be written to; those beyond the last window 0.
+    corner : (members, 3) int64
+        First z, y and x of each window in the image.
+    angle : (members,) float64
+        Angle by which each is turned, if any is.
+    """
+
+    pixels: np.ndarray
+    corner: np.ndarray
+    angle: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +88,17 @@ class CropStore:
     ----------
     work
         Folder where files are committed.
-    layout
-        Layout of the crops.
     last_step
-        What is done to crops once they are whole; None leaves them as they are.
+        What is made of windows once they are whole.
     """
 
-    def __init__(
-        self, work: WorkFolder, layout: CropLayout, last_step: Finish | None = None
-    ) -> None:
-        self.work, self.layout, self.last_step = work, layout, last_step
+    def __init__(self, work: WorkFolder, last_step: Finish) -> None:
+        self.work, self.last_step = work, last_step
+
+    @property
+    def layout(self) -> CropLayout:
+        """Layout of the gathered windows."""
+        return self.last_step.layout
 
     def begin(self, resume: bool) -> None:
         """Prepare the folder and all metadata before any worker writes to it."""
@@ -86,12 +107,13 @@ class CropStore:
     def _make_metadata(self, folder: Path) -> None:
         group = zarr.open_group(folder, mode="w", zarr_format=3)
         layout = self.layout
-        for name, (channels, chunk, dtype) in layout.arrays().items():
+        for name, (view, kind) in self.last_step.arrays().items():
+            channels, chunk, dtype = layout.arrays()[kind]
             group.create_array(
                 name,
-                shape=(layout.instances, channels, *layout.size),
-                chunks=(layout.chunk, chunk, *layout.size),
-                shards=(layout.batch, chunk, *layout.size) if layout.sharded else None,
+                shape=(layout.instances, channels, *view.size),
+                chunks=(layout.chunk, chunk, *view.size),
+                shards=(layout.batch, chunk, *view.size) if layout.sharded else None,
                 dtype=dtype,
                 compressors=codecs.compressors(layout.codec, dtype),
                 dimension_names=("i", "c", "z", "y", "x"),
@@ -112,25 +134,38 @@ class CropStore:
         records = self.work.records().items()
         return sum(r["bytes"] for name, r in records if fragments or "fragments" not in name)
 
+    def pending(self, kind: str, batch: int, chunk: int, done: frozenset[str]) -> list[View]:
+        """Return the windows of which a file of a kind is not committed yet.
+
+        Parameters
+        ----------
+        kind
+            ``image`` or ``mask``.
+        batch, chunk
+            Number of the file along i and along c.
+        done
+            Names of the committed files.
+        """
+        views = self.last_step.views
+        return [v for v in views if batch_name(v.array(kind), batch, chunk) not in done]
+
     def batch(
-        self, array: str, batch: int, chunk: int, crops: np.ndarray, corner: np.ndarray
+        self, view: View, kind: str, batch: int, chunk: int, windows: Gathered
     ) -> EncodedFile:
         """Finish and encode the crops of one file of an array.
 
         Parameters
         ----------
+        view, kind
+            Window and kind of the array.
         batch, chunk
             Number of the file along i and along c.
-        crops
-            Crops, (batch, c, z, y, x), of the stored type; those beyond the edge are zero.
-        corner : (members, 3) int64
-            First z, y and x of each crop in the image.
+        windows
+            Gathered windows of the batch; those beyond the edge are zero.
         """
         layout = self.layout
-        members = min(layout.batch, layout.instances - batch * layout.batch)
-        if self.last_step is not None and array == "image":
-            constant = np.array([[self.last_step.constant]]).astype(layout.gathered(array))
-            self.last_step.pad(crops[:members], corner, layout.stored(array, constant))
+        array, members = view.array(kind), len(windows.corner)
+        crops = self.last_step.crops(view, kind, windows.pixels, windows.corner, windows.angle)
         firsts = range(0, members, layout.chunk)
         chunks = self._encoded(crops, [(a, a + layout.chunk) for a in firsts])
         parts = [part for chunk in chunks for part in chunk]
@@ -141,7 +176,7 @@ class CropStore:
         return EncodedFile.of(batch_name(array, batch, chunk), path, parts, chunks)
 
     def fragments(
-        self, array: str, source: FragmentsOf, chunk: int, crops: np.ndarray, bounds: np.ndarray
+        self, kind: str, source: FragmentsOf, chunk: int, windows: np.ndarray, bounds: np.ndarray
     ) -> EncodedFile:
         """Encode the contribution of a strip to windows that are finished later.
 
@@ -151,13 +186,13 @@ class CropStore:
             Number of the strip, and of one of its groups.
         chunk
             Number of the chunk along c.
-        crops
-            Crops, (n, c, z, y, x), of the stored type.
+        windows
+            Gathered windows, (n, c, z, y, x).
         bounds : (pieces + 1,) int64
-            Index of the first crop of each batch, and the end.
+            Index of the first window of each batch, and the end.
         """
-        pieces = self._encoded(crops, list(pairwise(bounds.tolist())))
-        name = fragments_name(array, source, chunk)
+        pieces = self._encoded(windows, list(pairwise(bounds.tolist())))
+        name = fragments_name(kind, source, chunk)
         path = self.work.path / _SPILLS / name
         return EncodedFile.of(name, path, list(shards.packed(pieces)), pieces)
 
@@ -166,7 +201,7 @@ class CropStore:
         return [codecs.encode(self.layout.codec, crops[a:b]) for a, b in spans]
 
     def read_fragments(
-        self, array: str, source: FragmentsOf, chunk: int, piece: tuple[int, int], out: np.ndarray
+        self, kind: str, source: FragmentsOf, chunk: int, piece: tuple[int, int], out: np.ndarray
     ) -> None:
         """Decode the fragments of one batch.
 
@@ -177,9 +212,9 @@ class CropStore:
         piece
             Number of the piece in the file, and the number of pieces.
         out
-            Array for the crops, (n, c, z, y, x), C-contiguous, of the stored type.
+            Array for the windows, (n, c, z, y, x), C-contiguous, of the type they are gathered in.
         """
-        with open(self.work.path / _SPILLS / fragments_name(array, source, chunk), "rb") as file:
+        with open(self.work.path / _SPILLS / fragments_name(kind, source, chunk), "rb") as file:
             content = mapped(file.fileno())
         try:
             codecs.decode(self.layout.codec, shards.piece_of(content, *piece), out)
@@ -200,7 +235,9 @@ class CropStore:
             for name, record in self.work.records().items()
             if "fragments" not in name
         }
-        return digest_of([asdict(self.layout), records])
+        views = self.last_step.views
+        made = [] if len(views) == 1 and views[0].plain else [[asdict(view) for view in views]]
+        return digest_of([asdict(self.layout), records, *made])
 
     def finish(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         """Add what describes the crops, and move the store to its final place."""
@@ -222,7 +259,7 @@ class CropStore:
             for pattern in ("*.partial", "*/*.partial"):
                 for left in store.glob(pattern):
                     left.unlink()
-        self.work.finish(tuple(self.layout.arrays()))
+        self.work.finish(tuple(self.last_step.arrays()))
 
 
 def batch_name(array: str, batch: int, chunk: int) -> str:
@@ -230,6 +267,6 @@ def batch_name(array: str, batch: int, chunk: int) -> str:
     return f"{array}.{batch}.{chunk}"
 
 
-def fragments_name(array: str, source: FragmentsOf, chunk: int) -> str:
+def fragments_name(kind: str, source: FragmentsOf, chunk: int) -> str:
     """Name of the file, and of the commit record, of the fragments of one group of a strip."""
-    return f"{array}-fragments.{source[0]}.{source[1]}.{chunk}"
+    return f"{kind}-fragments.{source[0]}.{source[1]}.{chunk}"

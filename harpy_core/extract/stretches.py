@@ -17,7 +17,7 @@ from harpy_core.tiles.runs import RunTable
 from harpy_core.tiles.scratch import scratch
 
 Group = tuple[str, int, tuple[int, ...]]
-"""An array, the number of a chunk of its channels, and the edges of the channels to read."""
+"""A kind of window, the number of a chunk of its channels, and the edges of those to read."""
 
 
 @dataclass(frozen=True, slots=True)

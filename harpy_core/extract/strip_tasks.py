@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harpy_core.extract.store import CropStore, batch_name, fragments_name
+from harpy_core.extract.store import CropStore, fragments_name
 from harpy_core.extract.windows import Strip
 from harpy_core.running.tasks import LazyTask, Task
 
@@ -25,6 +25,8 @@ class Cut:
         its parts.
     corner : (windows, 3) int64
         First z, y and x of each window.
+    angle : (windows,) float64
+        Angle by which each is turned.
     crops
         Store where files are committed.
     done
@@ -34,6 +36,7 @@ class Cut:
     strip: Strip
     ids: np.ndarray
     corner: np.ndarray
+    angle: np.ndarray
     crops: CropStore
     done: frozenset[str]
 
@@ -69,11 +72,11 @@ class WindowSpan:
     number: int
     bounds: np.ndarray | None
 
-    def name(self, array: str, strip: int, chunk: int) -> str:
-        """Name of its commit record."""
+    def pending(self, kind: str, cut: Cut, chunk: int) -> bool:
+        """Whether something of it is not committed yet."""
         if self.bounds is None:
-            return batch_name(array, self.number, chunk)
-        return fragments_name(array, (strip, self.number), chunk)
+            return bool(cut.crops.pending(kind, self.number, chunk, cut.done))
+        return fragments_name(kind, (cut.strip.number, self.number), chunk) not in cut.done
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from harpy_core.extract.cutting import Copies
 from harpy_core.extract.layout import CropLayout
-from harpy_core.extract.store import CropStore, EncodedFile, FragmentsOf, batch_name
+from harpy_core.extract.store import CropStore, EncodedFile, FragmentsOf, Gathered
 from harpy_core.extract.stretches import Group, Layer, Stretches, layers_of
 from harpy_core.extract.strip_tasks import Cut, StripTask, WindowSpan
 from harpy_core.extract.strips import COMMITS_IN_FLIGHT
@@ -78,11 +78,11 @@ class _Targets:
     committed and the buffer used again.
     """
 
-    def __init__(self, cut: Cut, array: str, chunk: int, commits: _Commits) -> None:
+    def __init__(self, cut: Cut, kind: str, chunk: int, commits: _Commits) -> None:
         layout = cut.crops.layout
-        self._cut, self._array, self._chunk, self._commits = cut, array, chunk, commits
-        self._window = (layout.arrays()[array][1], *layout.size)
-        self._dtype = layout.gathered(array)
+        self._cut, self._kind, self._chunk, self._commits = cut, kind, chunk, commits
+        self._window = (layout.arrays()[kind][1], *layout.size)
+        self._dtype = layout.gathered(kind)
         self._open: dict[int, np.ndarray] = {}
 
     def buffer(self, place: int, span: WindowSpan) -> np.ndarray:
@@ -97,18 +97,20 @@ class _Targets:
         """Write a span that no further tile contributes to."""
         store, strip = self._cut.crops, self._cut.strip
         found = self.buffer(place, span)
-        if self._array == "mask" and found.shape[1] == 2:
+        if self._kind == "mask" and found.shape[1] == 2:
             # So far, the number of instances that have a pixel.
             found[:, 1] = found[:, 1] > found[:, 0]
-        crops = store.layout.stored(self._array, found)
         if span.bounds is None:
-            corner = self._cut.corner[span.first : span.last]
-            file = store.batch(self._array, span.number, self._chunk, crops, corner)
+            mine = slice(span.first, span.last)
+            windows = Gathered(found, self._cut.corner[mine], self._cut.angle[mine])
+            file = self._kind, span.number, self._chunk
+            for view in store.pending(*file, self._cut.done):
+                self._commits.add(store.batch(view, *file, windows))
         else:
             source = strip.number, span.number
-            file = store.fragments(self._array, source, self._chunk, crops, span.bounds)
+            fragments = store.fragments(self._kind, source, self._chunk, found, span.bounds)
+            self._commits.add(fragments)
         _spares.give(self._open.pop(place))
-        self._commits.add(file)
 
 
 def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
@@ -124,8 +126,8 @@ def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
     stretches = Stretches.of(task, kernels, remove_background)
     with _Commits(cut.crops) as commits:
         for group, places in pending.items():
-            array, chunk, _ = group
-            targets = _Targets(cut, array, chunk, commits)
+            kind, chunk, _ = group
+            targets = _Targets(cut, kind, chunk, commits)
             layers = layers_of(group, stretches, decodes(kernels))
             _fill(task, layers, [(place, spans[place]) for place in places], targets, kernels)
 
@@ -176,9 +178,8 @@ def groups_of(channels: tuple[int, ...], layout: CropLayout) -> list[Group]:
 
 def _pending(cut: Cut, spans: list[WindowSpan], group: Group) -> list[int]:
     """Return the places of the spans that are not committed yet."""
-    array, chunk, _ = group
-    names = [span.name(array, cut.strip.number, chunk) for span in spans]
-    return [place for place, name in enumerate(names) if name not in cut.done]
+    kind, chunk, _ = group
+    return [place for place, span in enumerate(spans) if span.pending(kind, cut, chunk)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,9 @@ class JoinTask:
     slots
         Indices, for each piece, of the batch's crops that it holds a part of.
     corner : (members, 3) int64
-        First z, y and x of each of its crops in the image.
+        First z, y and x of each of its windows in the image.
+    angle : (members,) float64
+        Angle by which each is turned.
     crops, done
         See `Cut`.
     """
@@ -203,6 +206,7 @@ class JoinTask:
     pieces: list[tuple[FragmentsOf, tuple[int, int]]]
     slots: list[np.ndarray]
     corner: np.ndarray
+    angle: np.ndarray
     crops: CropStore
     done: frozenset[str]
 
@@ -212,19 +216,22 @@ def join_fragments(task: JoinTask) -> None:
     store = task.crops
     layout = store.layout
     with _Commits(store) as commits:
-        for array, (channels, group, dtype) in layout.arrays().items():
+        for kind, (channels, group, _) in layout.arrays().items():
             window = (group, *layout.size)
+            dtype = layout.gathered(kind)
             bits = np.dtype(f"u{dtype.itemsize}")
             crop = math.prod(window)
             for chunk in range(-(-channels // group)):
-                if batch_name(array, task.batch, chunk) in task.done:
+                views = store.pending(kind, task.batch, chunk, task.done)
+                if not views:
                     continue
                 crops = scratch("joined", layout.batch * crop, bits).reshape(-1, *window)
                 crops[...] = 0
                 for (source, piece), slots in zip(task.pieces, task.slots, strict=True):
                     found = scratch("fragments", len(slots) * crop, bits).reshape(-1, *window)
-                    store.read_fragments(array, source, chunk, piece, found)
+                    store.read_fragments(kind, source, chunk, piece, found)
                     # Every pixel comes from one strip, and all its bits are 0 in the others.
                     crops[slots] |= found
-                whole = crops.view(dtype)
-                commits.add(store.batch(array, task.batch, chunk, whole, task.corner))
+                whole = Gathered(crops.view(dtype), task.corner, task.angle)
+                for view in views:
+                    commits.add(store.batch(view, kind, task.batch, chunk, whole))

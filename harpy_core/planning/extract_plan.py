@@ -6,6 +6,7 @@ import math
 
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.strips import COMMITS_IN_FLIGHT, part_size, strip_shape
+from harpy_core.extract.views import View, gathered, views_of
 from harpy_core.planning.parts import (
     GATHER_WORDS,
     TASK_BYTES,
@@ -22,11 +23,15 @@ from harpy_core.tiles.grid import regular_step
 
 def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
     crops = asked.crops
-    window = math.prod(crops.window(shape.depth))
+    views = views_of(crops, shape.depth)
+    window = math.prod(gathered(views))
+    shown = sum(math.prod(view.size) for view in views)
     group = regular_step(shape.channel_edges)
     stored = itemsize(crops.dtype) if crops.dtype else shape.pixel
-    written = number * window * (shape.channels * stored + crops.masks)
-    on_disk = math.ceil(written * min(asked.ratio, 1.0))
+    written = number * shown * (shape.channels * stored + crops.masks)
+    # All shuffled windows wait in temporary files until the store is complete.
+    waiting = number * window * (shape.channels * shape.held + crops.masks)
+    kept = written + waiting * (crops.shuffle is not None)
     rows, columns = (
         (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
     )
@@ -38,8 +43,7 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
         tasks=strips * groups,
         bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
         bytes_written=written,
-        # All shuffled crops are kept twice until the store is complete.
-        bytes_stored=max(on_disk * (1 if crops.shuffle is None else 2) - asked.committed, 0),
+        bytes_stored=max(math.ceil(kept * min(asked.ratio, 1.0)) - asked.committed, 0),
         bytes_per_task=(
             TASK_BYTES
             + shape.reading
@@ -47,9 +51,9 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
             + crops.neighbor_mask * 4 * shape.tile
             + asked.whole_arrays * max(finding_bytes(shape), _gathering(shape, crops))
             + _copies(shape, crops, number, seen, rows * columns)
-            + _crops_held(shape, asked, number, seen, stored)
-            * window
+            + _crops_held(shape, asked, views, number, seen, stored)
             * max(group, math.ceil(crops.masks / shape.held))
+            + _sampling(views, group)
         ),
         result_bytes=number * WORD * 16,
         instances=known,
@@ -64,7 +68,7 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
 
 def _windows(shape: TileShape, number: int, asked: StageSettings) -> int:
     """Number of windows that need pixels of the densest tile: its own, and those around it."""
-    over: tuple[int, ...] = asked.crops.window(shape.depth)[1:]
+    over: tuple[int, ...] = gathered(views_of(asked.crops, shape.depth))[1:]
     if not asked.crops.surroundings:
         over = tuple(min(length, reach_of(shape, number)) for length in over)
     around = math.prod(1 + length / side for length, side in zip(over, shape.side, strict=True))
@@ -84,23 +88,45 @@ def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles
 
 def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
     """Number of rows of a tile's windows: those that keep their background are copied by row."""
-    return seen * math.prod(crops.window(shape.depth)[:2]) if crops.surroundings else 0
+    rows = math.prod(gathered(views_of(crops, shape.depth))[:2])
+    return seen * rows if crops.surroundings else 0
 
 
-def _crops_held(shape: TileShape, asked: StageSettings, number: int, seen: int, stored: int) -> int:
-    """Bytes of a pixel of crops, times the crops that a task holds: open ones, and encoded ones."""
+def _crops_held(
+    shape: TileShape,
+    asked: StageSettings,
+    views: tuple[View, ...],
+    number: int,
+    seen: int,
+    stored: int,
+) -> int:
+    """Bytes of a channel of the windows that a task holds: open ones, and crops made of them."""
     crops = asked.crops
+    window = math.prod(gathered(views)) * shape.held
+    crop = max(math.prod(view.size) for view in views) * stored
     part = part_size(crops.batch_size, crops.batch)
     unit = min(crops.batch if crops.shuffle is None else part, number)
     units = min(math.ceil(seen / max(unit, 1)) + 1, math.ceil(number / max(unit, 1)))
     opened = units * unit + min(part, number)
     # Those that wait for the disk, and the one that is encoded next.
     leaving = math.ceil((COMMITS_IN_FLIGHT + 1) * unit * min(asked.ratio, 1.0))
-    converted = unit if crops.dtype or crops.scale else 0
-    return opened * shape.held + (leaving + converted) * stored
+    as_gathered = len(views) == 1 and views[0].plain and not crops.dtype
+    converted = 0 if as_gathered else unit
+    return opened * window + leaving * max(window, crop) + converted * crop
+
+
+def _sampling(views: tuple[View, ...], group: int) -> int:
+    """Bytes that it takes to interpolate one window: terms of its pixels, and planes in float64."""
+    return max(
+        0
+        if view.plain
+        else math.prod(view.size[1:]) * 2 * WORD * (4 * view.samples**2 + 1)
+        + 3 * WORD * group * math.prod(view.size)
+        for view in views
+    )
 
 
 def _gathering(shape: TileShape, crops: CropSettings) -> int:
     """Bytes that an engine of whole arrays takes to copy the pixels of a batch."""
-    pixels = crops.batch * math.prod(crops.window(shape.depth))
+    pixels = crops.batch * math.prod(gathered(views_of(crops, shape.depth)))
     return GATHER_WORDS * WORD * (min(pixels, shape.tile) if crops.remove_background else pixels)

@@ -192,7 +192,7 @@ def _sampled_ratio(section: Extract, info: RasterInfo, found: Path) -> float:
     from harpy_core.raster import open_described
 
     raster = open_described(info.choosing(section.channels))
-    return stored_ratio(raster, Instances.read(found), section)
+    return stored_ratio(raster, Instances.read(found), section.on(raster.spacing))
 
 
 def _planned_runs(

@@ -124,14 +124,26 @@ def stage_plan(
         derived=len(derived or ()),
         neighbors=neighbors,
         whole_channels=whole_channels,
-        crops=crops or CropSettings(),
+        crops=(crops or CropSettings()).on(info.spacing) if stage == "extract" else CropSettings(),
         ratio=ratio,
         committed=committed,
         densest=densest,
         threads=threads,
         whole_arrays=engine != AUTO and ENGINES[engine].whole_arrays,
     )
-    return planners[stage](shape, number, instances, asked)
+    found = planners[stage](shape, number, instances, asked)
+    return _with_angles(found, shape, number, asked) if asked.crops.rotate else found
+
+
+def _with_angles(plan: Plan, shape: TileShape, number: int, asked: StageSettings) -> Plan:
+    """Return the plan of turned crops, whose angles come from a pass over the labels before."""
+    before = _aggregate(shape, number, None, replace(asked, stats=("orientation",)))
+    return replace(
+        plan,
+        bytes_read=plan.bytes_read + before.bytes_read,
+        bytes_per_task=max(plan.bytes_per_task, before.bytes_per_task),
+        result_bytes=max(plan.result_bytes, before.result_bytes),
+    )
 
 
 def _instances(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
@@ -428,12 +440,12 @@ def plan_extract(
         See `extract_instances`.
     crops
         Settings of `extract_instances`: ``diameter``, ``batch_size``, ``remove_background``,
-        ``extract_mask``, ``neighbor_mask``, ``padding``, ``dtype``, ``scale``, ``codec``,
-        ``shard_size`` and ``shuffle``.
+        ``extract_mask``, ``neighbor_mask``, ``padding``, ``windows``, ``resolution``, ``spacing``,
+        ``rotate``, ``dtype``, ``scale``, ``codec``, ``shard_size`` and ``shuffle``.
     """
     from harpy_core.raster import Raster
 
-    settings = CropSettings.of(**crops)
+    settings = CropSettings.of(**crops).on(None)
     raster = Raster.of(image, labels)
     ratio = 1.0
     if instances is not None and not isinstance(instances, int):

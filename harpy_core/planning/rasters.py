@@ -13,6 +13,9 @@ from harpy_core.planning.tile_plan import tiled
 from harpy_core.raster.info import RasterInfo
 from harpy_core.storage.manifest import read_manifest
 
+ASSUMED_SPACING = (0.5, 0.5)
+"""Sides of a pixel in micrometres, assumed of a data set that is not there yet."""
+
 
 def describe_source(source: dict[str, Any]) -> RasterInfo:
     """Describe a source; a registered dataset by the elements that it is known to have.
@@ -74,5 +77,6 @@ def _foretold(name: str, channels: list[str] | str | None) -> tuple[RasterInfo, 
         labels_chunks=known.chunks[1:],
         labels_dtype=known.labels_dtype,
         fingerprint="",
+        spacing=ASSUMED_SPACING,
     )
     return info, known.instances

@@ -72,6 +72,9 @@ class RasterInfo:
         Numbers of the channels in use, ascending; None where all are.
     lazy
         Whether the arrays are Dask arrays: a task holds all channels of its tile.
+    spacing
+        Side of a pixel along (z, ) y and x of the labels in micrometres; None where the metadata do
+        not say it.
     """
 
     uri: str
@@ -103,6 +106,7 @@ class RasterInfo:
     numbers: tuple[int, ...] | None = None
     lazy: bool = False
     named: list[str] = field(default_factory=list)
+    spacing: tuple[float, ...] | None = None
 
     @property
     def in_use(self) -> tuple[int, ...]:

@@ -198,6 +198,7 @@ class Raster:
             fingerprint="",
             numbers=self.image.indices if isinstance(self.image, ChannelView) else None,
             lazy=self.lazy,
+            spacing=self.spacing,
         )
 
     @property

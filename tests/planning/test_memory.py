@@ -69,6 +69,18 @@ SETTINGS = {
     "crops with their background, numpy": Setting(
         "extract", (2, 1024, 1024), engine="numpy", options=CROPS | {"remove_background": False}
     ),
+    "two windows, coarser and turned": Setting(
+        "extract",
+        (2, 1024, 1024),
+        options=CROPS
+        | {
+            "diameter": 32,
+            "resolution": 1.0,
+            "spacing": [0.5, 0.5],
+            "rotate": True,
+            "windows": {"context": {"diameter": 48, "resolution": 1.5}},
+        },
+    ),
     "crops of one channel of a chunk of eight": Setting(
         "extract", (8, 1024, 1024), channels=8, chosen=(6,), options=CROPS
     ),
