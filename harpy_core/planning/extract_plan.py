@@ -31,7 +31,8 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
     written = number * shown * (shape.channels * stored + crops.masks)
     # All shuffled windows wait in temporary files until the store is complete.
     waiting = number * window * (shape.channels * shape.held + crops.masks)
-    kept = written + waiting * (crops.shuffle is not None)
+    kept = [written] + [waiting] * (crops.shuffle is not None)
+    on_disk = sum(math.ceil(size * min(asked.ratio, 1.0)) for size in kept)
     rows, columns = (
         (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
     )
@@ -43,7 +44,7 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
         tasks=strips * groups,
         bytes_read=shape.plane * (shape.channels_read * shape.pixel + groups * shape.label),
         bytes_written=written,
-        bytes_stored=max(math.ceil(kept * min(asked.ratio, 1.0)) - asked.committed, 0),
+        bytes_stored=max(on_disk - asked.committed, 0),
         bytes_per_task=(
             TASK_BYTES
             + shape.reading
