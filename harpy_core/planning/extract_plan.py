@@ -50,8 +50,8 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
             + shape.reading
             + bool(crops.masks) * shape.tile
             + crops.neighbor_mask * 4 * shape.tile
-            + asked.whole_arrays * max(finding_bytes(shape), _gathering(shape, crops))
             + _copies(shape, crops, number, seen, rows * columns)
+            + _in_progress(shape, asked, number, seen)
             + _crops_held(shape, asked, views, number, seen, stored)
             * max(group, math.ceil(crops.masks / shape.held))
             + _sampling(views, group)
@@ -78,13 +78,24 @@ def _windows(shape: TileShape, number: int, asked: StageSettings) -> int:
 
 def _copies(shape: TileShape, crops: CropSettings, number: int, seen: int, tiles: int) -> int:
     """Bytes of the copies to be made, for all tiles of a strip."""
-    # A row of a cell is rarely more than a run.
-    runs = min(2 * shape.tile // PIXELS_PER_RUN, seen * reach_of(shape, number) * shape.depth)
-    rows = _window_rows(shape, crops, seen)
-    # Four columns for each tile, two of all runs where these are counted, a dozen for the tile in
-    # progress.
-    counted = 2 * tiles * runs * crops.neighbor_mask
-    return ((4 * tiles + 12) * (runs + rows) + counted) * WORD
+    runs = _runs(shape, number, seen)
+    # Four columns for each tile, and two of all runs where these are counted.
+    counted = 2 * runs * crops.neighbor_mask
+    return tiles * (4 * (runs + _window_rows(shape, crops, seen)) + counted) * WORD
+
+
+def _in_progress(shape: TileShape, asked: StageSettings, number: int, seen: int) -> int:
+    """Bytes of what follows on itself: runs are found, their copies sorted, and batches filled."""
+    rows = _window_rows(shape, asked.crops, seen)
+    copies = 12 * max(_runs(shape, number, seen), rows) * WORD
+    if not asked.whole_arrays:
+        return copies
+    return max(copies, finding_bytes(shape), _gathering(shape, asked.crops, number))
+
+
+def _runs(shape: TileShape, number: int, seen: int) -> int:
+    """Number of runs of a tile's instances: a row of a cell is rarely more than one."""
+    return min(2 * shape.tile // PIXELS_PER_RUN, seen * reach_of(shape, number) * shape.depth)
 
 
 def _window_rows(shape: TileShape, crops: CropSettings, seen: int) -> int:
@@ -127,7 +138,11 @@ def _sampling(views: tuple[View, ...], group: int) -> int:
     )
 
 
-def _gathering(shape: TileShape, crops: CropSettings) -> int:
+def _gathering(shape: TileShape, crops: CropSettings, number: int) -> int:
     """Bytes that an engine of whole arrays takes to copy the pixels of a batch."""
-    pixels = crops.batch * math.prod(gathered(views_of(crops, shape.depth)))
-    return GATHER_WORDS * WORD * (min(pixels, shape.tile) if crops.remove_background else pixels)
+    pixels = math.prod(gathered(views_of(crops, shape.depth)))
+    if not crops.surroundings:
+        # The cells of a batch are seldom twice as large as on average.
+        cells = 2 * crops.batch * reach_of(shape, number) ** 2 * shape.depth
+        return GATHER_WORDS * WORD * min(crops.batch * pixels, cells, shape.tile)
+    return GATHER_WORDS * WORD * crops.batch * pixels

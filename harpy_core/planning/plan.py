@@ -202,8 +202,11 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSet
             TASK_BYTES
             + shape.reading
             + 2 * part
-            + asked.whole_arrays * _summing(shape, statistics.values())
-            + bool(wanted.whole) * (_gathered(shape) + 2 * pieces)
+            + max(
+                asked.whole_arrays * _summing(shape, statistics.values()),
+                bool(wanted.whole) * _ordering(shape),
+            )
+            + bool(wanted.whole) * (shape.tile * shape.held + 2 * pieces)
             + _outlining(shape, shapes, number)
             + others * (shape.label_buffer + 2 * part + _outlining(shape, shapes, number))
             + _growing(shape, asked.layers)
@@ -331,9 +334,9 @@ def _summing(shape: TileShape, statistics: Iterable[Statistic]) -> int:
     return shape.tile * (words * WORD + shape.held)
 
 
-def _gathered(shape: TileShape) -> int:
-    """Bytes of one channel's pixels side by side, of their distances to a centre, and of runs."""
-    return shape.tile * (shape.held + 2 * WORD) + 4 * shape.runs * WORD
+def _ordering(shape: TileShape) -> int:
+    """Bytes of the distances of one channel's pixels to a centre, and of runs, once it is summed."""
+    return shape.tile * 2 * WORD + 4 * shape.runs * WORD
 
 
 def _pieces(shape: TileShape, number: int, channels: int) -> tuple[int, int]:
