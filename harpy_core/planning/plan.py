@@ -335,7 +335,7 @@ def _summing(shape: TileShape, statistics: Iterable[Statistic]) -> int:
 
 
 def _ordering(shape: TileShape) -> int:
-    """Bytes of the distances of one channel's pixels to a centre, and of runs, once it is summed."""
+    """Bytes of the distances of a summed channel's pixels to a centre, and of runs."""
     return shape.tile * 2 * WORD + 4 * shape.runs * WORD
 
 
