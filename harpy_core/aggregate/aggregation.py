@@ -15,6 +15,7 @@ from harpy_core.aggregate.merging import Measured, StatisticsTable, TileWork
 from harpy_core.aggregate.neighbors import TOUCHING, Neighbors, checked_neighbors, matrices
 from harpy_core.aggregate.pieces import Assembly
 from harpy_core.aggregate.run import Run
+from harpy_core.aggregate.slabs import value_bytes
 from harpy_core.aggregate.whole import JointWork, refuse_unbounded, with_split
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances, find_instances, tell_of_a_mask
@@ -274,7 +275,8 @@ class Aggregation:
         if not self.statistics:
             return 0
         words = words_of(self.statistics.values(), str(self.raster.pixel_type))
-        return 8 * (2 * words + len(self.statistics))
+        whole = sum(statistic.whole for statistic in self.statistics.values())
+        return value_bytes(words, len(self.statistics), whole)
 
     def measure(
         self, edges: tuple[int, ...], client: Client | None, bar: Bar, index: np.ndarray | None
@@ -342,7 +344,10 @@ class Aggregation:
         channels = (edges[0], edges[-1])
         kind = self.raster.pixel_type
         counts = CountTable(kind, channels) if self.whole_channels else None
-        table = StatisticsTable(kind, statistics, channels, kernels, assembly, joint, counts)
+        number = 0 if self.instances is None else len(self.instances)
+        table = StatisticsTable(
+            kind, statistics, channels, kernels, assembly, joint, counts, instances=number
+        )
         whole = assembly is not None
         return Run(tasks, work, table, labels, self.instances, self.spacing, whole)
 

@@ -241,6 +241,8 @@ class StatisticsTable:
         Numbers of several channels together, if these channels have all that they need.
     counts
         Histograms of the channels, if whole channels are measured.
+    instances
+        Number of instances, if it is known: there is room for as many at once.
     """
 
     def __init__(
@@ -252,8 +254,10 @@ class StatisticsTable:
         assembly: Assembly | None,
         joint: JointWork | None = None,
         counts: CountTable | None = None,
+        instances: int = 0,
     ) -> None:
         self._counts = counts
+        self._expected = instances
         self._first = channels[0]
         self._index = kernels.LabelIndex()
         self._geometry = GeometryTable()
@@ -276,6 +280,8 @@ class StatisticsTable:
         rows = self._index.rows(part.ids)
         if len(self._index) > len(self._partials):
             more = max(len(self._index), 2 * len(self._partials))
+            if len(self._index) <= self._expected:
+                more = self._expected
             self._partials = self._partials.grown(more)
             for values in (self._whole, self._joint):
                 for name, one in values.items():

@@ -20,6 +20,20 @@ COMMIT_COPIES = 2
 """Copies of them at a time: those that gather, and those that are being written."""
 
 
+def value_bytes(words: int, statistics: int, whole: int) -> int:
+    """Bytes of one instance in one channel while a table is measured and finished.
+
+    Parameters
+    ----------
+    words
+        Number of words of its partials; they may be twice as many, as they grow.
+    statistics, whole
+        Number of statistics, and of those of them that need whole instances, which are held until
+        all are finished.
+    """
+    return 8 * (2 * words + whole + statistics)
+
+
 def derived_bytes(columns: int) -> int:
     """Bytes of one instance in one channel: its derived columns, and two operands on their way."""
     return 8 * (columns + 2 * (columns > 0))

@@ -23,6 +23,7 @@ from harpy_core.aggregate.layers import LayersPart, Together, stacked
 from harpy_core.aggregate.merging import Measured, TilePart
 from harpy_core.aggregate.neighbors import ContactPart, Neighbors
 from harpy_core.aggregate.outlines import Rows, ShapePart
+from harpy_core.aggregate.parents import Parents
 from harpy_core.aggregate.pieces import Pieces
 from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, derived_bytes, slabs_of
 from harpy_core.aggregate.whole import Wholes
@@ -130,46 +131,89 @@ def aggregate_to_store(
         job.bytes_per_value * len(together.jobs) + derived_bytes(len(together.derived))
     )
     slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes, job.unsplit)
-    arrays: dict[str, zarr.Array] = {}
-    counts: list[np.ndarray] = []
     key = _key(together, raster, stats, instances)
     if key is None:
         logger.info("%s: nothing tells what the image or a function is: nothing is kept", target)
     work = WorkFolder(target, key or "alone")
+    written = _Written(work.store, together, region, slabs)
     with (
         sole_writer(target),
         _begun(work, key is not None) as checkpoints,
         track(job.pixels, "aggregate", enabled=progress) as bar,
     ):
-        folder = work.store
         for slab in slabs:
-            found, parents = together.measure(slab, client, bar, checkpoints)
-            _refuse_others(instances, found[0].instances)
-            if slab is slabs[0]:
-                # With the first channels comes what the labels say.
-                without = [replace(one, layers={}, joint={}, counts=None) for one in found]
-                tables = together.tables(without, parents)
-                table = stacked(tables) if len(tables) > 1 else tables[region]
-                group = write_table(folder, table)
-                shape = (len(table), len(raster.channels))
-                arrays = _create_values(group, together.names, shape, slabs)
-            for name, array in arrays.items():
-                layer = together.names[0] if name == "X" else name
-                first = 0
-                for measured in found:
-                    last = first + len(measured.instances)
-                    if layer in measured.layers:
-                        array[first:last, slab[0] : slab[-1]] = measured.layers[layer]
-                    first = last
-            if found[0].joint:
-                _write_elements(group, _frames(job, table.obs_names, found))
-            counts += [one.counts for one in found if one.counts is not None]
-        if counts:
-            counted = job.histograms(np.concatenate(counts, axis=1))
+            # What was found of a slab is gone before the next one is measured.
+            written.add(slab, instances, *together.measure(slab, client, bar, checkpoints))
+        written.finish()
+
+
+class _Written:
+    """A table that is written a slab of channels at a time.
+
+    Parameters
+    ----------
+    folder
+        Folder of the store.
+    together
+        What is measured.
+    region
+        Name of the labels that come first.
+    slabs
+        Edges of the channels of each slab.
+    """
+
+    def __init__(
+        self, folder: Path, together: Together, region: str, slabs: Sequence[tuple[int, ...]]
+    ) -> None:
+        self._folder, self._together, self._region = folder, together, region
+        self._slabs = slabs
+        self._group: zarr.Group
+        self._arrays: dict[str, zarr.Array] = {}
+        self._rows: Any = None
+        self._counts: list[np.ndarray] = []
+
+    def add(
+        self,
+        slab: tuple[int, ...],
+        instances: Instances,
+        found: Sequence[Measured],
+        parents: Sequence[Parents],
+    ) -> None:
+        """Write what was found in a slab; with the first one comes what the labels say."""
+        _refuse_others(instances, found[0].instances)
+        if slab is self._slabs[0]:
+            self._begin(found, parents)
+        for name, array in self._arrays.items():
+            layer = self._together.names[0] if name == "X" else name
+            first = 0
+            for measured in found:
+                last = first + len(measured.instances)
+                if layer in measured.layers:
+                    array[first:last, slab[0] : slab[-1]] = measured.layers[layer]
+                first = last
+        if found[0].joint:
+            _write_elements(self._group, _frames(self._together.jobs[0], self._rows, found))
+        self._counts += [one.counts for one in found if one.counts is not None]
+
+    def _begin(self, found: Sequence[Measured], parents: Sequence[Parents]) -> None:
+        without = [replace(one, layers={}, joint={}, counts=None) for one in found]
+        tables = self._together.tables(without, parents)
+        table = stacked(tables) if len(tables) > 1 else tables[self._region]
+        self._group = write_table(self._folder, table)
+        shape = (len(table), len(self._together.jobs[0].raster.channels))
+        self._arrays = _create_values(self._group, self._together.names, shape, self._slabs)
+        if self._together.jobs[0].asked.joints:
+            self._rows = table.obs_names
+
+    def finish(self) -> None:
+        """Write what is known of whole channels, and the copy of all metadata."""
+        if self._counts:
+            job = self._together.jobs[0]
+            counted = job.histograms(np.concatenate(self._counts, axis=1))
             var = job.channel_table(counted)
-            _write_elements(group, {"var": var, f"uns/{HISTOGRAMS}": counted})
+            _write_elements(self._group, {"var": var, f"uns/{HISTOGRAMS}": counted})
         with quiet_consolidation():
-            zarr.consolidate_metadata(folder)
+            zarr.consolidate_metadata(self._folder)
 
 
 def _key(together: Together, raster: Raster, stats: Stats, instances: Instances) -> str | None:

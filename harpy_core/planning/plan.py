@@ -13,6 +13,7 @@ from harpy_core.aggregate.slabs import (
     SLAB_BYTES,
     derived_bytes,
     slabs_of,
+    value_bytes,
 )
 from harpy_core.config.crops import CropSettings
 from harpy_core.kernels.registry import AUTO, ENGINES
@@ -55,6 +56,10 @@ and their products."""
 
 GEOMETRY_WORDS = 11
 """Words of an instance's label and of its pixels' geometry."""
+
+OBS_BYTES = 128
+"""Bytes of a table's row beside its statistics: name, label, size and place of an instance, and
+copies while they are written (measured)."""
 
 PAIR_BYTES = 300
 """Bytes of a pair of neighbours while matrices are made of all: three values, twice."""
@@ -174,7 +179,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSet
         return _shapes_alone(shape, shapes, number, known, asked)
     words = words_of(statistics.values(), shape.dtype)
     others = len(asked.layers)
-    in_layer = WORD * (2 * words + len(statistics))
+    in_layer = value_bytes(words, len(statistics), sum(one.whole for one in statistics.values()))
     in_channel = number * ((1 + others) * in_layer + derived_bytes(asked.derived))
     edges, kept = shape.channel_edges, wanted.together(shape.names)
     slabs = [edges] if shape.lazy else slabs_of(edges, in_channel, SLAB_BYTES, kept)
@@ -215,6 +220,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSet
         ),
         result_bytes=(
             in_channel * widest
+            + (1 + others) * number * OBS_BYTES
             + (1 + others) * (waiting + _outlines(shape, shapes, number))
             + (1 + others) * (_paired(shape, number, asked) + 3 * outputs)
             + asked.whole_channels * 4 * shape.channels * HISTOGRAM_BYTES
@@ -259,7 +265,8 @@ def _shapes_alone(
             + _growing(shape, asked.layers)
         ),
         result_bytes=(
-            (1 + others) * (finding.result_bytes + _outlines(shape, shapes, number))
+            (1 + others) * (finding.result_bytes + number * OBS_BYTES)
+            + (1 + others) * _outlines(shape, shapes, number)
             + (1 + others) * _paired(shape, number, asked)
             + _committing(shape, shapes, number, asked)
         ),

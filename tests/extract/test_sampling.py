@@ -187,6 +187,24 @@ def test_a_bar_lies_along_x(degrees: int, tmp_path: Path) -> None:
     assert np.ptp(columns) >= 48
 
 
+SAMPLED: dict[str, Any] = {
+    "diameter": 11,
+    "resolution": 0.8,
+    "spacing": [0.5, 0.5],
+    "rotate": True,
+    "windows": {"context": {"diameter": 16, "resolution": 2.0}},
+    "extract_mask": True,
+}
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, hc.Crops]:
+    """Tissue, and its crops cut from the whole image."""
+    case = tissue()
+    folder = tmp_path_factory.mktemp("sampled")
+    return case, hc.extract_instances(case.image, case.labels, folder / "whole", **SAMPLED)
+
+
 @settings(max_examples=12)
 @given(
     chunks=st.tuples(st.sampled_from([1, 2, 5]), st.integers(7, 60), st.integers(7, 60)),
@@ -201,24 +219,16 @@ def test_crops_are_the_same_for_every_chunking_engine_and_number_of_threads(
     form: str,
     number: int,
     engine: str,
+    sampled: tuple[Any, hc.Crops],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    case = tissue()
-    options: dict[str, Any] = {
-        "diameter": 11,
-        "resolution": 0.8,
-        "spacing": [0.5, 0.5],
-        "rotate": True,
-        "windows": {"context": {"diameter": 16, "resolution": 2.0}},
-        "extract_mask": True,
-    }
+    case, whole = sampled
     folder = tmp_path_factory.mktemp("crops")
-    whole = hc.extract_instances(case.image, case.labels, folder / "whole", **options)
     image = as_form(form, case.image, chunks, folder)
     labels = as_form(form, case.labels, chunks[1:], folder, "labels")
     with threads(number), tiles_of(tile):
         parts = hc.extract_instances(
-            image, labels, folder / "parts", batch_size=3, engine=engine, **options
+            image, labels, folder / "parts", batch_size=3, engine=engine, **SAMPLED
         )
     for window in (None, "context"):
         one, other = (hc.open_crops(found.path, window) for found in (whole, parts))

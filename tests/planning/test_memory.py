@@ -72,6 +72,7 @@ SETTINGS = {
     "two windows, coarser and turned": Setting(
         "extract",
         (2, 1024, 1024),
+        pitch=52,
         options=CROPS
         | {
             "diameter": 32,
