@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import FORMS, Case, as_form, cases, counted_reads, threads, tiles_of
-from crop_cases import extracted, tissue, tree
+from crop_cases import assert_refused_in_one_line, extracted, tissue, tree
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import crops as cropped
@@ -104,10 +104,7 @@ def test_a_number_is_scaled_as_pixels_are(padding: float, tmp_path: Path) -> Non
 def test_what_cannot_be_is_refused_in_one_line(
     options: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(hc.InputError, match=told) as refused:
-        extracted(tissue(), tmp_path, **options)
-    assert "\n" not in str(refused.value)
-    assert not any(tmp_path.iterdir())
+    assert_refused_in_one_line(options, told, tmp_path)
 
 
 @given(

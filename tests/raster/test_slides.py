@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,16 @@ def assert_is(path: Path, labels: str, expected: np.ndarray, **chosen: Any) -> N
     np.testing.assert_array_equal(found.X, hc.aggregate_stats(moved, mask).X)
 
 
-def as_openslide_reads(path: Path, vendor: str, at: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Pixels of the finest level by another reader."""
-    openslide = pytest.importorskip("openslide")
-    slide = openslide.OpenSlide(path)
+def assert_openslide_agrees(
+    pixels: np.ndarray, path: Path, vendor: str, at: tuple[int, int] = (0, 0)
+) -> None:
+    """The finest level is what another reader gives, where it is installed (make test-readers)."""
+    if find_spec("openslide") is None:
+        return
+    slide = import_module("openslide").OpenSlide(path)
     assert slide.properties["openslide.vendor"] == vendor
-    return np.asarray(slide.read_region(at, 0, (WIDE, HIGH)))[..., :3]
+    found = np.asarray(slide.read_region(at, 0, (WIDE, HIGH)))[..., :3]
+    np.testing.assert_array_equal(pixels, found)
 
 
 @pytest.mark.parametrize("compression", ["jpeg", tifffile.COMPRESSION.APERIO_JP2000_RGB])
@@ -65,7 +71,7 @@ def test_a_slide_of_aperio_is_its_first_image(
     with tifffile.TiffFile(path) as tiff:
         second = tiff.series[0].levels[1].asarray()
     np.testing.assert_array_equal(coarse.image[...], np.moveaxis(second, -1, 0))
-    np.testing.assert_array_equal(expected, as_openslide_reads(path, "aperio"))
+    assert_openslide_agrees(expected, path, "aperio")
 
 
 def test_colours_that_the_decoder_leaves_as_luminance_are_refused(
@@ -90,7 +96,7 @@ def test_a_slide_of_leica_is_the_image_that_is_no_overview(labels: str, tmp_path
     assert_is(path, labels, expected)
     assert open_raster(path, labels=labels).spacing == (0.5, 0.5)
     # OpenSlide has the whole slide, on which the image lies 100 µm from the corner.
-    np.testing.assert_array_equal(expected, as_openslide_reads(path, "leica", (200, 200)))
+    assert_openslide_agrees(expected, path, "leica", (200, 200))
 
 
 def test_an_image_of_a_slide_of_leica_is_chosen_where_there_are_several(
@@ -121,7 +127,7 @@ def test_a_slide_of_hamamatsu_is_read_part_by_part(labels: str, tmp_path: Path) 
     # Parts begin where the file says that they can be decoded alone.
     assert raster.image.chunks == (3, 8, WIDE)
     assert raster.spacing == (0.25, 0.25)
-    np.testing.assert_array_equal(decoded[0], as_openslide_reads(path, "hamamatsu"))
+    assert_openslide_agrees(decoded[0], path, "hamamatsu")
     small = open_raster(path, image="1", labels=save(tmp_path, overview.shape[:2]))
     np.testing.assert_array_equal(small.image[...], np.moveaxis(decoded[2], -1, 0))
 

@@ -194,7 +194,9 @@ def test_the_file_of_a_killed_writer_is_never_taken_over(tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be_written_to_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file/store: cannot be written") as caught:  # noqa: SIM117
-        with sole_writer(tmp_path / "file" / "store"):
-            pass
+    with (
+        pytest.raises(InputError, match="file/store: cannot be written") as caught,
+        sole_writer(tmp_path / "file" / "store"),
+    ):
+        pass
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import Case, as_form, tiles_of
 
 import harpy_core as hc
@@ -20,6 +21,14 @@ def extracted(
     labels = as_form(labels_form or form, case.labels, case.label_chunks, folder, "labels")
     with tiles_of(case.tile):
         return hc.extract_instances(image, labels, Path(folder) / "crops", **options)
+
+
+def assert_refused_in_one_line(options: dict[str, Any], told: str, folder: Path) -> None:
+    """Crops with such settings are refused before anything is written."""
+    with pytest.raises(hc.InputError, match=told) as refused:
+        extracted(tissue(), folder, **options)
+    assert "\n" not in str(refused.value)
+    assert not any(folder.iterdir())
 
 
 def tree(path: Path) -> dict[str, bytes]:
