@@ -215,6 +215,14 @@ def test_the_size_on_disk_is_estimated_from_a_sample(tmp_path: Path) -> None:
     )
 
 
+def test_what_an_interrupted_run_has_left_needs_no_more_room_on_the_disk() -> None:
+    info = Raster.of(np.zeros((2, 100, 100), "u2"), np.zeros((100, 100), "u4")).info()
+    asked = {"crops": CropSettings(diameter=9), "instances": 30}
+    whole = stage_plan("extract", info, **asked).bytes_stored
+    left = [stage_plan("extract", info, committed=n, **asked).bytes_stored for n in (1000, 10**9)]
+    assert left == [whole - 1000, 0]
+
+
 def test_a_choice_of_channels_is_planned_as_it_is_written() -> None:
     import zarr
 
