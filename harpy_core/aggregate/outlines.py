@@ -13,7 +13,6 @@ from types import ModuleType
 import numpy as np
 
 from harpy_core.instances.finding import Instances
-from harpy_core.kernels.deep_hulls import deep_hulls
 from harpy_core.statistics.label_partials import FINISHED, Measured, merge_moments, shifted
 from harpy_core.statistics.shapes import LABEL_PARTIALS, Shape, label_partials_of
 from harpy_core.tiles.runs import Geometry, RunTable
@@ -80,7 +79,7 @@ class Rows:
         if "borders" in partials:
             made["borders"] = kernels.borders(*table, flat)
         if "hull" in partials:
-            made["hull"] = kernels.hulls(*table) if flat else deep_hulls(*table)
+            made["hull"] = kernels.hulls(*table) if flat else _deep_hulls(*table)
         if "holes" in partials:
             made["holes"] = kernels.holes(*table, flat)
         return made
@@ -259,3 +258,10 @@ def _columns(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         else:
             columns |= {f"{name}-{i}": column for i, column in enumerate(found.T)}
     return columns
+
+
+def _deep_hulls(*table: np.ndarray) -> np.ndarray:
+    # SciPy's geometry takes a third of a second to import: only workers that need it.
+    from harpy_core.kernels.deep_hulls import deep_hulls
+
+    return deep_hulls(*table)

@@ -29,6 +29,7 @@ from harpy_core.phases import PHASES, taken
 from harpy_core.planning.plan import stage_plan
 from harpy_core.raster import Raster, RasterInfo, open_described
 from harpy_core.running import cluster
+from harpy_core.running.ending import leave
 from harpy_core.running.progress import track
 from harpy_core.storage.manifest import write_json
 
@@ -155,7 +156,8 @@ def warm_up_tasks(spec: RunSpec, image_dtype: str, labels_dtype: str) -> None:
 
 def _few_pixels(image_dtype: str, labels_dtype: str) -> Raster:
     labels = np.zeros((8, 8), labels_dtype)
-    labels[2:5, 2:5] = 1
+    # Not 1, which alone would look like a binary mask.
+    labels[2:5, 2:5] = 2
     return Raster.of(np.zeros((1, 8, 8), image_dtype), labels, ["0"])
 
 
@@ -220,4 +222,4 @@ def main(spec_path: str, report_path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from harpy_core.errors import InputError, TransientError
 from harpy_core.kernels.registry import AUTO, usable
 from harpy_core.running import credentials
+from harpy_core.running.ending import leave_at_exit
 from harpy_core.running.given import given_memory
 from harpy_core.running.lookout import in_queue
 from harpy_core.running.workers import ONE_THREAD, Workers, engine_here
@@ -75,17 +76,19 @@ class GpuEach(WorkerPlugin):
         os.environ["CUDA_VISIBLE_DEVICES"] = self._gpus[int(worker.name) % len(self._gpus)]
 
 
-class LeaveInterrupts(WorkerPlugin):
-    """Plugin of workers that leave Ctrl-C, which the terminal sends to all, to their owner.
+class Owned(WorkerPlugin):
+    """Plugin of workers that end when their owner tells them to, and then at once.
 
-    It ends them; on their own each would print where in asyncio it was.
+    Ctrl-C, which the terminal sends to all, is the owner's: on their own each would print where in
+    asyncio it was.
     """
 
-    name = "leave-interrupts"
+    name = "owned"
 
     def setup(self, worker: Worker) -> None:
-        """Ignore the signal, in the main thread of a worker that starts."""
+        """Prepare the end of a worker that starts, in its main thread."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        leave_at_exit()
 
 
 def gpus_of(engine: str) -> list[str]:
@@ -142,7 +145,7 @@ def local(
             ) as cluster,
             Client(cluster) as client,
         ):
-            client.register_plugin(LeaveInterrupts())
+            client.register_plugin(Owned())
             if gpus:
                 client.register_plugin(GpuEach(gpus))
             yield client

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harpy_core.config.models import Cluster
 from harpy_core.errors import InputError, TransientError
+from harpy_core.running.ending import leave
 from harpy_core.running.workers import ONE_THREAD
 from harpy_core.workflow.starter import end_with_starter
 
@@ -41,9 +42,9 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
     """Run the block as a rule's job.
 
     Its log file says what was given, what the block logs and how it ended, and it ends with the
-    Snakemake that started it. Bad input ends the process with the error's one line on stderr, and
-    any further try of the same run at once with the same line; any other error ends it with one
-    line that names the log, where the traceback is.
+    Snakemake that started it. The process ends with the block, whatever comes after. Bad input ends
+    it with the error's one line on stderr, and any further try of the same run at once with the
+    same line; any other error with one line that names the log, where the traceback is.
 
     Parameters
     ----------
@@ -88,6 +89,7 @@ def running(snakemake: Any) -> Iterator[logging.Logger]:
         logger.error("%s: stopped after %.1f s", name, time.monotonic() - started)
         raise
     logger.info("%s: done in %.1f s", name, time.monotonic() - started)
+    leave()
 
 
 @contextmanager
