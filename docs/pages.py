@@ -38,7 +38,7 @@ GROUPS = {
         "manders_coloc_coeff",
         "measure",
     ),
-    "Crops": ("extract_instances", "open_crops", "export_crops"),
+    "Crops": ("extract_instances", "aggregate_and_extract", "open_crops", "export_crops"),
     "Models": ("embed",),
     "Training": ("CropBatches", "CropDataset", "crop_percentiles", "channel_percentiles"),
     "Planning": ("plan_aggregate", "plan_extract"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harpy_core.errors import InputError
     from harpy_core.extract.crops import open_crops
     from harpy_core.extract.extraction import extract_instances
+    from harpy_core.extract.one_read import aggregate_and_extract
     from harpy_core.instances.finding import find_instances
     from harpy_core.planning.plan import plan_aggregate, plan_extract
     from harpy_core.raster import label_connected, open_raster
@@ -44,6 +45,7 @@ _HOME = {
     "STATISTICS": "statistics.declared",
     "Shape": "statistics.shapes",
     "Statistic": "statistics.declared",
+    "aggregate_and_extract": "extract.one_read",
     "aggregate_layers": "aggregate.layers",
     "aggregate_stats": "aggregate.aggregation",
     "channel_percentiles": "statistics.channels",
@@ -77,6 +79,7 @@ __all__ = [
     "Shape",
     "Statistic",
     "__version__",
+    "aggregate_and_extract",
     "aggregate_layers",
     "aggregate_stats",
     "channel_percentiles",

@@ -97,6 +97,11 @@ class Checkpoints:
             self._writing.result()
         return True
 
+    def wait(self) -> None:
+        """Wait until the commit before is on disk."""
+        if self._writing is not None:
+            self._writing.result()
+
     def commit(self, name: str, results: list[Any], arrays: list[np.ndarray]) -> None:
         """Commit results that were taken apart, if there is room for them."""
         described = [[array.dtype.str, array.shape] for array in arrays]
@@ -188,6 +193,19 @@ class Commits:
                 yield task, result
         # Its threads end with it.
         next(missing, None)
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the tasks whose results are not kept."""
+        done = {number for one in self._kept for number in range(one.first, one.last)}
+        return [number for number in range(self._number) if number not in done]
+
+    def keep(self, number: int, result: Any) -> None:
+        """Commit the result of one task now, in whatever order they come."""
+        arrays: list[np.ndarray] = []
+        taken = _apart(result, arrays)
+        self._checkpoints.wait()
+        self._checkpoints.commit(f"{self.name}.{number}-{number + 1}", [taken], arrays)
 
     def _read(self, kept: _Kept) -> Iterator[Any]:
         """Yield the results of a file."""

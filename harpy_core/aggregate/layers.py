@@ -12,9 +12,17 @@ import numpy as np
 from harpy_core.aggregate.aggregation import Aggregation
 from harpy_core.aggregate.checkpoints import Checkpoints
 from harpy_core.aggregate.derived import DerivedColumn, derived_columns, with_derived
-from harpy_core.aggregate.merging import Measured, TilePart, TileWork, in_one_read
+from harpy_core.aggregate.merging import (
+    Measured,
+    Steps,
+    TilePart,
+    TileWork,
+    as_one,
+    in_one_read,
+)
 from harpy_core.aggregate.neighbors import Neighbors
 from harpy_core.aggregate.parents import NO_OVERLAPS, Parents
+from harpy_core.aggregate.run import Run
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.kernels import engine as kernels_of
@@ -179,10 +187,8 @@ class Together:
             Commits of what tasks return: those of an earlier run are used, more are made.
         """
         raster = self.jobs[0].raster
-        runs = [job.begin(edges, client, label_tiles(raster)) for job in self.jobs]
-        put = LazyLayeredTask if raster.lazy else LayeredTask.of
-        tasks = [put(tuple(each)) for each in zip(*(run.tasks for run in runs), strict=True)]
-        work = partial(measure_layers, works=tuple(run.work for run in runs), first=edges[0])
+        runs, tasks, works = self.begin(edges, client)
+        work = partial(measure_layers, works=works, first=edges[0])
         parents = [Parents() for _ in runs[1:]]
         measured = partial(schedule.results, work, client=client, lazy=raster.lazy)
         arriving = measured(tasks)
@@ -195,6 +201,21 @@ class Together:
                 found.add(*shared)
             bar.advance(task.pixels)
         return with_derived([run.finish(None) for run in runs], parents, self.derived), parents
+
+    def begin(
+        self, edges: tuple[int, ...], client: Client | None
+    ) -> tuple[list[Run], list[Any], tuple[TileWork, ...]]:
+        """Prepare the measurement of some channels.
+
+        Returns
+        -------
+        Of each layer its run; the tasks, each on one tile of all layers; what they measure in each.
+        """
+        raster = self.jobs[0].raster
+        runs = [job.begin(edges, client, label_tiles(raster)) for job in self.jobs]
+        put = LazyLayeredTask if raster.lazy else LayeredTask.of
+        tasks = [put(tuple(each)) for each in zip(*(run.tasks for run in runs), strict=True)]
+        return runs, tasks, tuple(run.work for run in runs)
 
     @property
     def names(self) -> list[str]:
@@ -315,6 +336,14 @@ class LayersPart:
     parts: list[TilePart | None]
     overlaps: list[tuple[np.ndarray, np.ndarray]]
 
+    @classmethod
+    def of_channels(cls, found: Sequence[LayersPart]) -> LayersPart:
+        """Put together the contributions of a tile's channels, which were measured apart."""
+        each = zip(*(one.parts for one in found), strict=True)
+        parts = [TilePart.of_channels(parts) for parts in each]
+        # Overlaps come with the first channels.
+        return cls(parts, found[0].overlaps)
+
 
 def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> LayersPart:
     """Measure a tile in the labels of each layer, with one read of its planes.
@@ -325,6 +354,18 @@ def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> 
         What is measured of each layer.
     first
         First channel of the job: of the tasks on a tile, the one that has it finds overlaps.
+    """
+    (found,) = in_one_read(task.tasks[0], [layered_steps(task, works, first)])
+    return found
+
+
+def layered_steps(task: LayeredTask, works: Sequence[TileWork], first: int) -> Steps[LayersPart]:
+    """Measure a tile in the labels of each layer step by step; see `TileWork.steps`.
+
+    Parameters
+    ----------
+    works, first
+        As in `measure_layers`.
     """
     image = task.tasks[0]
     kernels = kernels_of(works[0].engine)
@@ -337,7 +378,7 @@ def measure_layers(task: LayeredTask, works: Sequence[TileWork], first: int) -> 
             labels = labels.copy()
         tables.append(runs)
         measurements.append(work.steps(one, labels, runs))
-    parts = in_one_read(image, measurements)
+    parts = yield from as_one(measurements)
     if image.channels[:1] not in ((), (first,)):
         return LayersPart(parts, [NO_OVERLAPS for _ in tables[1:]])
     overlaps = []

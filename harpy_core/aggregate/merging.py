@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 
@@ -63,6 +64,20 @@ class TilePart:
     stretches: Stretches | None = None
     counts: tuple[ChannelCounts, ...] = ()
 
+    @classmethod
+    def of_channels(cls, found: Sequence[TilePart | None]) -> TilePart | None:
+        """Put together the contributions of a tile's channels, which were measured apart."""
+        parts = [part for part in found if part is not None]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return replace(
+            parts[0],
+            partials=[one for part in parts for one in part.partials],
+            wholes=[one for part in parts for one in part.wholes],
+            joint=next((part.joint for part in parts if part.joint is not None), None),
+            counts=tuple(one for part in parts for one in part.counts),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TileWork:
@@ -94,7 +109,9 @@ class TileWork:
     flat: bool = True
     whole_channels: bool = False
 
-    def steps(self, task: Task, labels: np.ndarray | None, runs: RunTable) -> Steps:
+    def steps(
+        self, task: Task, labels: np.ndarray | None, runs: RunTable
+    ) -> Steps[TilePart | None]:
         """Measure a tile step by step: yield whether planes may stay encoded, then take them.
 
         Parameters
@@ -155,31 +172,53 @@ class TileWork:
 Planes = tuple[slice, "np.ndarray | Encoded"]
 """Some channels, and their pixels."""
 
-Steps = Generator[bool, Planes | None, TilePart | None]
+R = TypeVar("R")
+
+Steps = Generator[bool, "Planes | None", R]
 """A measurement of a tile in steps: it takes planes, and at their end returns its result."""
 
 
-def in_one_read(task: Task, measurements: Sequence[Steps]) -> list[TilePart | None]:
-    """Run several measurements of a tile, which have had no step yet, in one read of its planes."""
-    results: list[TilePart | None] = [None] * len(measurements)
-    waiting: list[int] = []
+def as_one(measurements: Sequence[Steps[R]]) -> Steps[list[R]]:
+    """Make one measurement of several of a tile, which have had no step yet."""
+    results: dict[int, R] = {}
     encoded = True
     for i, steps in enumerate(measurements):
         try:
             encoded &= next(steps)
-            waiting.append(i)
         except StopIteration as end:
             results[i] = end.value
-    planes = task.read_planes(encoded) if waiting else iter(())
-    for given in planes:
+    waiting = [i for i in range(len(measurements)) if i not in results]
+    given = (yield encoded) if waiting else None
+    while given is not None:
         for i in waiting:
             measurements[i].send(given)
+        given = yield False
     for i in waiting:
-        try:
-            measurements[i].send(None)
-        except StopIteration as end:
-            results[i] = end.value
-    return results
+        results[i] = finished(measurements[i])
+    return [results[i] for i in range(len(measurements))]
+
+
+def finished(steps: Steps[R]) -> R:
+    """End a measurement that has had all planes, and return its result."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        found: R = end.value
+        return found
+    raise ValueError("a measurement takes more planes than there are")
+
+
+def in_one_read(task: Task, measurements: Sequence[Steps[R]]) -> list[R]:
+    """Run several measurements of a tile, which have had no step yet, in one read of its planes."""
+    steps = as_one(measurements)
+    try:
+        encoded = next(steps)
+    except StopIteration as end:
+        results: list[R] = end.value
+        return results
+    for given in task.read_planes(encoded):
+        steps.send(given)
+    return finished(steps)
 
 
 def measure_tile(task: Task, work: TileWork) -> TilePart | None:

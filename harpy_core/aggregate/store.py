@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from harpy_core.aggregate.outlines import Rows, ShapePart
 from harpy_core.aggregate.parents import Parents
 from harpy_core.aggregate.pieces import Pieces
 from harpy_core.aggregate.slabs import ROWS, SLAB_BYTES, derived_bytes, slabs_of
-from harpy_core.aggregate.whole import Wholes
+from harpy_core.aggregate.whole import JointWork, Wholes
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.provenance import source_digest
@@ -110,41 +110,145 @@ def aggregate_to_store(
     InputError
         See `aggregate_stats`; or the instances are not those of the labels.
     """
-    target = local(path)
-    raster = Raster.of(image, {region: labels, **(layers or {})}, channels)
-    together = Together.of(
-        raster,
+    TableJob.of(
+        image,
+        labels,
+        path,
+        instances,
         stats,
+        channels,
         engine,
         client,
-        ignore_nan,
-        strict,
-        instances,
-        whole_channels,
-        derived,
+        ignore_nan=ignore_nan,
+        strict=strict,
+        region=region,
         spacing=spacing,
         neighbors=neighbors,
-    )
-    job = together.jobs[0]
-    edges = job.channel_edges
-    in_channel = len(instances) * (
-        job.bytes_per_value * len(together.jobs) + derived_bytes(len(together.derived))
-    )
-    slabs = [edges] if job.raster.lazy else slabs_of(edges, in_channel, slab_bytes, job.unsplit)
-    key = _key(together, raster, stats, instances)
-    if key is None:
-        logger.info("%s: nothing tells what the image or a function is: nothing is kept", target)
-    work = WorkFolder(target, key or "alone")
-    written = _Written(work.store, together, region, slabs)
-    with (
-        sole_writer(target),
-        _begun(work, key is not None) as checkpoints,
-        track(job.pixels, "aggregate", enabled=progress) as bar,
-    ):
-        for slab in slabs:
-            # What was found of a slab is gone before the next one is measured.
-            written.add(slab, instances, *together.measure(slab, client, bar, checkpoints))
-        written.finish()
+        layers=layers,
+        whole_channels=whole_channels,
+        derived=derived,
+        slab_bytes=slab_bytes,
+    ).write(client, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class TableJob:
+    """A table to be written, checked before anything is read.
+
+    Attributes
+    ----------
+    target
+        Its folder.
+    raster
+        Image, and labels of all layers.
+    together
+        Measurement of each layer.
+    instances
+        Those of the first layer.
+    slabs
+        Edges of the channels that are measured at a time.
+    key
+        Digest of all that decides what tasks return; None where not all of it is known.
+    """
+
+    target: Path
+    raster: Raster
+    together: Together
+    instances: Instances
+    slabs: list[tuple[int, ...]]
+    key: str | None
+
+    @classmethod
+    def of(
+        cls,
+        image: Any,
+        labels: Any,
+        path: str | os.PathLike[str],
+        instances: Instances,
+        stats: Stats = ("mean", "count"),
+        channels: Sequence[str] | None = None,
+        engine: str = "auto",
+        client: Client | None = None,
+        *,
+        ignore_nan: bool = False,
+        strict: bool | None = None,
+        region: str = "labels",
+        spacing: Sequence[float] | None = None,
+        neighbors: Neighbors | None = None,
+        layers: Mapping[str, Any] | None = None,
+        whole_channels: bool = False,
+        derived: Mapping[str, str] | None = None,
+        slab_bytes: int = SLAB_BYTES,
+    ) -> TableJob:
+        """Check the arguments of `aggregate_to_store`."""
+        target = local(path)
+        raster = Raster.of(image, {region: labels, **(layers or {})}, channels)
+        together = Together.of(
+            raster,
+            stats,
+            engine,
+            client,
+            ignore_nan,
+            strict,
+            instances,
+            whole_channels,
+            derived,
+            spacing=spacing,
+            neighbors=neighbors,
+        )
+        job = together.jobs[0]
+        edges = job.channel_edges
+        in_channel = len(instances) * (
+            job.bytes_per_value * len(together.jobs) + derived_bytes(len(together.derived))
+        )
+        slabs = [edges] if raster.lazy else slabs_of(edges, in_channel, slab_bytes, job.unsplit)
+        key = _key(together, raster, stats, instances)
+        return cls(target, raster, together, instances, slabs, key)
+
+    @property
+    def shares_a_read(self) -> bool:
+        """Whether another job that reads the image can measure its tasks.
+
+        It can for what a tile's pixels give at once. What needs whole instances, pairs of channels
+        or whole channels holds more of a tile than the memory of another job has room for.
+        """
+        job = self.together.jobs[0]
+        whole = any(statistic.whole for statistic in job.statistics.values())
+        pairs = JointWork.of(job.asked, job.raster.channels) is not None
+        known = self.key is not None and job.in_image and not self.raster.lazy
+        return known and not (whole or pairs or job.whole_channels)
+
+    @contextmanager
+    def committing(self) -> Iterator[Checkpoints]:
+        """Yield the commits of the job, so that tasks are measured before it is written.
+
+        The caller knows that there is a key. What is committed stays.
+        """
+        work = WorkFolder(self.target, self.key or "")
+        with sole_writer(self.target):
+            work.begin(Path.mkdir)
+            with room_for(work.store, KEPT, reads=True), Checkpoints(work, _KINDS) as checkpoints:
+                yield checkpoints
+
+    def write(self, client: Client | None, progress: bool) -> None:
+        """Measure what is not committed, and write the table."""
+        if self.key is None:
+            told = "nothing tells what the image or a function is: nothing is kept"
+            logger.info("%s: %s", self.target, told)
+        work = WorkFolder(self.target, self.key or "alone")
+        region = next(iter(self.raster.layers))
+        written = _Written(work.store, self.together, region, self.slabs)
+        with (
+            sole_writer(self.target),
+            _begun(work, self.key is not None) as checkpoints,
+            track(self.together.jobs[0].pixels, "aggregate", enabled=progress) as bar,
+        ):
+            for slab in self.slabs:
+                # What was found of a slab is gone before the next one is measured.
+                written.add(
+                    slab, self.instances, *self.together.measure(slab, client, bar, checkpoints)
+                )
+            written.finish()
 
 
 class _Written:

@@ -36,7 +36,7 @@ from harpy_core.storage.commits import WorkFolder
 from harpy_core.storage.folders import local
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
-from harpy_core.tiles.grid import split_channels
+from harpy_core.tiles.grid import Together, split_channels
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -179,7 +179,8 @@ def extract_instances(
     target = local(path)
     raster = Raster.of(image, labels, channels)
     engine = engines.resolved(engine, client)
-    settings = CropSettings.of(
+    settings = checked_settings(
+        raster,
         diameter=diameter,
         batch_size=batch_size,
         remove_background=remove_background,
@@ -195,11 +196,7 @@ def extract_instances(
         codec=codec,
         shard_size=shard_size,
         shuffle=shuffle,
-    ).on(None)
-    pixels = np.dtype(raster.image.dtype)
-    refuse_overflow(settings, pixels)
-    refuse_unfit_padding(settings, pixels)
-    refuse_uncuttable(settings, pixels, tile_edges(raster)[1][0][-1])
+    )
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
     with sole_writer(target):
@@ -209,10 +206,7 @@ def extract_instances(
             )
         if index is not None:
             instances = instances.chosen(index)
-        turned = np.zeros(len(instances))
-        if settings.rotate:
-            turned = angles(raster.labels, instances.id, settings.spacing, engine, client, strict)
-        job = _Extraction.of(raster, instances, settings, target, strict, turned)
+        job = Extraction.of(raster, instances, settings, target, strict, engine, client)
         known = raster.fingerprint is not None
         if resume and not known:
             logger.info("%s: nothing tells what the image holds: started over", target)
@@ -220,6 +214,24 @@ def extract_instances(
         job.run(engine, client, progress)
         job.finish(engine)
     return open_crops(target)
+
+
+def checked_settings(raster: Raster, **given: Any) -> CropSettings:
+    """Return the settings of crops, checked by themselves and against the image.
+
+    Parameters
+    ----------
+    raster
+        The image.
+    given
+        Arguments of `extract_instances`.
+    """
+    settings = CropSettings.of(**given).on(None)
+    pixels = np.dtype(raster.image.dtype)
+    refuse_overflow(settings, pixels)
+    refuse_unfit_padding(settings, pixels)
+    refuse_uncuttable(settings, pixels, tile_edges(raster)[1][0][-1])
+    return settings
 
 
 def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -> float:
@@ -285,7 +297,7 @@ def _work_folder(
 
 
 @dataclass(frozen=True, slots=True)
-class _Extraction:
+class Extraction:
     """State of one extraction.
 
     Attributes
@@ -319,9 +331,19 @@ class _Extraction:
         settings: CropSettings,
         target: Path,
         strict: bool | None,
-        angle: np.ndarray,
-    ) -> _Extraction:
-        """Decide which pixels go to which window."""
+        engine: str,
+        client: Client | None,
+    ) -> Extraction:
+        """Decide which pixels go to which window.
+
+        Parameters
+        ----------
+        raster, instances, settings, target, strict, engine, client
+            See `extract_instances`; the labels are read where windows are turned.
+        """
+        angle = np.zeros(len(instances))
+        if settings.rotate:
+            angle = angles(raster.labels, instances.id, settings.spacing, engine, client, strict)
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
         image = _extent(raster)
@@ -338,7 +360,7 @@ class _Extraction:
         """Cut all strips, then finish the batches that need several."""
         done = self.crops.committed()
         cut = partial(cut_strip, engine=engine, remove_background=self.settings.remove_background)
-        tasks = self._strip_tasks(done, schedule.threads_of(client))
+        tasks = self.strip_tasks(done, schedule.threads_of(client))
         with track(sum(t.pixels for t in tasks), "extract", enabled=progress) as bar:
             for task, _ in schedule.results(cut, tasks, client, lazy=self.raster.lazy):
                 bar.advance(task.pixels)
@@ -367,9 +389,20 @@ class _Extraction:
             },
         )
 
-    def _strip_tasks(
-        self, done: frozenset[str], threads: int
+    def strip_tasks(
+        self, done: frozenset[str], threads: int, together: Together = None
     ) -> list[StripTask] | list[LazyStripTask]:
+        """Make the tasks of the strips.
+
+        Parameters
+        ----------
+        done
+            Names of the files that are committed.
+        threads
+            Tasks that can run at the same time.
+        together
+            Channels that one task must have.
+        """
         strips = self.plan.strips
         if self.raster.lazy:
             tasks = image_tasks(self.raster, threads)
@@ -377,7 +410,7 @@ class _Extraction:
             return [LazyStripTask(tiles[s.tiles[0][1:]], self._cut(s, done)) for s in strips]
         pixels = self.raster.image_reader(self.strict)
         reader = self.raster.label_reader(self.strict)
-        groups = split_channels(pixels.edges[0], len(strips), threads)
+        groups = split_channels(pixels.edges[0], len(strips), threads, together)
         if self.crops.layout.group > 1 and self.crops.layout.group == pixels.shape[0]:
             groups = [pixels.edges[0]]
         return [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from harpy_core.extract.cutting import Copies, copies_of_runs, copies_of_windows
+from harpy_core.extract.measured import Measurements
 from harpy_core.extract.strip_tasks import Cut, StripTask
 from harpy_core.kernels.blosc import Encoded
 from harpy_core.running.tasks import Task
@@ -65,16 +67,28 @@ class Layer:
     """Planes that are copied to windows: stretches of each tile, and the planes of a tile.
 
     The planes of a tile, which comes with its number, are yielded after their first channel in
-    the chunk.
+    the chunk. Those of a tile that are `wanted` are read even if nothing of them is copied.
     """
 
     copies: list[Copies]
     planes: Callable[[int, Task], Iterator[tuple[int, np.ndarray | Encoded]]]
+    wanted: Callable[[int], bool] = lambda _: False
 
 
-def layers_of(group: Group, stretches: Stretches, encoded: bool) -> list[Layer]:
-    """Return what fills a chunk of channels, one after the other."""
+def layers_of(
+    group: Group, stretches: Stretches, encoded: bool, beside: Measurements | None = None
+) -> list[Layer]:
+    """Return what fills a chunk of channels, one after the other.
+
+    Parameters
+    ----------
+    beside
+        What is measured of the image's planes as they are read.
+    """
     array, _, channels = group
+    if array == "image" and beside is not None:
+        measured = partial(_measured_planes, beside, channels, encoded)
+        return [Layer(stretches.pixels, measured, partial(beside.wait_for, channels))]
     if array == "image":
         return [Layer(stretches.pixels, lambda _, tile: _planes(tile, channels, encoded))]
     layers = [Layer(stretches.instances, lambda _, tile: _ones(tile))]
@@ -110,6 +124,14 @@ def _planes(
 ) -> Iterator[tuple[int, np.ndarray | Encoded]]:
     """Yield pixels of the image to copy, and their first channel in the chunk."""
     for part, planes in replace(tile, channels=channels).read_planes(encoded):
+        yield part.start - channels[0], planes
+
+
+def _measured_planes(
+    beside: Measurements, channels: tuple[int, ...], encoded: bool, number: int, tile: Task
+) -> Iterator[tuple[int, np.ndarray | Encoded]]:
+    """Yield pixels as `_planes` does, once they are measured too."""
+    for part, planes in beside.read_planes(number, replace(tile, channels=channels), encoded):
         yield part.start - channels[0], planes
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from harpy_core.extract.cutting import Copies
 from harpy_core.extract.layout import CropLayout
+from harpy_core.extract.measured import Measurements
 from harpy_core.extract.store import CropStore, EncodedFile, FragmentsOf, Gathered
 from harpy_core.extract.stretches import Group, Layer, Stretches, layers_of
 from harpy_core.extract.strip_tasks import Cut, StripTask, WindowSpan
@@ -113,22 +114,30 @@ class _Targets:
         _spares.give(self._open.pop(place))
 
 
-def cut_strip(task: StripTask, engine: str, remove_background: bool) -> None:
-    """Fill and commit the windows of one strip; labels are encoded once for all channels."""
+def cut_strip(
+    task: StripTask, engine: str, remove_background: bool, beside: Measurements | None = None
+) -> None:
+    """Fill and commit the windows of one strip; labels are encoded once for all channels.
+
+    Parameters
+    ----------
+    beside
+        What is measured of the image's planes as they are read.
+    """
     cut = task.cut
     layout = cut.crops.layout
     kernels = kernels_of(engine)
     spans = cut.spans()
     groups = groups_of(task.tiles[0].channels, layout)
     pending = {group: _pending(cut, spans, group) for group in groups}
-    if not any(pending.values()):
+    if not any(pending.values()) and beside is None:
         return
     stretches = Stretches.of(task, kernels, remove_background)
     with _Commits(cut.crops) as commits:
         for group, places in pending.items():
             kind, chunk, _ = group
             targets = _Targets(cut, kind, chunk, commits)
-            layers = layers_of(group, stretches, decodes(kernels))
+            layers = layers_of(group, stretches, decodes(kernels), beside)
             _fill(task, layers, [(place, spans[place]) for place in places], targets, kernels)
 
 
@@ -150,7 +159,8 @@ def _fill(
         last.update((place, number) for some in shares[-1] for place, _, _ in some)
     for number, tile in enumerate(task.tiles):
         for layer, some in zip(layers, shares[number], strict=True):
-            for channel, planes in layer.planes(number, tile) if some else ():
+            read = layer.planes(number, tile) if some or layer.wanted(number) else ()
+            for channel, planes in read:
                 for place, span, part in some:
                     target = targets.buffer(place, span)
                     window = (part.window - span.first) * target.shape[1] + channel
