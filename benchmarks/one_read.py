@@ -4,8 +4,8 @@
 
 Distinct files of dense tissue (515 cells per megapixel, as the published 40 gigapixels have), cold
 and warm; cold: dropped from the page cache before each job, which is made sure of. The instances
-are known to all. The saving is of wall time and of time on the CPU, round by round; where other work
-shares the machine the second one says more.
+are known to all. The saving is of wall time and of time on the CPU, round by round: where other
+work shares the machine the second one says more.
 """
 
 from __future__ import annotations
