@@ -146,9 +146,7 @@ def read_once(
         instances = instances.chosen(extract["index"])
     target = local(crops)
     checked = checked_settings(raster, **{"diameter": 50, **settings})
-    cutting = Extraction.of(
-        raster, instances, checked, target, first.strict, first.engine, client
-    )
+    cutting = Extraction.of(raster, instances, checked, target, first.strict, first.engine, client)
     with ExitStack() as open_:
         checkpoints = open_.enter_context(job.committing())
         open_.enter_context(sole_writer(target))
