@@ -6,7 +6,6 @@ from harpy_core.workflow.script import running, workers
 def main(snakemake):
     """Read the image once and write the crops; the work of an earlier, killed job is kept."""
     with running(snakemake) as logger:
-        from harpy_core.config.crops import CropSettings
         from harpy_core.extract.extraction import (
             committed_bytes,
             extract_instances,
@@ -16,17 +15,14 @@ def main(snakemake):
         from harpy_core.planning.plan import densest_tile
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import refuse_changed, write_manifest
-        from harpy_core.tiles.labels import read_labels
+        from harpy_core.workflow.asked import crop_settings, cropped
 
         section = snakemake.params.extract
         info = RasterInfo.from_json(snakemake.input.raster).choosing(section["channels"])
         raster = open_described(info)
-        settings = CropSettings.within(section).on(raster.spacing)
+        settings = crop_settings(section, raster)
         refuse_changed(snakemake.input.instances, snakemake.input.manifest)
-        instances = Instances.read(snakemake.input.instances)
-        index = section["index"]
-        if index is not None:
-            instances = instances.chosen(read_labels(index) if isinstance(index, str) else index)
+        instances = cropped(section, Instances.read(snakemake.input.instances))
         planned = {
             "instances": len(instances),
             "densest": densest_tile(info, instances),

@@ -122,10 +122,8 @@ def read_once(
     extract: Mapping[str, Any],
     client: Client | None,
     progress: bool,
-) -> None:
+) -> bool:
     """Read the image for a table and for crops, and commit what both need of it.
-
-    Nothing is done where they cannot share a read; see `aggregate_and_extract`.
 
     Parameters
     ----------
@@ -135,10 +133,15 @@ def read_once(
         Folder of the crops.
     extract
         Arguments of `extract_instances` that say what is cropped and how.
+
+    Returns
+    -------
+    bool
+        Whether they can share a read; nothing is done otherwise. See `aggregate_and_extract`.
     """
     if not job.shares_a_read:
         logger.info("%s: the image is read once more for it: see aggregate_and_extract", job.target)
-        return
+        return False
     settings = {name: value for name, value in extract.items() if name not in ("index", "resume")}
     first = job.together.jobs[0]
     raster, instances = first.raster, job.instances
@@ -177,6 +180,7 @@ def read_once(
         for task, pieces in schedule.results(work, together, client):
             gathered.add(pieces)
             bar.advance(task.strip.pixels)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import Extract
@@ -128,11 +130,16 @@ def _plans(
     name: str, case: ImageCase, info: RasterInfo, instances: int | None, results: Path
 ) -> Iterator[Plan]:
     yield stage_plan("instances", info, instances=instances, engine=case.engine)
+    # Each of them goes on from what one read for both has committed.
+    rest: dict[str, Any] = {"bytes_read": 0} if case.one_read else {}
+    ratio = 1.0
+    if case.extract is not None:
+        ratio = _sampled_ratio(case.extract, info, results / name / "instances.zarr")
     if case.aggregate is not None:
         section = case.aggregate.model_dump()
-        yield stage_plan(
-            "aggregate",
-            info,
+        planned = partial(
+            stage_plan,
+            info=info,
             stats=of_section(section),
             whole_channels=section["whole_channels"],
             layers=section["layers"],
@@ -141,9 +148,12 @@ def _plans(
             instances=instances,
             engine=case.engine,
         )
+        if case.one_read:
+            yield planned("one_read", crops=case.extract, ratio=ratio)
+        yield dataclasses.replace(planned("aggregate"), **rest)
     if case.extract is not None:
-        ratio = _sampled_ratio(case.extract, info, results / name / "instances.zarr")
-        yield extract_plan(case.extract, info, instances, ratio, case.engine)
+        plan = extract_plan(case.extract, info, instances, ratio, case.engine)
+        yield dataclasses.replace(plan, **rest)
 
 
 def extract_plan(

@@ -91,7 +91,8 @@ def stage_plan(
     Parameters
     ----------
     stage
-        ``instances``, ``aggregate`` or ``extract``.
+        ``instances``, ``aggregate``, ``extract``, or ``one_read`` for what the two last commit in
+        one read of the image.
     info
         Image and labels.
     stats
@@ -122,14 +123,20 @@ def stage_plan(
     """
     shape = TileShape.of(info)
     number = instances if instances is not None else math.ceil(shape.plane * CELLS_PER_PIXEL)
-    planners = {"instances": _instances, "aggregate": _aggregate, "extract": extract_plan}
+    planners = {
+        "instances": _instances,
+        "aggregate": _aggregate,
+        "extract": extract_plan,
+        "one_read": _one_read,
+    }
+    cut = stage in ("extract", "one_read")
     asked = StageSettings(
         stats=stats,
         layers=layers or {},
         derived=len(derived or ()),
         neighbors=neighbors,
         whole_channels=whole_channels,
-        crops=(crops or CropSettings()).on(info.spacing) if stage == "extract" else CropSettings(),
+        crops=(crops or CropSettings()).on(info.spacing) if cut else CropSettings(),
         ratio=ratio,
         committed=committed,
         densest=densest,
@@ -233,6 +240,23 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSet
             + shape.runs * RUN_BYTES
             + _device_sums(shape, words, in_tile)
         ),
+    )
+
+
+def _one_read(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
+    """Plan the crops' tasks, each of which measures what the table's tasks on its tiles would."""
+    table = _aggregate(shape, number, known, asked)
+    crops = extract_plan(shape, number, known, asked)
+    return replace(
+        crops,
+        stage="one_read",
+        bytes_read=max(table.bytes_read, crops.bytes_read),
+        bytes_written=table.bytes_written + crops.bytes_written,
+        bytes_stored=table.bytes_stored + crops.bytes_stored,
+        # Tiles are read once.
+        bytes_per_task=crops.bytes_per_task + table.bytes_per_task - TASK_BYTES - shape.reading,
+        result_bytes=table.result_bytes + crops.result_bytes,
+        device_bytes_per_task=crops.device_bytes_per_task + table.device_bytes_per_task,
     )
 
 

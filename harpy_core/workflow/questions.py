@@ -192,6 +192,11 @@ class Questions:
         index = self.extract(wildcards)["index"]
         return [index] if isinstance(index, str) else []
 
+    def read_before(self, wildcards: Any) -> list[str]:
+        """The file that says that the image was read for both jobs, where a case asks for that."""
+        asked = self.case(wildcards).one_read
+        return [f"<results>/{wildcards.case}/one_read.json"] if asked else []
+
     def field_names(self, wildcards: Any) -> list[str]:
         """The fields of view of a case."""
         return list(self.fields[wildcards.case])

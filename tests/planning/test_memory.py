@@ -59,6 +59,9 @@ SETTINGS = {
         "extract", (2, 1024, 1024), channels=8, lazy=True, options=CROPS
     ),
     "crops": Setting("extract", (2, 1024, 1024), options=CROPS | {"codec": "zstd"}),
+    "table and crops in one read": Setting(
+        "one_read", (2, 1024, 1024), options={"aggregate": ALL, "extract": CROPS}
+    ),
     "crops with masks": Setting("extract", (2, 2048, 2048), options=CROPS | {"extract_mask": True}),
     "crops with masks of neighbours": Setting(
         "extract",

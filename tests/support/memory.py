@@ -25,8 +25,10 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 import harpy_core as hc
+from harpy_core.config.crops import CropSettings
+from harpy_core.extract.extraction import stored_ratio
 from harpy_core.planning.parts import Plan
-from harpy_core.planning.plan import plan_aggregate, plan_extract, stage_plan
+from harpy_core.planning.plan import densest_tile, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster
 from harpy_core.raster.views import ChannelView
 
@@ -129,6 +131,20 @@ def planned(setting: Setting, image: Any, labels: Any, instances: Any, threads: 
         return plan_aggregate(image, labels, **options)
     if setting.stage == "extract":
         return plan_extract(image, labels, **options)
+    if setting.stage == "one_read":
+        crops = CropSettings.of(**setting.options["extract"]).on(None)
+        raster = Raster.of(image, labels)
+        return stage_plan(
+            "one_read",
+            raster.info(),
+            stats=setting.options["aggregate"]["stats"],
+            crops=crops,
+            ratio=stored_ratio(raster, instances, crops),
+            instances=len(instances),
+            densest=densest_tile(raster.info(), instances),
+            threads=threads,
+            engine=setting.engine,
+        )
     return stage_plan(
         "instances",
         Raster.of(image, labels).info(),
@@ -146,6 +162,11 @@ def job(
         return partial(hc.aggregate_stats, image, labels, instances=instances, **common)
     if setting.stage == "extract":
         return partial(hc.extract_instances, image, labels, target, instances=instances, **common)
+    if setting.stage == "one_read":
+        table = target.with_name(f"{target.name}-table")
+        return partial(
+            hc.aggregate_and_extract, image, labels, table, target, instances=instances, **common
+        )
     return partial(hc.find_instances, labels, **common)
 
 

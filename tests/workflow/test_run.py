@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -94,6 +95,33 @@ def test_a_changed_window_reruns_the_crops_and_what_follows(changed: Changed) ->
 def test_one_more_repeat_measures_only_that_one(changed: Changed) -> None:
     rules = changed(lambda case: case["benchmark"].update(repeats=2))
     assert rules == GATHERED | MEASURED
+
+
+def test_one_read_for_the_table_and_the_crops_gives_the_same(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = small_config()
+    config["cases"]["ihc"] |= {"one_read": True, "benchmark": None}
+    write_config(folder, config)
+    kept = [f"results/ihc/{store}" for store in ("table", "crops")]
+    for store in kept:
+        shutil.rmtree(folder / f"{store}.zarr")
+        (folder / f"{store}.manifest.json").unlink()
+    ended = snakemake(folder, *(f"{store}.manifest.json" for store in kept))
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((folder / "results/ihc/one_read.json").read_text()) == {"read": True}
+    for store in kept:
+        made, before = (Path(at, f"{store}.manifest.json") for at in (folder, finished))
+        assert made.read_bytes() == before.read_bytes()
+    # Both went on from what was committed.
+    table, crops = (
+        (folder / f"logs/ihc/{rule}.log").read_text() for rule in ("aggregate", "extract")
+    )
+    assert "2 of 2 tasks were done by an earlier run" in table
+    assert "a run with other inputs" not in table + crops
+    again = snakemake(folder, *(f"{store}.manifest.json" for store in kept))
+    assert "Nothing to be done" in again.stderr + again.stdout
 
 
 def test_a_run_killed_while_tiling_is_repeated_with_the_right_pixels(

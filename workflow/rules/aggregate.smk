@@ -10,6 +10,7 @@ rule aggregate:
         raster=ASKED.raster,
         instances=ancient("<results>/{case}/instances.zarr"),
         found="<results>/{case}/instances.manifest.json",
+        read=ancient(ASKED.read_before),
     output:
         table=directory("<results>/{case}/table.zarr"),
         manifest="<results>/{case}/table.manifest.json",

@@ -10,6 +10,7 @@ rule extract:
         instances=ancient("<results>/{case}/instances.zarr"),
         manifest="<results>/{case}/instances.manifest.json",
         index=ASKED.index_file,
+        read=ancient(ASKED.read_before),
     output:
         crops=directory("<results>/{case}/crops.zarr"),
         manifest="<results>/{case}/crops.manifest.json",
