@@ -96,10 +96,10 @@ def _path_of(module: str) -> Path | None:
 
 @functools.cache
 def _sources(module: str) -> bytes:
-    """A module's source, and that of the GPU kernels of the same name beside it."""
+    """A module's source, and that of the GPU kernels or the page of the same name beside it."""
     file = _file_of(module)
-    files = [file, *file.parent.glob(f"{file.stem}.cu")]
-    return b"".join(file.read_bytes() for file in files)
+    files = [file, *(file.with_suffix(ending) for ending in (".cu", ".html", ".js"))]
+    return b"".join(file.read_bytes() for file in files if file.is_file())
 
 
 def _file_of(module: str) -> Path:

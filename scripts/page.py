@@ -1,14 +1,15 @@
-"""Rule page: an image's fullest field with its segmentation, statistics and windows, linked."""
+"""Rule page: an image's fullest field with its segmentation, statistics and crops, linked."""
 
 from harpy_core.workflow.script import running
 
 
 def main(snakemake):
-    """Read the field and the statistics of its instances, and write the page."""
+    """Read the field, the statistics and the crops of its instances, and write the page."""
     with running(snakemake) as logger:
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.viewing.pages import write_page
 
+        crops = [name.replace(".manifest.json", ".zarr") for name in snakemake.input.crops]
         raster = open_described(RasterInfo.from_json(snakemake.input.raster))
         shown = write_page(
             raster,
@@ -16,6 +17,7 @@ def main(snakemake):
             snakemake.output.page,
             title=snakemake.wildcards.case,
             window=snakemake.params.window,
+            crops=next(iter(crops), None),
         )
         logger.info("%d instances", shown)
 

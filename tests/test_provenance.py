@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harpy_core import provenance
 from harpy_core.kernels.registry import ENGINES
 from harpy_core.provenance import imported_modules, names_imported
 from harpy_core.statistics.declared import PARTIALS
@@ -51,6 +52,20 @@ def test_kernels_and_partials_count_though_they_are_imported_by_their_names() ->
     found = imported_modules("harpy_core.aggregate.store")
     assert {engine.module for engine in ENGINES.values()} <= found
     assert {partial.module for partial in PARTIALS.values()} <= found
+
+
+def test_the_page_counts_with_the_module_that_fills_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests, read = [], Path.read_bytes
+    for ending in ("", ".html", ".js"):
+
+        def changed(file: Path, ending: str = ending) -> bytes:
+            return read(file) + (b" " if ending and file.name == f"pages{ending}" else b"")
+
+        monkeypatch.setattr(Path, "read_bytes", changed)
+        provenance._sources.cache_clear()
+        digests.append(provenance.source_digest("harpy_core.viewing.pages"))
+    provenance._sources.cache_clear()
+    assert len(set(digests)) == 3
 
 
 def _names_by_parser(source: str) -> Iterator[str]:

@@ -219,15 +219,24 @@ def plan(**typed: Any) -> None:
     type=click.Path(path_type=Path),
     help="Page to write (.html) instead of opening napari: one file for any browser.",
 )
+@click.option(
+    "--crops",
+    type=click.Path(path_type=Path),
+    help="Crops of this image's instances, to show on the page.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
 @options_of(Extract, "diameter")
-def view(table: Path, output: Path | None, overwrite: bool, **typed: Any) -> None:
+def view(
+    table: Path, output: Path | None, crops: Path | None, overwrite: bool, **typed: Any
+) -> None:
     """Show image, labels and table: in napari, or as a page of linked views."""
     window = max(section_of(Extract, {"diameter": typed["diameter"]}).window(1))
     if not table.is_dir():
         raise InputError(f"{table}: there is no such table; harpy-core aggregate makes one")
     if output is not None:
         _refuse_taken(output, overwrite)
+    elif crops is not None:
+        raise InputError(f"--crops = {crops}: a page shows them; give its --output")
     info = _described(typed)
     from harpy_core.raster import open_described
     from harpy_core.viewing import napari
@@ -238,7 +247,7 @@ def view(table: Path, output: Path | None, overwrite: bool, **typed: Any) -> Non
         napari.opened(raster, table, info.uri)
         napari.run()
         return
-    shown = write_page(raster, table, output, Path(info.uri).name, window)
+    shown = write_page(raster, table, output, Path(info.uri).name, window, crops)
     click.echo(f"{output}: {shown:,} instances")
 
 

@@ -1,4 +1,4 @@
-"""A page that shows a field of an image with its segmentation, statistics and windows, linked.
+"""A page that shows a field of an image with its segmentation, statistics and crops, linked.
 
 It is one file that holds its data and its script: it opens from any folder, without a network.
 """
@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,8 +19,10 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError
+from harpy_core.extract.crops import Crops, open_crops
 from harpy_core.storage.manifest import write_text
 from harpy_core.storage.tables import channel_names
+from harpy_core.viewing.thumbnails import refuse_others, thumbnails
 
 if TYPE_CHECKING:
     from harpy_core.raster import Raster
@@ -49,6 +52,7 @@ def write_page(
     out_html: str | os.PathLike[str],
     title: str,
     window: int = WINDOW,
+    crops: str | os.PathLike[str] | None = None,
 ) -> int:
     """Write the page of an image's fullest field.
 
@@ -63,7 +67,11 @@ def write_page(
     title
         Heading of the page.
     window
-        Side of the windows around instances, in pixels.
+        Side of the windows around instances, in pixels, where there are no crops.
+    crops
+        Folder of the image's crops, from `harpy_core.extract_instances`: the field is the one with
+        the most of them, and the page holds as many as `harpy_core.viewing.thumbnails` allows; of
+        the other instances it shows windows of the image.
 
     Returns
     -------
@@ -72,28 +80,26 @@ def write_page(
     Raises
     ------
     InputError
-        The table is not one of these labels, or holds no instance.
+        The table or the crops are not of these labels, or the table holds no instance.
     """
     measured = Measured.read(table, next(iter(raster.layers)))
-    field = _fullest(measured.centroids, raster.labels.shape[-2:])
+    cut = None if crops is None else _crops_of(crops, raster, measured)
+    around = measured.centroids if cut is None else cut.centroid[:, :0:-1]
+    field = _fullest(around, raster.labels.shape[-2:])
     found = _plane(raster.labels, field)
     ids = np.unique(found)
     ids = ids[ids != 0].astype(np.uint64)
     places = measured.places_of(ids)
     height, width = found.shape
-    planes = [
-        _brightness(_plane(raster.image, field, channel))
-        for channel in range(min(len(raster.channels), MOST_PLANES))
-    ]
+    shown = _shown_channels(raster.channels, cut)
+    planes = [_plane(raster.image, field, channel) for channel in shown]
+    ranges = [_range(plane) for plane in planes]
+    pixels = np.stack([_bytes(plane, ends) for plane, ends in zip(planes, ranges, strict=True)])
     # A channel that is mostly bright would drown the others.
-    shown = [number for number, plane in enumerate(planes) if np.median(plane) < 128] or [0]
+    dim = [number for number, plane in enumerate(pixels) if np.median(plane) < 128] or [0]
     most = min(MOST_VALUES // max(len(measured.channels) * len(measured.statistics), 1), _MOST_IDS)
     if len(ids) > most:
         ids, places = ids[:most], places[:most]
-    indices = np.searchsorted(ids, found.astype(np.uint64))
-    indices[indices == len(ids)] = 0
-    # Numbers of the instances from 1; none for background, and for those beyond the most.
-    indices = np.where(ids[indices] == found, indices + 1, 0)
     size = " × ".join(f"{n:,}" for n in reversed(raster.labels.shape))
     content = {
         "title": title,
@@ -101,16 +107,17 @@ def write_page(
         f"y = {field[0].start:,}",
         "width": width,
         "height": height,
-        "window": window,
+        "window": window if cut is None else _window_of(cut),
         "ids": [str(label) for label in ids.tolist()],
         "centroids": (measured.centroids[places] - [field[1].start, field[0].start]).tolist(),
         "channels": measured.channels,
         "statistics": list(measured.statistics),
-        "shown": shown[:_AT_ONCE],
-        "planes": list(raster.channels[:MOST_PLANES]),
-        "labels": _packed(indices.astype("<u2")),
-        "pixels": _packed(np.stack(planes)),
+        "shown": dim[:_AT_ONCE],
+        "planes": [raster.channels[channel] for channel in shown],
+        "labels": _packed(_numbers(found, ids).astype("<u2")),
+        "pixels": _packed(pixels),
         "values": _packed(measured.values(places).astype("<f4")),
+        "crops": None if cut is None else _crops_content(cut, ids, raster.channels, shown, ranges),
     }
     write_text(Path(out_html), _filled(content))
     return len(ids)
@@ -208,12 +215,74 @@ def _plane(array: Any, field: tuple[slice, slice], channel: int | None = None) -
     return np.asarray(array[index if channel is None else (channel, *index)])
 
 
-def _brightness(plane: np.ndarray) -> np.ndarray:
-    """Scale a plane to 8 bits, from its 1st to its 99.5th percentile."""
+def _range(plane: np.ndarray) -> tuple[float, float]:
+    """Values that are shown black and white: the 1st and the 99.5th percentile."""
     finite = plane[np.isfinite(plane)]
     bottom, top = np.percentile(finite, [1, 99.5]) if finite.size else (0, 1)
+    return float(bottom), float(top)
+
+
+def _bytes(plane: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """Scale pixels to 8 bits, from black to white."""
+    bottom, top = ends
     shares = (plane.astype(np.float64) - bottom) / max(top - bottom, 1e-12)
     return np.round(255 * np.clip(np.nan_to_num(shares), 0, 1)).astype(np.uint8)
+
+
+def _numbers(labels: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Replace labels by their numbers from 1, and by 0 those that are not among the ids."""
+    if not len(ids):
+        return np.zeros(labels.shape, np.int64)
+    places = np.searchsorted(ids, labels.astype(np.uint64))
+    places[places == len(ids)] = 0
+    return np.where(ids[places] == labels, places + 1, 0)
+
+
+def _crops_of(path: str | os.PathLike[str], raster: Raster, measured: Measured) -> Crops | None:
+    """Open the crops of an image; None if there are none in them."""
+    crops = open_crops(path)
+    refuse_others(crops, measured.ids, measured.centroids)
+    unknown = [name for name in crops.channels if name not in raster.channels]
+    if unknown:
+        raise InputError(f"{path}: channel {unknown[0]!r} is not one of the image: extract again")
+    return crops if len(crops) else None
+
+
+def _window_of(crops: Crops) -> int:
+    """Longer side of the windows that were cut, in pixels of the image."""
+    settings = crops.attributes["parameters"]
+    side = max(crops.image.shape[-2:])
+    if "resolution" not in settings:
+        return side
+    return round(side * settings["resolution"] / settings["spacing"][-1])
+
+
+def _shown_channels(names: Sequence[str], crops: Crops | None) -> list[int]:
+    """Numbers of the channels whose pixels the page holds: those of the crops come first."""
+    cut = range(0) if crops is None else map(list(names).index, crops.channels)
+    return sorted(list(dict.fromkeys([*cut, *range(len(names))]))[:MOST_PLANES])
+
+
+def _crops_content(
+    crops: Crops,
+    ids: np.ndarray,
+    names: Sequence[str],
+    shown: Sequence[int],
+    ranges: Sequence[tuple[float, float]],
+) -> dict[str, Any]:
+    """What the page holds of crops: as bright as the image's channels, so that they compare."""
+    places = [place for place, channel in enumerate(shown) if names[channel] in crops.channels]
+    channels = [crops.channels.index(names[shown[place]]) for place in places]
+    small = thumbnails(crops, ids, channels)
+    scaled = [_bytes(small.pixels[:, i], ranges[place]) for i, place in enumerate(places)]
+    height, width = small.pixels.shape[2:]
+    return {
+        "instances": np.searchsorted(ids, small.ids).tolist(),
+        "planes": places,
+        "height": height,
+        "width": width,
+        "pixels": _packed(np.stack(scaled, axis=1)),
+    }
 
 
 def _packed(values: np.ndarray) -> str:
@@ -222,6 +291,9 @@ def _packed(values: np.ndarray) -> str:
 
 def _filled(content: dict[str, Any]) -> str:
     """Put the content into the page; no name in it can end the script."""
-    page = files("harpy_core.viewing").joinpath("page.html").read_text(encoding="utf-8")
+    page, script = (
+        files("harpy_core.viewing").joinpath(f"pages.{ending}").read_text(encoding="utf-8")
+        for ending in ("html", "js")
+    )
     told = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    return page.replace("/*content*/", told)
+    return page.replace("/*script*/", script).replace("/*content*/", told)

@@ -183,6 +183,11 @@ class Questions:
         """A case's extract section as builtins, or its defaults where it has none."""
         return (self.case(wildcards).extract or Extract()).model_dump()
 
+    def crops_of_page(self, wildcards: Any) -> list[str]:
+        """The manifest of the crops that a case's page shows, where it has some."""
+        cut = self.case(wildcards).extract is not None
+        return [f"<results>/{wildcards.case}/crops.manifest.json"] if cut else []
+
     def table(self, wildcards: Any) -> dict[str, Any] | None:
         """A case's table section as builtins."""
         return plain(self.case(wildcards).table)

@@ -270,6 +270,17 @@ def test_view_writes_a_page_of_the_table(typed: Typed, store: Path) -> None:
     assert Path("view.html").read_text().startswith("<!doctype html>")
     code, _, told = typed(*call, "-o", "view.html")
     assert (code, "already there" in told) == (2, True)
+    assert typed("extract", store, "-o", "crops.zarr", "--diameter", "32")[0] == 0
+    bare = Path("view.html").stat().st_size
+    assert typed(*call, "-o", "view.html", "--crops", "crops.zarr", "--overwrite")[0] == 0
+    assert Path("view.html").stat().st_size > bare
+    code, _, told = typed(*call, "-o", "other.html", "--crops", "nowhere.zarr")
+    assert (code, told.count("\n"), "no finished crops there" in told) == (2, 1, True)
+    code, _, told = typed(*call, "--crops", "crops.zarr")
+    assert (code, told) == (
+        2,
+        "harpy-core: --crops = crops.zarr: a page shows them; give its --output\n",
+    )
     code, _, told = typed("view", store, "--table", "nowhere.zarr")
     assert (code, told) == (
         2,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import shutil
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -27,13 +34,7 @@ def shown(page: Path, fragment: str = "") -> str:
     with tempfile.TemporaryDirectory() as profile:
         ended = subprocess.run(
             [
-                str(CHROMIUM),
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--host-resolver-rules=MAP * ~NOTFOUND",
-                f"--user-data-dir={profile}",
+                *_command(profile),
                 "--virtual-time-budget=20000",
                 "--dump-dom",
                 f"{page.resolve().as_uri()}#{fragment}",
@@ -44,3 +45,130 @@ def shown(page: Path, fragment: str = "") -> str:
         )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+class Tab:
+    """An open page, by Chromium's DevTools protocol: what a person does, and what it holds."""
+
+    def __init__(self, to: BinaryIO, answers: BinaryIO) -> None:
+        self._to, self._answers, self._asked, self._session = to, answers, 0, ""
+
+    def open(self, page: Path, size: tuple[int, int], fragment: str = "") -> None:
+        """Open a page in a window of some pixels, and wait until its script says it is ready."""
+        target = self._told("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._told("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        width, height = size
+        self._told(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        self._told("Page.navigate", url=f"{page.resolve().as_uri()}#{fragment}")
+        latest = time.monotonic() + 60
+        while self.value("document.body && document.body.dataset.ready") != "yes":
+            assert time.monotonic() < latest, self.value("document.body.innerText")
+            time.sleep(0.05)
+
+    def value(self, expression: str) -> Any:
+        """Value of an expression of the page's script."""
+        found = self._told("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def point(self, element: str, at: tuple[float, float] = (0.5, 0.5)) -> tuple[float, float]:
+        """Move the pointer to a place of an element, in shares of its sides."""
+        self.value(f"where = document.querySelector({json.dumps(element)})")
+        self.value("where.scrollIntoView({block: 'nearest'})")
+        box = self.value(
+            "(box => [box.x, box.y, box.width, box.height])(where.getBoundingClientRect())"
+        )
+        x, y = (box[i] + at[i] * box[i + 2] for i in range(2))
+        self._mouse("mouseMoved", (x, y))
+        return x, y
+
+    def click(
+        self, element: str, at: tuple[float, float] = (0.5, 0.5), shift: bool = False
+    ) -> None:
+        """Click at a place of an element, in shares of its sides."""
+        where = self.point(element, at)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._mouse(kind, where, button="left", clickCount=1, modifiers=8 if shift else 0)
+
+    def screenshot(self, png: Path) -> None:
+        """Write what the window shows."""
+        png.write_bytes(base64.b64decode(self._told("Page.captureScreenshot")["data"]))
+
+    def _mouse(self, kind: str, at: tuple[float, float], **more: Any) -> None:
+        self._told("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], **more)
+
+    def _told(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._asked += 1
+        message: dict[str, Any] = {"id": self._asked, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._to.write(json.dumps(message).encode() + b"\0")
+        self._to.flush()
+        while True:
+            answer = json.loads(self._next())
+            if answer.get("id") == self._asked:
+                assert "error" not in answer, (method, answer["error"])
+                return answer["result"]
+
+    def _next(self) -> bytes:
+        found = bytearray()
+        while (byte := self._answers.read(1)) != b"\0":
+            assert byte, "Chromium ended"
+            found += byte
+        return bytes(found)
+
+
+@contextmanager
+def opened(page: Path, size: tuple[int, int] = (1000, 1200), fragment: str = "") -> Iterator[Tab]:
+    """Open a page, to be pointed at and clicked on.
+
+    Parameters
+    ----------
+    size
+        Width and height of the window.
+    fragment
+        What follows # in the address.
+    """
+    (theirs, ours), (back, answers) = os.pipe(), os.pipe()
+    # Some of its processes write there until they have noticed that the first has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        # Chromium is told by its third file and answers by its fourth.
+        process = subprocess.Popen(
+            [
+                *("bash", "-c", f'exec "$@" 3<&{theirs} 4>&{answers}', "bash"),
+                *_command(profile),
+                "--remote-debugging-pipe",
+            ],
+            pass_fds=(theirs, answers),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs)
+        os.close(answers)
+        with open(ours, "wb") as to, open(back, "rb") as read:
+            try:
+                tab = Tab(to, read)
+                tab.open(page, size, fragment)
+                yield tab
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _command(profile: str) -> list[str]:
+    """Chromium without a window and without a network."""
+    return [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={profile}",
+    ]

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 import re
-import zlib
 from pathlib import Path
-from typing import Any
 
 import browser
 import numpy as np
 import pytest
+from page_cases import NAMES, content_of, tissue, unpacked, written
 
 import harpy_core as hc
 from harpy_core.aggregate.store import aggregate_to_store
 from harpy_core.errors import InputError
 from harpy_core.raster import Raster
 from harpy_core.viewing.pages import SIDE, write_page
-
-NAMES = ["DAPI", "</script><b>CD3"]
-
-
-def tissue(corner: tuple[int, int], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """An image of two channels and twelve square cells below and to the right of a corner."""
-    labels = np.zeros(shape, np.uint32)
-    for number, (y, x) in enumerate(np.ndindex(3, 4)):
-        top, left = corner[0] + 12 * y, corner[1] + 12 * x
-        labels[top : top + 8, left : left + 8] = 10 * number + 5
-    image = np.random.default_rng(0).integers(0, 1000, (2, *shape)).astype(np.uint16)
-    return image, labels
-
-
-def written(folder: Path, image: np.ndarray, labels: np.ndarray) -> Path:
-    """The page of an image and its labels."""
-    instances = hc.find_instances(labels)
-    aggregate_to_store(image, labels, folder / "table.zarr", instances, ("max", "mean"), NAMES)
-    raster = Raster.of(image, labels, NAMES)
-    assert write_page(raster, folder / "table.zarr", folder / "view.html", "a & b", 8) > 0
-    return folder / "view.html"
-
-
-def content_of(page: Path) -> dict[str, Any]:
-    """The data that a page holds."""
-    found = re.search(r'type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
-
-
-def unpacked(text: str, dtype: str) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
 
 
 def test_the_page_holds_the_pixels_labels_and_statistics_of_the_image(tmp_path: Path) -> None:
@@ -136,9 +101,9 @@ def test_a_browser_shows_the_page_and_links_what_is_selected(tmp_path: Path) -> 
     assert ">a &amp; b</h1>" in document
     assert html.escape(NAMES[1], quote=False) in document
     captions = re.findall(r"<figcaption>(\d+): ([\d.]+)</figcaption>", document)
+    shown = {int(label): float(value) for label, value in captions}
     expected = {i: image[0][labels == i].mean() for i in (15, 115)}
-    assert [int(label) for label, _ in captions] == list(expected)
-    np.testing.assert_allclose(
-        [float(value) for _, value in captions], list(expected.values()), rtol=1e-3
-    )
+    assert shown == pytest.approx(expected, rel=1e-3)
+    # From the lowest to the highest.
+    assert list(shown.values()) == sorted(shown.values())
     assert "Windows of the selected instances: 2 of 2" in document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,3 +29,22 @@ def test_a_comparison_is_drawn_where_a_sweep_has_several_bars(
         figures = f"<results>/tissue/figures/{stage}"
         assert (f"{figures}-comparison.png" in drawn) == compared
         assert {f"{figures}.png", f"{figures}-scaling.png", f"{figures}-timeline.png"} <= {*drawn}
+
+
+def test_a_page_waits_for_the_crops_of_its_image_where_there_are_some() -> None:
+    source = {"uri": "ihc"}
+    cases = {
+        "both": {"source": source, "aggregate": {}, "extract": {}},
+        "table": {"source": source, "aggregate": {}},
+        "several": {"fields": {"a": source, "b": source}, "aggregate": {}, "extract": {}},
+    }
+    asked = Questions(load({"cases": cases}, "config.yaml"))
+    found = {
+        case: asked.crops_of_page(SimpleNamespace(case=case))
+        for case in ("both", "table", "several/fields/a")
+    }
+    assert found == {
+        "both": ["<results>/both/crops.manifest.json"],
+        "table": [],
+        "several/fields/a": ["<results>/several/fields/a/crops.manifest.json"],
+    }

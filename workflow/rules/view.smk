@@ -1,5 +1,5 @@
 # Purpose: what a person opens: a page of each image with linked views, and an index of everything.
-# Inputs:  the descriptions and tables of the images; all that a run makes
+# Inputs:  the descriptions, tables and crops of the images; all that a run makes
 # Outputs: results/<case>/view.html; results/index.html and ro-crate-metadata.json; napari's windows,
 #          where it is installed
 
@@ -10,6 +10,7 @@ rule page:
         raster=ASKED.raster,
         table=ancient("<results>/{case}/table.zarr"),
         manifest="<results>/{case}/table.manifest.json",
+        crops=ASKED.crops_of_page,
     output:
         page="<results>/{case}/view.html",
     log:

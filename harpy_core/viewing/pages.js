@@ -1,79 +1,16 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Instances</title>
-<style>
-:root { color-scheme: dark; --line: #39414d; --soft: #9aa6b5; --accent: #ffb000; }
-* { box-sizing: border-box; }
-body { margin: 0; padding: 12px 16px; background: #14181f; color: #e8ecf1;
-       font: 14px/1.45 system-ui, sans-serif; }
-header { display: flex; flex-wrap: wrap; gap: 4px 20px; align-items: baseline; }
-h1 { font-size: 18px; margin: 0; }
-h2 { font-size: 13px; margin: 0 0 6px; font-weight: 600; }
-p { margin: 0; color: var(--soft); }
-main { display: grid; grid-template-columns: minmax(320px, 7fr) minmax(300px, 5fr); gap: 12px;
-       margin-top: 10px; }
-section { border: 1px solid var(--line); border-radius: 6px; padding: 10px; min-width: 0; }
-section.wide { grid-column: 1 / -1; }
-canvas { display: block; width: 100%; background: #000; touch-action: none; }
-#image, figure canvas { image-rendering: pixelated; }
-.controls { display: flex; flex-wrap: wrap; gap: 6px 14px; margin-bottom: 8px; align-items: center; }
-label { white-space: nowrap; }
-select { background: #1f2630; color: inherit; border: 1px solid var(--line); border-radius: 4px;
-         padding: 2px 4px; max-width: 13em; }
-#crops { display: flex; flex-wrap: wrap; gap: 8px; min-height: 96px; }
-figure { margin: 0; width: 96px; }
-figure canvas { width: 96px; height: 96px; border-radius: 3px; }
-figcaption { color: var(--soft); font-size: 12px; overflow-wrap: anywhere; }
-@media (max-width: 800px) { main { grid-template-columns: 1fr; } }
-</style>
-</head>
-<body>
-<header><h1 id="title"></h1><p id="what"></p><p id="told" role="status"></p></header>
-<main>
-<section>
-  <h2>Image and segmentation</h2>
-  <div class="controls" id="channels"></div>
-  <div class="controls">
-    <label>Colour <select id="channel"></select></label>
-    <label>by <select id="statistic"></select></label>
-    <label>strength <input id="strength" type="range" min="0" max="100" value="0"></label>
-    <label><input id="outlines" type="checkbox" checked> outlines</label>
-    <button id="whole">whole field</button>
-  </div>
-  <canvas id="image" aria-label="Image; click an instance, drag to move, turn the wheel to zoom"></canvas>
-</section>
-<section>
-  <h2>Scatter: drag a rectangle to select</h2>
-  <div class="controls">
-    <label>x <select id="across"></select></label>
-    <label>y <select id="up"></select></label>
-  </div>
-  <canvas id="scatter" aria-label="Scatter of two channels"></canvas>
-</section>
-<section class="wide">
-  <h2 id="heading"></h2>
-  <canvas id="heatmap" aria-label="Heat map, channels by instances; click or drag to select"></canvas>
-</section>
-<section class="wide">
-  <h2 id="chosen">Windows of the selected instances</h2>
-  <div id="crops"></div>
-</section>
-</main>
-<script id="content" type="application/json">/*content*/</script>
-<script>
 "use strict";
 const content = JSON.parse(document.getElementById("content").textContent);
 const { width, height, ids, channels, statistics, planes } = content;
 const count = ids.length;
 const LIGHTS = ["#00bfff", "#ff26a6", "#ffd900", "#ffffff", "#4dff88", "#ff7a33", "#8f7bff", "#ff4d4d",
                 "#00e6cf", "#c8ff4d", "#ff9ecf", "#9ec7ff"];
+const LEFT = 110;  // of the heat map: the names of its channels
+const MOST_SHOWN = 40, UNASKED = 24;  // crops of a selection, and without one
 const get = id => document.getElementById(id);
 const selected = new Set();
 let view = { x: 0, y: 0, scale: 1 };
-let labels, pixels, values, order;
+const cropOf = new Map((content.crops ? content.crops.instances : []).map((instance, i) => [instance, i]));
+let labels, pixels, values, small, order, rank, places, pointed = -1;
 
 async function inflated(text, kind) {
   const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
@@ -165,7 +102,7 @@ function drawScatter() {
   const [[x0, x1], [y0, y1]] = axes.map(range);
   context.fillStyle = "#0c0f14";
   context.fillRect(0, 0, canvas.width, canvas.height);
-  const places = Array.from({ length: count }, (_, i) => [
+  places = Array.from({ length: count }, (_, i) => [
     edge + (axes[0][i] - x0) / (x1 - x0) * (canvas.width - 2 * edge),
     canvas.height - edge - (axes[1][i] - y0) / (y1 - y0) * (canvas.height - 2 * edge)]);
   const dot = (i, radius, fill) => {
@@ -180,14 +117,15 @@ function drawScatter() {
   context.fillText(`${number(x0)} to ${number(x1)}: ${channels[get("across").value]}`, edge, canvas.height - 10);
   context.save(); context.translate(16, canvas.height - edge); context.rotate(-Math.PI / 2);
   context.fillText(`${number(y0)} to ${number(y1)}: ${channels[get("up").value]}`, 0, 0); context.restore();
-  return places;
 }
 
 function drawHeatmap() {
   const statistic = +get("statistic").value, chosen = +get("channel").value;
   const key = column(chosen, statistic);
   order = Array.from(key.keys()).sort((a, b) => (key[a] - key[b]) || (a - b));
-  const canvas = get("heatmap"), left = 110, row = Math.min(Math.max(160 / channels.length, 16), 32);
+  rank = new Int32Array(count);
+  order.forEach((instance, place) => { rank[instance] = place; });
+  const canvas = get("heatmap"), left = LEFT, row = Math.min(Math.max(160 / channels.length, 16), 32);
   canvas.height = row * channels.length + 10;
   const context = canvas.getContext("2d"), step = (canvas.width - left) / Math.max(count, 1);
   context.fillStyle = "#0c0f14"; context.fillRect(0, 0, canvas.width, canvas.height);
@@ -210,27 +148,88 @@ function drawHeatmap() {
     + `${channels[chosen]}, each channel from its 1st to its 99th percentile`;
 }
 
-function drawCrops() {
-  const strip = get("crops"), side = content.window, most = 40;
-  strip.replaceChildren();
-  const picture = field.getContext("2d");
-  for (const instance of [...selected].slice(0, most)) {
-    const [x, y] = content.centroids[instance].map(v => Math.round(v) - Math.floor(side / 2));
-    const canvas = document.createElement("canvas");
-    canvas.width = canvas.height = side;
-    canvas.getContext("2d").drawImage(picture.canvas, -x, -y);
-    const figure = document.createElement("figure"), text = document.createElement("figcaption");
-    const number = value(instance, +get("channel").value, +get("statistic").value);
-    text.textContent = `${ids[instance]}: ${Number(number.toPrecision(4))}`;
-    figure.append(canvas, text);
-    strip.append(figure);
+// The crop, its channels in their colours as in the image; null where the page holds none.
+function crop(instance) {
+  if (!cropOf.has(instance)) return null;
+  const { height, width, planes: own } = content.crops;
+  const picture = new ImageData(width, height), out = picture.data.fill(255), size = width * height;
+  const shown = own.map((plane, i) => [plane, i]).filter(([plane]) => get("plane" + plane).checked);
+  const first = cropOf.get(instance) * own.length;
+  for (let at = 0; at < size; at++) for (let c = 0; c < 3; c++) {
+    let light = 0;
+    for (const [plane, i] of shown)
+      light += small[(first + i) * size + at] / 255 * rgb(LIGHTS[plane % LIGHTS.length])[c];
+    out[4 * at + c] = Math.min(light, 255);
   }
-  get("chosen").textContent = selected.size
-    ? `Windows of the selected instances: ${Math.min(selected.size, most)} of ${selected.size}`
-    : "Windows of the selected instances: click one in the image, the scatter or the heat map";
+  const canvas = document.createElement("canvas");
+  canvas.width = width; canvas.height = height;
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+  return canvas;
 }
 
-function draw() { drawImage(); drawScatter(); drawHeatmap(); drawCrops(); }
+function cutOut(instance) {
+  const side = content.window, canvas = document.createElement("canvas");
+  const [x, y] = content.centroids[instance].map(v => Math.round(v) - Math.floor(side / 2));
+  canvas.width = canvas.height = side;
+  canvas.getContext("2d").drawImage(field, -x, -y);
+  return canvas;
+}
+
+function pictured(instance) {
+  const figure = document.createElement("figure"), text = document.createElement("figcaption");
+  const number = value(instance, +get("channel").value, +get("statistic").value);
+  const own = crop(instance);
+  text.textContent = `${ids[instance]}: ${Number(number.toPrecision(4))}`
+    + (own || !content.crops ? "" : " (window)");
+  figure.dataset.instance = instance;
+  figure.append(own || cutOut(instance), text);
+  return figure;
+}
+
+// Some from the lowest to the highest value, of those that have crops, if there are crops.
+function unasked() {
+  const known = content.crops ? order.filter(i => cropOf.has(i)) : order;
+  const most = Math.min(UNASKED, known.length);
+  return Array.from({ length: most }, (_, i) =>
+    known[Math.round(i * (known.length - 1) / Math.max(most - 1, 1))]);
+}
+
+function drawCrops() {
+  const asked = order.filter(i => selected.has(i));
+  const what = content.crops ? "Crops" : "Windows";
+  get("crops").replaceChildren(...(asked.length ? asked.slice(0, MOST_SHOWN) : unasked()).map(instance => {
+    const figure = pictured(instance);
+    figure.tabIndex = 0;
+    figure.classList.toggle("chosen", selected.has(instance));
+    return figure;
+  }));
+  get("chosen").textContent = asked.length
+    ? `${what} of the selected instances: ${Math.min(asked.length, MOST_SHOWN)} of ${asked.length}`
+    : `${what} from the lowest to the highest ${statistics[get("statistic").value]} of `
+      + `${channels[get("channel").value]}; click one to select it`;
+}
+
+// A mark in every view, and the crop at its side, of the instance under the pointer.
+function point(instance) {
+  pointed = instance;
+  const image = get("image"), unit = image.width / width * view.scale, there = instance >= 0;
+  const inImage = there && content.centroids[instance].map((v, i) => (v + 0.5 - [view.x, view.y][i]) * unit);
+  const step = (get("heatmap").width - LEFT) / Math.max(count, 1);
+  const marked = [["image", inImage], ["scatter", there && places[instance]],
+                  ["heatmap", there && [LEFT + (rank[instance] + 0.5) * step, 0]]];
+  for (const [id, at] of marked) {
+    const canvas = get(id), mark = canvas.nextElementSibling;
+    mark.hidden = !(at && at.every(Number.isFinite));
+    if (mark.hidden) continue;
+    mark.style.left = `${100 * at[0] / canvas.width}%`;
+    if (id !== "heatmap") mark.style.top = `${100 * at[1] / canvas.height}%`;
+  }
+  for (const figure of get("crops").children)
+    figure.classList.toggle("here", +figure.dataset.instance === instance);
+  get("pointed").replaceChildren(...(there ? [pictured(instance)] : []));
+}
+
+function draw() { drawImage(); drawScatter(); drawHeatmap(); drawCrops(); point(pointed); }
 
 function select(instances, more) {
   if (!more) selected.clear();
@@ -244,31 +243,51 @@ function place(canvas, event) {
           (event.clientY - box.top) * canvas.height / box.height];
 }
 
-function dragged(id, done, moving) {
+function dragged(id, found, done, moving) {
   const canvas = get(id);
   let from = null;
   canvas.addEventListener("pointerdown", event => {
     from = place(canvas, event); canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointermove", event => {
-    if (from && moving) from = moving(from, place(canvas, event)) || from;
+    const to = place(canvas, event);
+    if (from && moving) from = moving(from, to) || from;
+    const instance = found(to);
+    if (instance !== pointed) point(instance);
   });
+  canvas.addEventListener("pointerleave", () => point(-1));
   canvas.addEventListener("pointerup", event => {
     if (from) done(from, place(canvas, event), event.shiftKey);
     from = null;
   });
 }
 
-function listen() {
+function inImage(to) {
+  const unit = get("image").width / width * view.scale;
+  const x = Math.floor(view.x + to[0] / unit), y = Math.floor(view.y + to[1] / unit);
+  return x >= 0 && y >= 0 && x < width && y < height ? labels[y * width + x] - 1 : -1;
+}
+
+function inScatter(to) {
+  let best = -1, nearest = 8;
+  places.forEach(([x, y], i) => {
+    const distance = Math.hypot(x - to[0], y - to[1]);
+    if (distance < nearest) [best, nearest] = [i, distance];
+  });
+  return best;
+}
+
+function inHeatmap(to) {
+  const found = order[Math.floor((to[0] - LEFT) * count / (get("heatmap").width - LEFT))];
+  return found === undefined ? -1 : found;
+}
+
+function listenToImage() {
   let moved = false;
   const canvas = get("image"), unit = () => canvas.width / width * view.scale;
-  dragged("image", (from, to, more) => {
-    if (!moved) {
-      const x = Math.floor(view.x + to[0] / unit()), y = Math.floor(view.y + to[1] / unit());
-      const inside = x >= 0 && y >= 0 && x < width && y < height;
-      const found = inside ? labels[y * width + x] - 1 : -1;
-      select(found >= 0 ? [found] : [], more);
-    }
+  dragged("image", inImage, (from, to, more) => {
+    const found = inImage(to);
+    if (!moved) select(found >= 0 ? [found] : [], more);
     moved = false;
   }, (from, to) => {
     if (!moved && Math.hypot(to[0] - from[0], to[1] - from[1]) < 4) return null;
@@ -283,24 +302,39 @@ function listen() {
     const at = [view.x + x / before, view.y + y / before];
     view.scale = Math.min(Math.max(view.scale * Math.exp(-event.deltaY / 400), 1), 40);
     view.x = at[0] - x / unit(); view.y = at[1] - y / unit();
-    drawImage(false);
+    drawImage(false); point(pointed);
   }, { passive: false });
-  dragged("scatter", (from, to, more) => {
+  get("whole").addEventListener("click", () => { view = { x: 0, y: 0, scale: 1 }; drawImage(false); });
+}
+
+function listenToCrops() {
+  const strip = get("crops");
+  const of = event => { const figure = event.target.closest("figure"); return figure ? +figure.dataset.instance : -1; };
+  for (const kind of ["pointerover", "focusin"]) strip.addEventListener(kind, event => point(of(event)));
+  for (const kind of ["pointerleave", "focusout"]) strip.addEventListener(kind, () => point(-1));
+  const choose = event => { if (of(event) >= 0) select([of(event)], event.shiftKey); };
+  strip.addEventListener("click", choose);
+  strip.addEventListener("keydown", event => { if (event.key === "Enter") choose(event); });
+}
+
+function listen() {
+  listenToImage();
+  listenToCrops();
+  dragged("scatter", inScatter, (from, to, more) => {
     const [x0, x1] = [from[0], to[0]].sort((a, b) => a - b), [y0, y1] = [from[1], to[1]].sort((a, b) => a - b);
     const near = Math.max(x1 - x0, y1 - y0) < 4 ? 5 : 0;
-    const inside = drawScatter().map(([x, y], i) =>
+    const inside = places.map(([x, y], i) =>
       x >= x0 - near && x <= x1 + near && y >= y0 - near && y <= y1 + near ? i : -1);
     select(inside.filter(i => i >= 0), more);
   });
-  dragged("heatmap", (from, to, more) => {
-    const step = (get("heatmap").width - 110) / Math.max(count, 1);
-    const [first, last] = [from[0], to[0]].sort((a, b) => a - b).map(x => Math.floor((x - 110) / step));
+  dragged("heatmap", inHeatmap, (from, to, more) => {
+    const step = (get("heatmap").width - LEFT) / Math.max(count, 1);
+    const [first, last] = [from[0], to[0]].sort((a, b) => a - b).map(x => Math.floor((x - LEFT) / step));
     select(order.slice(Math.max(first, 0), Math.max(last + 1, 0)), more);
   });
   for (const id of ["channel", "statistic", "across", "up", "strength", "outlines"])
     get(id).addEventListener("input", draw);
   get("channels").addEventListener("input", draw);
-  get("whole").addEventListener("click", () => { view = { x: 0, y: 0, scale: 1 }; drawImage(false); });
 }
 
 function fill() {
@@ -321,6 +355,11 @@ function fill() {
   image.width = 960; image.height = Math.round(960 * height / width);
   get("scatter").width = 720; get("scatter").height = 860;
   get("heatmap").width = 1400;
+  const held = cropOf.size.toLocaleString("en");
+  if (content.crops)
+    get("held").textContent = cropOf.size === count ? ""
+      : `The page holds the crops of ${held} of these ${count.toLocaleString("en")} instances; `
+        + "of the others it shows windows of the image.";
 }
 
 async function start() {
@@ -328,6 +367,7 @@ async function start() {
   labels = await inflated(content.labels, Uint16Array);
   pixels = await inflated(content.pixels, Uint8Array);
   values = await inflated(content.values, Float32Array);
+  small = content.crops && await inflated(content.crops.pixels, Uint8Array);
   listen();
   // #17,42 opens the page with these instances selected.
   const asked = new Set(location.hash.slice(1).split(",").filter(Boolean));
@@ -336,6 +376,3 @@ async function start() {
   document.body.dataset.ready = "yes";
 }
 start().catch(error => { get("told").textContent = `This page could not be shown: ${error}`; });
-</script>
-</body>
-</html>
