@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import TransientError
@@ -28,6 +29,9 @@ ASK_SECONDS = 1.0
 
 RESTARTS = 2
 """Restarts of workers for memory with the same task before the job fails."""
+
+_MOST_TOGETHER = 16
+"""Tasks that one message to or from the scheduler is about, at most."""
 
 _MEMORY = (
     "raise cluster.memory_limit, or lower cluster.threads_per_worker, so that each worker has more "
@@ -63,8 +67,16 @@ class Lookout:
             self._asked, self._threads = now, ask(self._client)
         return self._threads
 
-    def result(self, future: Future) -> Any:
-        """Return a task's result.
+    @property
+    def together(self) -> int:
+        """Number of tasks that one message is about, each of which costs milliseconds.
+
+        It is one on a small cluster, whose threads must not wait for each other's tasks.
+        """
+        return max(min(self._threads // 4, _MOST_TOGETHER), 1)
+
+    def results(self, futures: Iterable[Future]) -> Sequence[Any]:
+        """Return the first task's result, and those of the next `together` that are there.
 
         Raises
         ------
@@ -73,20 +85,22 @@ class Lookout:
         """
         from distributed import KilledWorker, wait
 
+        future, *others = islice(futures, self.together)
         while not future.done():
             try:
                 wait([future], timeout=LOOK_SECONDS)
             except TimeoutError:
                 self._look(future)
         try:
-            result = future.result()
+            there = [future, *takewhile(lambda other: other.status == "finished", others)]
+            found: Sequence[Any] = self._client.gather(there)
         except KilledWorker as error:
             raise TransientError(
                 f"{error.allowed_failures + 1} workers ended one after the other while they had "
                 f"the same task, most often for want of memory: {_MEMORY}"
             ) from error
         self._alone_since = None
-        return result
+        return found
 
     def _look(self, future: Future) -> None:
         workers = len(self._client.nthreads())

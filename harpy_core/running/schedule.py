@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from harpy_core.phases import Phased
@@ -29,7 +30,6 @@ R = TypeVar("R")
 
 IN_FLIGHT = 3
 """Tasks handed out per thread: one at work, and enough behind it to hide the transfer."""
-
 
 _own_threads: ContextVar[int | None] = ContextVar("_own_threads", default=None)
 
@@ -76,22 +76,31 @@ def in_order(
             futures = (pool.submit(function, task) for task in tasks)
             yield from _on_threads(futures, threads)
     else:
-        yield from _on_cluster(
-            (client.submit(function, task, pure=False) for task in tasks), client
-        )
+        lookout = Lookout(client)
+        yield from _on_cluster(_handed_out(function, tasks, client, lookout), lookout)
 
 
 def _on_threads(futures: Iterator[Any], threads: int) -> Iterator[Any]:
-    return _rolling(futures, lambda: threads, lambda future: future.result())
+    return _rolling(futures, lambda: threads, lambda waiting: [waiting[0].result()])
 
 
-def _on_cluster(futures: Iterator[Any], client: Client) -> Iterator[Any]:
-    lookout = Lookout(client)
-    return _rolling(futures, lambda: lookout.threads(threads_of), lookout.result)
+def _on_cluster(futures: Iterator[Any], lookout: Lookout) -> Iterator[Any]:
+    return _rolling(futures, lambda: lookout.threads(threads_of), lookout.results)
+
+
+def _handed_out(
+    function: Callable[[Any], Any], tasks: Iterable[Any], client: Client, lookout: Lookout
+) -> Iterator[Any]:
+    """Yield futures of tasks, handed out several at a time: each message costs milliseconds."""
+    tasks = iter(tasks)
+    while some := list(islice(tasks, lookout.together)):
+        yield from client.map(function, some, pure=False)
 
 
 def _rolling(
-    futures: Iterator[Any], threads: Callable[[], int], result: Callable[[Any], Any]
+    futures: Iterator[Any],
+    threads: Callable[[], int],
+    results: Callable[[Sequence[Any]], Sequence[Any]],
 ) -> Iterator[Any]:
     """Yield results in order, drawing no more futures than keep the present threads busy."""
     waiting: deque[Any] = deque()
@@ -99,19 +108,19 @@ def _rolling(
         for future in futures:
             waiting.append(future)
             while len(waiting) >= IN_FLIGHT * threads():
-                yield _first(waiting, result)
+                yield from _first(waiting, results)
         while waiting:
-            yield _first(waiting, result)
+            yield from _first(waiting, results)
     finally:
         for future in waiting:
             future.cancel()
 
 
-def _first(waiting: deque[Any], result: Callable[[Any], Any]) -> Any:
-    """Return the first one's result; until it is there, its future may still be cancelled."""
-    found = result(waiting[0])
-    waiting.popleft()
-    return found
+def _first(waiting: deque[Any], results: Callable[[Sequence[Any]], Sequence[Any]]) -> Iterator[Any]:
+    """Yield the first results; until they are there, their futures may still be cancelled."""
+    for found in results(waiting):
+        waiting.popleft()
+        yield found
 
 
 class Readable(Protocol):
@@ -182,7 +191,7 @@ def _computed(
     pieces = Pieces(values, apart=len(values) < threads)
     if client is not None:
         there = partial(client.submit, compute, pure=False)
-        yield from _on_cluster(pieces.handed_out(there), client)
+        yield from _on_cluster(pieces.handed_out(there), Lookout(client))
         return
     with ThreadPoolExecutor(threads) as pool:
         futures = pieces.handed_out(lambda piece, needed: pool.submit(_after, needed, piece))

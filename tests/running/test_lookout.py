@@ -70,6 +70,35 @@ def test_a_cluster_that_grows_is_used(growing: Client) -> None:
     assert list(results) == list(range(5, 60))
 
 
+def _odd_one_late(task: int) -> int:
+    time.sleep(task % 3 / 200)
+    if task == 57:
+        raise ValueError("task 57")
+    return task
+
+
+def test_a_large_cluster_is_told_of_several_tasks_at_a_time(
+    growing: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    handed_out = growing.map
+
+    def counting(function: Any, tasks: list[int], **options: Any) -> Any:
+        told.append(len(tasks))
+        return handed_out(function, tasks, **options)
+
+    monkeypatch.setattr(growing, "map", counting)
+    growing.cluster.scale(16)
+    growing.wait_for_workers(16)
+    assert list(schedule.in_order(_odd_one_late, range(57), growing)) == list(range(57))
+    assert sum(told) == 57
+    assert len(told) < 57 / 2
+    results = schedule.in_order(_odd_one_late, range(100), growing)
+    assert [next(results) for _ in range(57)] == list(range(57))
+    with pytest.raises(ValueError, match="task 57"):
+        next(results)
+
+
 def test_a_job_whose_workers_have_all_ended_fails(
     growing: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,12 +141,7 @@ def test_a_task_that_ends_one_worker_after_the_other_is_told_of_in_one_line(
 ) -> None:
     from distributed import KilledWorker
 
-    class Failed:
-        def done(self) -> bool:
-            return True
-
-        def result(self) -> Any:
-            raise KilledWorker("task", None, 3)
-
+    failed = growing.submit(time.sleep, 60)
+    failed._state.set_error(KilledWorker("task", None, 3), None)
     with pytest.raises(hc.InputError, match="4 workers ended one after the other"):
-        lookout.Lookout(growing).result(Failed())
+        lookout.Lookout(growing).results([failed])
