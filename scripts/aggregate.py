@@ -20,6 +20,7 @@ def main(snakemake):
         settings = snakemake.params.aggregate
         planned = table_settings(settings, instances)
         densest = densest_tile(info, instances)
+        arguments = table_arguments(settings, info, raster)
         with workers(snakemake, "aggregate", info, densest=densest, **planned) as client:
             aggregate_to_store(
                 raster.image,
@@ -29,7 +30,7 @@ def main(snakemake):
                 engine=snakemake.params.engine,
                 client=client,
                 progress=True,
-                **table_arguments(settings, info, raster),
+                **arguments,
             )
         logger.info("%d instances x %d channels", len(instances), len(raster.channels))
         write_manifest(

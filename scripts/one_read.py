@@ -37,6 +37,7 @@ def main(snakemake):
         refuse_changed(snakemake.input.instances, snakemake.input.manifest)
         instances = Instances.read(snakemake.input.instances)
         chosen = cropped(extract, instances)
+        arguments = table_arguments(aggregate, info, raster)
         planned = table_settings(aggregate, instances)
         planned["densest"] = densest_tile(info, instances)
         planned |= {"crops": settings, "ratio": stored_ratio(raster, chosen, settings)}
@@ -48,7 +49,7 @@ def main(snakemake):
                 instances,
                 engine=snakemake.params.engine,
                 client=client,
-                **table_arguments(aggregate, info, raster),
+                **arguments,
             )
             windows = {**settings.model_dump(), "index": chosen.id}
             read = read_once(job, crops, windows, client, progress=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from harpy_core.aggregate.regions import layer_names, values_of, without_values
 from harpy_core.aggregate.store import create_layer, quiet_consolidation, write_table
 from harpy_core.errors import InputError
 from harpy_core.statistics.channels import HISTOGRAMS, WHERE, added, columns
@@ -47,12 +48,13 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
         A field's channels, statistics or axes are not those of the first.
     """
     groups = {field: zarr.open_group(place, mode="r") for field, place in tables.items()}
-    parts = {field: _without_values(group) for field, group in groups.items()}
+    parts = {field: without_values(group) for field, group in groups.items()}
     first, *others = parts
     names = list(parts[first].var_names)
     for field in others:
         _refuse_unlike("channels", first, names, field, list(parts[field].var_names))
-        _refuse_unlike("layers", first, _layers(groups[first]), field, _layers(groups[field]))
+        of_both = [layer_names(groups[name]) for name in (first, field)]
+        _refuse_unlike("layers", first, of_both[0], field, of_both[1])
         _refuse_unlike("obsm", first, _columns(parts[first]), field, _columns(parts[field]))
         axes = [parts[f].obsm["spatial"].shape[1] for f in (first, field)]
         if axes[0] != axes[1]:
@@ -63,9 +65,9 @@ def join_tables(tables: Mapping[str, str | os.PathLike[str]], path: str | os.Pat
     table = _joined(parts)
     with staging(path) as folder:
         group = write_table(folder, table)
-        layers = _layers(groups[first])
+        layers = layer_names(groups[first])
         for name in (*(f"layers/{layer}" for layer in layers), *(["X"] if layers else [])):
-            sources = [_values(groups[field], name) for field in tables]
+            sources = [values_of(groups[field], name) for field in tables]
             orders = [_order(names, list(parts[field].var_names)) for field in tables]
             target = create_layer(group, name, table.shape, sources[0].chunks[1])
             _copy(sources, orders, target)
@@ -122,28 +124,10 @@ def _store_beside(manifest: str | os.PathLike[str]) -> Path:
     return place.with_name(place.name.replace(".manifest.json", ".zarr"))
 
 
-def _without_values(group: zarr.Group) -> Any:
-    """Read the table of a store, without X and layers."""
-    from anndata import AnnData
-    from anndata.io import read_elem
-
-    named = [name for name in ("obs", "var", "obsm", "obsp", "uns") if name in group]
-    return AnnData(**{name: read_elem(group[name]) for name in named})
-
-
-def _layers(group: zarr.Group) -> list[str]:
-    layers = group["layers"]
-    return sorted(layers.array_keys()) if isinstance(layers, zarr.Group) else []
-
-
 def _columns(table: Any) -> list[str]:
     """Names of the columns of all data frames of obsm."""
     frames = {name: values for name, values in table.obsm.items() if name != "spatial"}
     return [f"{name}:{column}" for name, frame in frames.items() for column in frame.columns]
-
-
-def _values(group: zarr.Group, name: str) -> zarr.Array:
-    return zarr.open_array(group.store_path / name, mode="r")
 
 
 def _refuse_unlike(

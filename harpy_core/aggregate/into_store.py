@@ -1,4 +1,4 @@
-"""A table, and shapes of its instances, put into the SpatialData store that they describe.
+"""Tables, and shapes of their instances, put into the SpatialData store that they describe.
 
 An element is made beside its place under a hidden name, which no reader of SpatialData lists, and
 renamed; nothing that was there is touched. `harpy_core.storage.marks` decides whether an element of
@@ -11,14 +11,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zarr
 
+from harpy_core.aggregate.regions import of_region, write_region
 from harpy_core.config.models import Shape
 from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
@@ -31,6 +33,25 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TablePart:
+    """The rows of a table that are of one layer, as an element of a store.
+
+    Attributes
+    ----------
+    layer
+        Name of the layer in the table.
+    labels
+        Labels element whose instances they are.
+    element
+        Name of the table that they become.
+    """
+
+    layer: str
+    labels: str
+    element: str
 
 
 def put_table(
@@ -56,16 +77,45 @@ def put_table(
     InputError
         There is no such store or labels element, or an element of that name that is not ours.
     """
-    root = _opened(store, labels)
-    with _placed(root, f"tables/{name}", table, overwrite) as folder:
-        if root.metadata.zarr_format == 3:
-            ignored = shutil.ignore_patterns(".snakemake_timestamp")
-            shutil.copytree(table, folder, dirs_exist_ok=True, ignore=ignored)
-        else:
-            _write_as_zarr_2(table, folder)
-        element = _group(folder)
-        keys = spatialdata_store.TABLE_ATTRIBUTES[element.metadata.zarr_format]
-        element.attrs.update({**keys, **_annotation(table, labels)})
+    put_tables(table, store, [TablePart(labels, labels, name)], overwrite=overwrite)
+
+
+def put_tables(
+    table: StrPath, store: StrPath, parts: Sequence[TablePart], *, overwrite: bool = False
+) -> None:
+    """Put the table of each layer into a SpatialData store, where it annotates its own labels.
+
+    No element is touched unless all may be.
+
+    Parameters
+    ----------
+    table, store, overwrite
+        See `put_table`.
+    parts
+        The layers, all that the table has.
+
+    Raises
+    ------
+    InputError
+        See `put_table`; or the table is of other layers.
+    """
+    roots = [_opened(store, part.labels) for part in parts]
+    _refuse_others(table, [part.layer for part in parts])
+    for part in parts:
+        if not overwrite:
+            refuse_foreign(Path(store, "tables", part.element), os.fspath(table))
+    for root, part in zip(roots, parts, strict=True):
+        with _placed(root, f"tables/{part.element}", table, overwrite) as folder:
+            if root.metadata.zarr_format == 2:
+                _write_as_zarr_2(table, part if len(parts) > 1 else None, folder)
+            elif len(parts) > 1:
+                write_region(table, part.layer, part.labels, folder)
+            else:
+                ignored = shutil.ignore_patterns(".snakemake_timestamp")
+                shutil.copytree(table, folder, dirs_exist_ok=True, ignore=ignored)
+            element = _group(folder)
+            keys = spatialdata_store.TABLE_ATTRIBUTES[element.metadata.zarr_format]
+            element.attrs.update({**keys, **_annotation(table), "region": part.labels})
 
 
 def put_shapes(
@@ -192,22 +242,30 @@ def _is_consolidated(store: Path) -> bool:
     return "consolidated_metadata" in json.loads(place.read_text(encoding="utf-8"))
 
 
-def _annotation(table: StrPath, labels: str) -> dict[str, Any]:
-    """Keys of the table's annotation, which must name the labels."""
-    keys = {
-        name: zarr.open_array(Path(table) / "uns/spatialdata_attrs" / name, mode="r")[()]
-        for name in ("region", "region_key", "instance_key")
-    }
-    found = {name: str(value) for name, value in keys.items()}
-    if found["region"] != labels:
-        raise InputError(f"{table}: it is of {found['region']}, not of {labels}; make it again")
-    return found
+def _annotation(table: StrPath) -> dict[str, str]:
+    """Keys by which a table's rows name their layer and instance."""
+    place = Path(table) / "uns/spatialdata_attrs"
+    keys = ("region_key", "instance_key")
+    return {name: str(zarr.open_array(place / name, mode="r")[()]) for name in keys}
 
 
-def _write_as_zarr_2(table: StrPath, folder: Path) -> None:
+def _refuse_others(table: StrPath, layers: Sequence[str]) -> None:
+    """Refuse a table that is of other layers."""
+    regions = zarr.open_array(Path(table) / "uns/spatialdata_attrs/region", mode="r")
+    found = np.atleast_1d(regions[...]).tolist()
+    if sorted(found) != sorted(layers):
+        raise InputError(
+            f"{table}: it is of {', '.join(found)}, not of {', '.join(layers)}; make it again"
+        )
+
+
+def _write_as_zarr_2(table: StrPath, part: TablePart | None, folder: Path) -> None:
+    """Write a table, or a part of it."""
     import anndata
 
     whole = anndata.read_zarr(table)
+    if part is not None:
+        whole = of_region(whole, part.layer, part.labels)
     group = zarr.open_group(folder, mode="w", zarr_format=2)
     with anndata.settings.override(zarr_write_format=2, auto_shard_zarr_v3=False):
         anndata.io.write_elem(group, "/", whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from harpy_core.aggregate.neighbors import Neighbors
 from harpy_core.aggregate.parents import NO_OVERLAPS, Parents
 from harpy_core.aggregate.run import Run
 from harpy_core.errors import InputError
-from harpy_core.instances.finding import Instances
+from harpy_core.instances.finding import Instances, tell_of_a_mask
 from harpy_core.kernels import engine as kernels_of
+from harpy_core.raster import open_layer
 from harpy_core.raster.growing import expand_labels, label_rings, subtract_labels
 from harpy_core.raster.raster import Raster
 from harpy_core.running import schedule
@@ -36,6 +37,8 @@ from harpy_core.statistics.asked import Stats, resolved
 if TYPE_CHECKING:
     from anndata import AnnData
     from distributed import Client
+
+    from harpy_core.raster.info import RasterInfo
 
 
 def aggregate_layers(
@@ -105,6 +108,7 @@ def aggregate_layers(
     first = together.jobs[0]
     with track(first.pixels, "aggregate", enabled=progress) as bar:
         found, parents = together.measure(first.channel_edges, client, bar)
+    tell_of_a_mask(found[0].instances, next(iter(layers)))
     return together.tables(found, parents)
 
 
@@ -233,32 +237,65 @@ class Together:
                 formulas = {one.declared.name: one.declared.formula for one in self.derived}
                 tables[name].uns["harpy_core"]["derived"] = formulas
             if above is not None:
+                tell_of_a_mask(measured.instances, name)
                 parent, overlap = above.of(measured.instances.id)
                 tables[name].obs["parent"], tables[name].obs["overlap"] = parent, overlap
         return tables
 
 
+def opened_layers(
+    info: RasterInfo, sections: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Raster]:
+    """Open the layers of a config's section aggregate that have labels of their own.
+
+    Parameters
+    ----------
+    info
+        The image.
+    sections
+        `config.measures.Layer` of each as builtins, by name.
+
+    Returns
+    -------
+    The image with the labels of each of these layers, by the layer's name.
+
+    Raises
+    ------
+    InputError
+        Labels of a layer cannot be opened, or do not lie on the image; the line names the layer.
+    """
+    opened = {}
+    for name, section in (sections or {}).items():
+        if section["labels"] is None:
+            continue
+        try:
+            place = section["scale"], section["translation"]
+            opened[name] = open_layer(info, section["labels"], *place, section["label_connected"])
+        except InputError as error:
+            raise type(error)(f"layer {name}: labels = {section['labels']}: {error}") from error
+    return opened
+
+
 def made_layers(
     sections: Mapping[str, Mapping[str, Any]] | None,
     raster: Raster,
-    opened: Callable[..., Any],
+    opened: Mapping[str, Raster],
 ) -> dict[str, Any]:
     """Make the layers of a config's section aggregate.
 
     Parameters
     ----------
     sections
-        `config.models.Layer` of each as builtins, by name.
+        See `opened_layers`.
     raster
         The image, and the labels that layers are made of where they name no others.
     opened
-        Function that opens other labels by the name of an element or their place, with their
-        scale and translation.
+        Result of `opened_layers`.
 
     Raises
     ------
     InputError
-        A layer has the name of the raster's labels, or its labels cannot be opened.
+        A layer has the name of the raster's labels.
     """
     region, labels = next(iter(raster.layers.items()))
     made: dict[str, Any] = {}
@@ -267,7 +304,7 @@ def made_layers(
             raise InputError(f"layers: {name!r} is the name of the labels too; rename the layer")
         base = made.get(section["of"], labels)
         if section["labels"] is not None:
-            made[name] = opened(section["labels"], section["scale"], section["translation"])
+            made[name] = opened[name].labels
         elif section["expand"] is not None:
             made[name] = expand_labels(base, section["expand"])
         elif section["ring"] is not None:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -106,14 +105,15 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
     section = section_of(Aggregate, typed)
     _refuse_taken(output, overwrite)
     info = _described(typed)
-    from harpy_core.aggregate.layers import made_layers
+    from harpy_core.aggregate.layers import made_layers, opened_layers
     from harpy_core.aggregate.store import aggregate_to_store
     from harpy_core.instances.finding import find_instances
-    from harpy_core.raster import open_described, open_layer
+    from harpy_core.raster import open_described
 
     raster = open_described(info)
     engine = typed["engine"] or "auto"
     layers = section.model_dump()["layers"]
+    made = made_layers(layers, raster, opened_layers(info, layers))
     stats = of_section(section.model_dump())
     planned = {
         "stats": stats,
@@ -142,7 +142,7 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
             whole_channels=section.whole_channels,
             spacing=raster.spacing_of(section.spacing),
             neighbors=section.neighbors,
-            layers=made_layers(layers, raster, partial(open_layer, info)),
+            layers=made,
             derived=section.derived,
             strict=info.strict,
             region=next(iter(raster.layers)),

@@ -79,6 +79,11 @@ class Layer(Section):
         "a translation is a number, or one for each axis of the labels, or null",
         default=None,
     )
+    label_connected: bool = key(
+        "Whether these labels are a binary mask, as the source's label_connected.",
+        "use true or false",
+        default=False,
+    )
     of: str | None = key(
         "Name of the layer before it that it is made of; null: the source's labels.",
         NAME_RULE,
@@ -112,6 +117,8 @@ class Layer(Section):
             raise PydanticCustomError("together", "of goes with expand, ring or without")
         if given != ["labels"] and (self.scale, self.translation) != (None, None):
             raise PydanticCustomError("together", "scale and translation go with labels")
+        if given != ["labels"] and self.label_connected:
+            raise PydanticCustomError("together", "label_connected goes with labels")
         if self.ring is not None and self.ring[0] >= self.ring[1]:
             raise PydanticCustomError("together", "the outer distance of a ring is the larger one")
         return self
@@ -217,6 +224,25 @@ class Aggregate(Section):
         except InputError as error:
             raise PydanticCustomError("together", "{told}", {"told": str(error)}) from None
         return self
+
+    @property
+    def opened_layers(self) -> dict[str, Layer]:
+        """Layers that have labels of their own, by name."""
+        return {name: layer for name, layer in (self.layers or {}).items() if layer.labels}
+
+    @property
+    def instances_of(self) -> dict[str, str]:
+        """The layer with labels of its own whose instances each layer has; empty: the source's."""
+        found: dict[str, str] = {}
+        for name, layer in (self.layers or {}).items():
+            found[name] = name if layer.labels else found[layer.of] if layer.of else ""
+        return found
+
+    def in_tiles(self) -> Aggregate:
+        """Return the section for a tiled store, which holds the labels of layers by their names."""
+        moved = {name: Layer(labels=name) for name in self.opened_layers}
+        layers = None if self.layers is None else {**self.layers, **moved}
+        return self.model_copy(update={"layers": layers})
 
 
 def _model_is_there(model: str) -> str:

@@ -39,6 +39,9 @@ MEASURED = (*ENGINES, PEER)
 RESULTS = "results"
 """Folder of the results, if a config names no other."""
 
+TILED_IMAGE, TILED_LABELS = "image", "labels"
+"""Names of a source's image and labels in a tiled store; other layers keep their own."""
+
 
 if TYPE_CHECKING:
     MeasuredEngine = str
@@ -116,12 +119,13 @@ class Table(Section):
 
     into_store: bool = key(
         "Put the table into the source's SpatialData store, as an element that annotates the "
-        "labels. Nothing that is there is changed.",
+        "labels. Nothing that is there is changed. The table of each of aggregate.layers becomes "
+        "an element of its own, which annotates the labels that the layer has or is made of.",
         "use true or false",
         default=False,
     )
     name: str = key(
-        "Name of the element.",
+        "Name of the element; a layer's has its name after it: table_nucleus.",
         "a name is of ASCII letters, digits, - and _",
         default="table",
         pattern=r"^[A-Za-z0-9_-]+$",
@@ -320,15 +324,13 @@ class Case(Section):
         return self
 
     @model_validator(mode="after")
-    def _layers_have_their_image(self) -> Case:
+    def _layers_have_names_of_their_own(self) -> Case:
         layers = (self.aggregate.layers if self.aggregate else None) or {}
-        if self.tile is not None and any(layer.labels for layer in layers.values()):
+        if self.tile is not None and TILED_LABELS in layers:
             raise PydanticCustomError(
-                "together", "other labels are not tiled: leave out tile, or layers with labels"
-            )
-        if layers and self.puts_table:
-            raise PydanticCustomError(
-                "together", "table.into_store annotates the source's labels alone: leave out layers"
+                "together",
+                "a tiled store calls the source's labels {name}: give that layer another name",
+                {"name": TILED_LABELS},
             )
         return self
 
@@ -336,6 +338,16 @@ class Case(Section):
     def puts_table(self) -> bool:
         """Whether the table goes into the source's store."""
         return self.table is not None and self.table.into_store
+
+    @property
+    def table_elements(self) -> dict[str, str]:
+        """Element of the table of each layer in the source's store, by the layer.
+
+        The source's labels are the layer without a name.
+        """
+        name = self.table.name if self.table else "table"
+        layers = (self.aggregate.layers if self.aggregate else None) or {}
+        return {"": name, **{layer: f"{name}_{layer}" for layer in layers}}
 
 
 class Origin(Section):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from harpy_core.config.crops import Extract
+from harpy_core.config.measures import Layer
 from harpy_core.config.models import DATASETS, Benchmark, Config, Origin, Source
 from harpy_core.config.section import Section
 
@@ -17,6 +18,7 @@ S = TypeVar("S", bound=Section)
 
 PATHS: dict[type[Section], tuple[str, ...]] = {
     Source: ("uri", "labels", "channels"),
+    Layer: ("labels",),
     Origin: ("archive", "store"),
     Extract: ("index",),
     Benchmark: ("peer_python",),
@@ -70,6 +72,8 @@ def _placed(section: S, folder: str, path: tuple[str, ...], moved: Moved) -> S:
 def _leads_elsewhere(path: str, other: str, section: Section) -> bool:
     """Whether a path is nothing where we are, but is something in another folder."""
     if "://" in path or os.path.isabs(path) or path in DATASETS or os.path.exists(path):
+        return False
+    if isinstance(section, Layer) and not {"/", "."} & set(path):
         return False
     if isinstance(section, Source) and path == section.labels:
         # It may be the name of an element, or lie beside the image.

@@ -219,8 +219,8 @@ def find_instances(
     return found
 
 
-def tell_of_a_mask(found: Instances) -> None:
-    """Warn if the labels look like a binary mask, of which all pieces are one instance."""
+def tell_of_a_mask(found: Instances, layer: str = "labels") -> None:
+    """Warn if a layer looks like a binary mask, of which all pieces are one instance."""
     note = mask_note(found.id[:2])
     if note:
-        logger.warning("labels: 1 instance: %s", note)
+        logger.warning("%s: 1 instance: %s", layer, note)

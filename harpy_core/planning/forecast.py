@@ -23,7 +23,7 @@ from harpy_core.planning.embed_plan import embed_plan
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.parts import Plan
 from harpy_core.planning.plan import stage_plan
-from harpy_core.planning.rasters import case_raster, source_raster
+from harpy_core.planning.rasters import case_raster, check_layers, source_raster
 from harpy_core.planning.tile_plan import at_work, tile_plan
 from harpy_core.raster.info import RasterInfo
 from harpy_core.running.given import given_cores, given_memory
@@ -109,12 +109,15 @@ def _planned_stages(
     name: str, case: ImageCase, config: Config, results: Path
 ) -> Iterator[PlannedStage]:
     info, instances = case_raster(name, case, results)
+    check_layers(case)
     free = free_disk(results)
     engine = engine_here(config.cluster, case.engine)
     workers = Workers.of(config.cluster, given_cores(), engine)
     if case.tile is not None:
         tiling = Workers(1, at_work(min(given_cores(), TILE_THREADS)), given_memory())
-        yield PlannedStage(name, tile_plan(source_raster(case)[0], case.tile), tiling, free)
+        others = len(case.aggregate.opened_layers) if case.aggregate else 0
+        plan = tile_plan(source_raster(case)[0], case.tile, others)
+        yield PlannedStage(name, plan, tiling, free)
     for plan in _plans(name, case, info, instances, results):
         yield PlannedStage(name, plan, workers, free)
     if case.embed is not None and case.extract is not None:

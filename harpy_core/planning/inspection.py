@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harpy_core.config.cases import image_cases
+from harpy_core.config.measures import Layer
 from harpy_core.config.models import DATASETS, Config, Source
 from harpy_core.datasets import REGISTRY, Dataset
 
@@ -30,13 +31,23 @@ def inspect(config: Config, data: Path = Path("data")) -> tuple[str, list[str]]:
     blocks, problems = [], []
     for name, case in image_cases(config).items():
         lines, problem = _look_into(case.source, data)
-        blocks.append("\n".join([f"{name}: {case.source.uri}", *(f"  {line}" for line in lines)]))
+        block = [f"{name}: {case.source.uri}", *(f"  {line}" for line in lines)]
         if problem is not None:
             problems.append(f"{name}: {problem}")
+        layers = case.aggregate.opened_layers if case.aggregate and problem is None else {}
+        for layer, section in layers.items():
+            lines, problem = _look_into(case.source, data, section)
+            block += [f"  layer {layer}: {section.labels}", *(f"    {line}" for line in lines)]
+            if problem is not None:
+                problems.append(f"{name}: layer {layer}: {problem}")
+        blocks.append("\n".join(block))
     return "\n\n".join(blocks), problems
 
 
-def _look_into(source: Source, data: Path) -> tuple[list[str], str | None]:
+def _look_into(
+    source: Source, data: Path, layer: Layer | None = None
+) -> tuple[list[str], str | None]:
+    """Look into a source, or at the labels of another layer of it."""
     from harpy_core.planning.survey import survey
 
     uri, image, labels = source.uri, source.image, source.labels
@@ -44,9 +55,14 @@ def _look_into(source: Source, data: Path) -> tuple[list[str], str | None]:
         known = REGISTRY[source.uri]
         store = data / f"{source.uri}.zarr"
         if not store.is_dir():
-            return list(_known(known)), None
+            return list(_known(known)) if layer is None else [], None
         uri, image, labels = str(store), image or known.image, labels or known.labels
     given = source.model_dump(exclude={"uri", "image", "labels", "cache", "missing_chunks"})
+    if layer is not None:
+        labels = layer.labels
+        given |= {"labels_level": None, "labels_nearest": False, "labels_alone": True}
+        given |= {"labels_scale": layer.scale, "labels_translation": layer.translation}
+        given |= {"label_connected": layer.label_connected}
     found = survey(uri, image, labels, **given)
     lines = found.lines + ([f"cannot be used: {found.problem}"] if found.problem else [])
     return lines, found.problem

@@ -221,7 +221,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSet
             + bool(wanted.whole) * (shape.tile * shape.held + 2 * pieces)
             + _outlining(shape, shapes, number)
             + others * (shape.label_buffer + 2 * part + _outlining(shape, shapes, number))
-            + _growing(shape, asked.layers)
+            + _making(shape, asked.layers)
             + (1 + others) * _placed(shape, wanted)
             + asked.whole_channels * 4 * min(shape.group, widest) * HISTOGRAM_BYTES
         ),
@@ -286,7 +286,7 @@ def _shapes_alone(
             finding.bytes_per_task
             + others * shape.label_buffer
             + (1 + others) * _outlining(shape, shapes, number)
-            + _growing(shape, asked.layers)
+            + _making(shape, asked.layers)
         ),
         result_bytes=(
             (1 + others) * (finding.result_bytes + number * OBS_BYTES)
@@ -321,6 +321,13 @@ def _paired(shape: TileShape, number: int, asked: StageSettings) -> int:
         pairs = math.ceil(number * number / shape.plane * shape.depth * 2 * asked.neighbors**2)
         faces = 0
     return pairs * PAIR_BYTES + faces
+
+
+def _making(shape: TileShape, layers: Layers) -> int:
+    """Bytes of a tile of a layer while it is made, one at a time: grown, or placed."""
+    # Those of layers that the metadata place, too, which are not opened for the plan.
+    placed = any(one["labels"] is not None for one in layers.values())
+    return max(_growing(shape, layers), placed * 2 * shape.tile * shape.label)
 
 
 def _growing(shape: TileShape, layers: Layers) -> int:

@@ -21,7 +21,7 @@ from harpy_core.config.paths import looked_in, placed
 from harpy_core.config.section import suggestion
 from harpy_core.errors import InputError, understood
 from harpy_core.raster.channel_list import read_names
-from harpy_core.raster.formats import beside, format_of, is_apart
+from harpy_core.raster.formats import beside, format_of, is_apart, stem
 from harpy_core.raster.formats.format import Peek, stamp
 from harpy_core.raster.formats.polygons import ENDINGS as POLYGONS
 from harpy_core.storage import marks
@@ -176,10 +176,17 @@ def _mistakes(config: Config, folder: str) -> Iterator[Mistake]:
     """Yield what is wrong with the files that a config in a folder names."""
     for dataset, origin in config.datasets.items():
         yield from _of_origin(origin, ("datasets", dataset), folder)
-    for name, image in image_cases(config).items():
+    images = image_cases(config)
+    for name, image in images.items():
         yield from _of_source(image.source, key_of(name), folder)
         if image.puts_table:
             yield from _of_target(image, key_of(name))
+    # Fields of view have the same layers.
+    yield from dict.fromkeys(
+        mistake
+        for name, image in images.items()
+        for mistake in _of_layers(image, key_of(name)[:2], folder)
+    )
     for name, case in config.cases.items():
         labels = case.source.labels if case.source else None
         if case.tile and labels and labels.lower().endswith(POLYGONS):
@@ -246,6 +253,62 @@ def _of_source(source: Source, path: Keys, folder: str) -> Iterator[Mistake]:
             yield wrong((*path, "uri"), source.uri, str(error))
 
 
+def _of_layers(image: ImageCase, path: Keys, folder: str) -> Iterator[Mistake]:
+    """Yield what is wrong with the labels of a case's other layers; `path` is that of the case."""
+    source, section = image.source, image.aggregate
+    if section is None or not section.layers:
+        return
+    # Inside a data set that is not made yet, or at an address, nothing can be looked up.
+    closed = source.uri in DATASETS or not format_of(source.uri).LOCAL
+    found = Peek() if closed else _peeked(source.uri, (), folder)
+    if isinstance(found, Mistake):
+        # It is told of the source.
+        return
+    above = (*path, "aggregate", "layers")
+    own = _name_of_labels(source, found)
+    if image.tile is None and own in section.layers:
+        yield wrong((*above, own), own, "is the name of the source's labels too; rename the layer")
+    for name, layer in section.opened_layers.items():
+        key, labels = (*above, name, "labels"), layer.labels
+        assert labels is not None
+        other = source.model_copy(update={"labels": labels})
+        file, inside = _label_file(other), not is_apart(labels)
+        unreadable = None if file is None else _unreadable(file, key, folder)
+        if image.tile is not None and labels.lower().endswith(POLYGONS):
+            yield wrong(key, labels, "tile repeats a label image: give one, or leave tile out")
+        elif image.puts_table and (file is not None or not inside):
+            yield wrong(
+                key,
+                labels,
+                "table.into_store annotates labels of the source's store: put them there, or leave "
+                "into_store or the layer out",
+            )
+        elif unreadable is not None:
+            yield unreadable
+        elif not (closed and inside):
+            yield from _understood(found, other, file, key, folder)
+
+
+def _understood(
+    found: Peek, source: Source, labels: str | None, path: Keys, folder: str
+) -> Iterator[Mistake]:
+    """Yield what is wrong with labels, and that they cannot be understood at all."""
+    try:
+        with understood(""):
+            yield from list(_of_labels(found, source, labels, path, folder))
+    except InputError as error:
+        yield wrong(path, source.labels, str(error))
+
+
+def _name_of_labels(source: Source, found: Peek) -> str | None:
+    """Name of a source's labels as a table has it; None if it is not known."""
+    file = _label_file(source)
+    if file is not None or source.labels is not None:
+        return source.labels if file is None else stem(file)
+    inside = found.labels(source.image or "") or []
+    return inside[0] if len(inside) == 1 else None
+
+
 def _of_target(image: ImageCase, path: Keys) -> Iterator[Mistake]:
     """Yield why a table cannot be put into its source's store."""
     source, table = image.source, image.table
@@ -260,13 +323,14 @@ def _of_target(image: ImageCase, path: Keys) -> Iterator[Mistake]:
         return
     if table.shapes and str(source.level) != "0":
         yield wrong((*path, "level"), source.level, "table.shapes needs the finest level, 0")
-    if marks.is_foreign(Path(source.uri, "tables", table.name)) and not table.overwrite:
-        yield wrong(
-            (*path, "uri"),
-            source.uri,
-            f"tables/{table.name} is there already, and is not ours; choose another table.name, or "
-            "table.overwrite: true",
-        )
+    for name in image.table_elements.values():
+        if marks.is_foreign(Path(source.uri, "tables", name)) and not table.overwrite:
+            yield wrong(
+                (*path, "uri"),
+                source.uri,
+                f"tables/{name} is there already, and is not ours; choose another table.name, or "
+                "table.overwrite: true",
+            )
 
 
 def _peeked(uri: str, path: Keys, folder: str) -> Peek | Mistake:

@@ -62,6 +62,23 @@ def source_raster(case: ImageCase) -> tuple[RasterInfo, int | None]:
     return describe_source({**case.source.model_dump(), "dataset": None}), None
 
 
+def check_layers(case: ImageCase) -> None:
+    """Open the labels of a case's other layers, where its source is there.
+
+    Raises
+    ------
+    InputError
+        They cannot be measured with the case's image.
+    """
+    layers = case.aggregate.opened_layers if case.aggregate else {}
+    if not layers or case.source.uri in DATASETS:
+        return
+    from harpy_core.aggregate.layers import opened_layers
+
+    sections = {name: layer.model_dump() for name, layer in layers.items()}
+    opened_layers(source_raster(case)[0], sections)
+
+
 def _foretold(name: str, channels: list[str] | str | None) -> tuple[RasterInfo, int]:
     known = REGISTRY[name]
     count = len(channels) if isinstance(channels, list) else known.shape[0]

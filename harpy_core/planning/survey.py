@@ -60,28 +60,32 @@ def survey(
     labels_translation: Sides | None = None,
     labels_nearest: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    labels_alone: bool = False,
 ) -> Survey:
     """Look at a source: all of its metadata, and a few chunks of its pixels.
 
-    See `open_raster` for the parameters; what it would refuse becomes the survey's problem.
+    See `open_raster` for the parameters; what it would refuse becomes the survey's problem. With
+    `labels_alone`, the image has been described, and these are other labels of it.
     """
     found = Survey()
     choice = Choice(level, axes, t, storage_options)
     try:
         source = format_of(uri)
         with understood(uri):
-            for name, line in source.contents(uri, image, choice):
+            for name, line in () if labels_alone else source.contents(uri, image, choice):
                 found.lines.append(_row(name) + line)
         pixels, segmentation = find_elements(uri, image, labels, choice, labels_level)
         with understood(uri):
-            facts = _facts(pixels, "images"), _facts(segmentation, "labels")
-        found.lines += _side_by_side(*facts)
-        laid = Laid(labels_scale, labels_translation, labels_nearest)
+            of_image = [] if labels_alone else [_facts(pixels, "images")]
+            found.lines += _side_by_side(*of_image, _facts(segmentation, "labels"))
+        keys = "" if labels_alone else "labels_"
+        laid = Laid(labels_scale, labels_translation, labels_nearest, keys)
         own = check_elements(uri, pixels, segmentation, label_connected, laid).channels
-        names, wanted = given_names(uri, channels, pixels.channels, own)
-        used = [names[i] for i in chosen_channels(uri, names, wanted)]
-        of = "" if len(used) == len(names) else f" of {len(names)}"
-        found.lines.append(_row("channels") + f"{len(used)}{of}: {listed(used)}")
+        if not labels_alone:
+            names, wanted = given_names(uri, channels, pixels.channels, own)
+            used = [names[i] for i in chosen_channels(uri, names, wanted)]
+            of = "" if len(used) == len(names) else f" of {len(names)}"
+            found.lines.append(_row("channels") + f"{len(used)}{of}: {listed(used)}")
         found.lines.append(_row("instances") + _instances(segmentation.array, label_connected))
     except InputError as error:
         found.problem = str(error)

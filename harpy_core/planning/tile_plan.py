@@ -37,8 +37,8 @@ def at_work(cores: int) -> int:
     return AT_WORK * cores
 
 
-def tile_plan(source: RasterInfo, tile: Tile) -> Plan:
-    """Plan the tiled store: each distinct chunk once if they are linked, and the labels.
+def tile_plan(source: RasterInfo, tile: Tile, others: int = 0) -> Plan:
+    """Plan the tiled store: each distinct chunk once if they are linked, and all labels.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ def tile_plan(source: RasterInfo, tile: Tile) -> Plan:
         What is repeated.
     tile
         Section of the config.
+    others
+        Number of other layers of labels that are repeated too.
 
     Returns
     -------
@@ -65,7 +67,8 @@ def tile_plan(source: RasterInfo, tile: Tile) -> Plan:
         # The rule of `harpy_core.tiling.linking`, which is slow to import.
         periods = [n // math.gcd(n, c) for n, c in zip(own, chunks, strict=True)]
         written = 0 if files_stand else math.prod(map(min, counts, periods)) * chunk
-    labels = math.prod(info.labels_shape) * itemsize(info.labels_dtype)
+    pixels = math.prod(info.labels_shape)
+    labels = pixels * (itemsize(info.labels_dtype) + others * _LARGEST_LABEL)
     shard = tile.shard or tile.chunks
     file = (shard[0], *chunks[1:-2], *shard[1:])
     image_kept, image_file = (
@@ -85,9 +88,17 @@ def tile_plan(source: RasterInfo, tile: Tile) -> Plan:
         bytes_written=written + labels,
         bytes_stored=written + labels // LABELS_RATIO,
         bytes_per_task=TASK_BYTES + max(image_file, labels_file),
-        result_bytes=image_kept + labels_kept,
+        result_bytes=image_kept + labels_kept + others * _kept_at_most(source),
         instances=None,
     )
+
+
+def _kept_at_most(source: RasterInfo) -> int:
+    """Bytes of the chunks of another layer that are kept; its type and its chunks are not known."""
+    padded = 1
+    for n, c in zip(source.labels_shape, source.labels_chunks, strict=True):
+        padded *= n + c
+    return min(padded * _LARGEST_LABEL, IN_MEMORY)
 
 
 def _held(

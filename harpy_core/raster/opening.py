@@ -182,19 +182,8 @@ def open_described(info: RasterInfo) -> Raster:
     InputError
         The source has changed since it was described.
     """
-    choice = Choice(info.level, info.axes, info.t, info.storage_options)
-    opened = _opened(
-        info.uri,
-        info.image,
-        info.labels,
-        info.channels,
-        choice,
-        info.labels_level,
-        info.cache,
-        info.label_connected,
-        Laid(info.labels_scale, info.labels_translation, info.labels_nearest),
-        info.named,
-    )
+    laid = Laid(info.labels_scale, info.labels_translation, info.labels_nearest)
+    opened = _of_description(info, laid)
     raster, apart = opened.raster, opened.apart
     if info.files and _files(info.uri, raster, apart) != info.files:
         raise InputError(
@@ -214,9 +203,13 @@ class _Opened:
 
 
 def open_layer(
-    info: RasterInfo, labels: str, scale: Sides | None = None, translation: Sides | None = None
-) -> Any:
-    """Open other labels of the image that `describe` described.
+    info: RasterInfo,
+    labels: str,
+    scale: Sides | None = None,
+    translation: Sides | None = None,
+    label_connected: bool = False,
+) -> Raster:
+    """Open the image that `describe` described with other labels.
 
     Parameters
     ----------
@@ -226,23 +219,34 @@ def open_layer(
         Name of an element, or path or address, as in `open_raster`.
     scale, translation
         Their place on the image, as ``labels_scale`` and ``labels_translation`` there.
+    label_connected
+        Whether they are a binary mask, likewise.
 
     Raises
     ------
     InputError
         See `open_raster`.
     """
-    return open_described(
-        dataclasses.replace(
-            info,
-            labels=labels,
-            files="",
-            labels_level=None,
-            label_connected=False,
-            labels_scale=scale,
-            labels_translation=translation,
-        )
-    ).labels
+    other = dataclasses.replace(
+        info, labels=labels, labels_level=None, label_connected=label_connected
+    )
+    return _of_description(other, Laid(scale, translation, keys="")).raster
+
+
+def _of_description(info: RasterInfo, laid: Laid) -> _Opened:
+    """Open the files that a description names, whether or not they are those that it described."""
+    return _opened(
+        info.uri,
+        info.image,
+        info.labels,
+        info.channels,
+        Choice(info.level, info.axes, info.t, info.storage_options),
+        info.labels_level,
+        info.cache,
+        info.label_connected,
+        laid,
+        info.named,
+    )
 
 
 def _opened(

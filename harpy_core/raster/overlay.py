@@ -21,7 +21,6 @@ Sides = float | Sequence[float]
 
 _RELATIVE = 1e-6
 _PIXELS = 1e-3
-_REMEDY = "say where they lie with labels_scale and labels_translation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,15 @@ class Laid:
     nearest
         Whether pixels of the image may take the label at their centre where pixels of the labels
         are not whole ones of the image.
+    keys
+        Beginning of the names of the keys that say so: empty for those of a layer, which has no key
+        for `nearest`.
     """
 
     scale: Sides | None = None
     translation: Sides | None = None
     nearest: bool = False
+    keys: str = "labels_"
 
     @property
     def given(self) -> bool:
@@ -51,14 +54,21 @@ class Laid:
     @property
     def facts(self) -> list[Any]:
         """What of it changes labels; empty where nothing is said."""
-        return [self.scale, self.translation, self.nearest] if self != Laid() else []
+        known = [self.scale, self.translation, self.nearest]
+        return known if self.given or self.nearest else []
 
-    def matrix(self, axes: int, where: str) -> np.ndarray:
+    @property
+    def remedy(self) -> str:
+        """What to do where the metadata place labels elsewhere."""
+        return f"say where they lie with {self.keys}scale and {self.keys}translation"
+
+    def matrix(self, axes: int) -> np.ndarray:
         """Return the matrix from the labels' places z, y and x to those in the image."""
-        scale = _by_axis(1.0 if self.scale is None else self.scale, axes, f"{where}_scale", 1.0)
-        shift = _by_axis(self.translation or 0.0, axes, f"{where}_translation", 0.0)
+        named = f"{self.keys}scale"
+        scale = _by_axis(1.0 if self.scale is None else self.scale, axes, named, 1.0)
+        shift = _by_axis(self.translation or 0.0, axes, f"{self.keys}translation", 0.0)
         if not (np.isfinite(scale).all() and (scale > 0).all()):
-            raise InputError(f"{where}_scale = {self.scale}: give positive numbers")
+            raise InputError(f"{named} = {self.scale}: give positive numbers")
         matrix = np.diag([*scale, 1.0])
         matrix[:3, 3] = shift
         return matrix
@@ -114,7 +124,7 @@ def place_labels(
         raise InputError("labels: Dask arrays are not placed; use dask.array.repeat and pad")
     if len(shape) != labels.ndim:
         raise InputError(f"shape = {tuple(shape)}: give {labels.ndim} numbers, as labels have axes")
-    matrix = Laid(scale, translation).matrix(labels.ndim, "labels")
+    matrix = Laid(scale, translation).matrix(labels.ndim)
     if not nearest and _exact(matrix) is None:
         raise InputError(
             f"scale = {scale}, translation = {translation}: pixels of the labels are not whole "
@@ -137,11 +147,12 @@ def laid_on(uri: str, image: Element, labels: Element, said: Laid) -> Any:
     array = labels.array
     shape = lifted(tuple(image.array.shape[1:]), 3, 1)
     if said.given:
-        matrix = said.matrix(array.ndim, "labels")
+        matrix = said.matrix(array.ndim)
         told = f"scale {said.scale}, translation {said.translation}"
-        remedy = "give whole numbers of at least 1, or labels_nearest: true"
+        remedy = "give whole numbers of at least 1"
+        remedy += f", or {said.keys}nearest: true" if said.keys else ""
     elif image.placed is None or labels.placed is None:
-        _refuse_coarser(uri, labels, shape)
+        _refuse_coarser(uri, labels, shape, said)
         return array
     else:
         flat = image.array.ndim == 3 or array.ndim == 2
@@ -149,7 +160,7 @@ def laid_on(uri: str, image: Element, labels: Element, said: Laid) -> Any:
         moved = difference(image.placed, labels.placed, axes)
         if moved is None:
             return array
-        told, remedy = moved, _REMEDY
+        told, remedy = moved, said.remedy
         found = relation(image.placed, labels.placed, axes)
         if found is None:
             raise _elsewhere(uri, image, labels, told, remedy)
@@ -164,7 +175,7 @@ def laid_on(uri: str, image: Element, labels: Element, said: Laid) -> Any:
     return PlacedLabels(array, reader_of(array, 3), over, matrix if exact is None else exact)
 
 
-def _refuse_coarser(uri: str, labels: Element, image: tuple[int, ...]) -> None:
+def _refuse_coarser(uri: str, labels: Element, image: tuple[int, ...], said: Laid) -> None:
     """Refuse labels of a whole part of the image's pixels along y and x: it is not said where."""
     own = lifted(tuple(labels.array.shape), 3, 1)
     factor = image[1] // max(own[1], 1)
@@ -173,7 +184,7 @@ def _refuse_coarser(uri: str, labels: Element, image: tuple[int, ...]) -> None:
         raise InputError(
             f"{uri}: labels {labels.name!r} do not cover the same pixels as the image, which has "
             f"{factor} times as many along y and x: if each of theirs covers {factor} x {factor} "
-            f"of the image's, give labels_scale: {told}"
+            f"of the image's, give {said.keys}scale: {told}"
         )
 
 

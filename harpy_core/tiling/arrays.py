@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from harpy_core.config.crops import Codec
+from harpy_core.config.models import TILED_IMAGE
 from harpy_core.errors import InputError
 from harpy_core.raster.formats.format import ReusableFiles
 from harpy_core.raster.raster import Raster
@@ -23,7 +24,6 @@ from harpy_core.tiling.repeating import Box, Repeated, chunk_boxes, decoded_wher
 LARGEST_CHUNK = 2**31 - 1
 """Bytes that a codec takes at most."""
 
-_NAMES = {"images": "image", "labels": "labels"}
 _CONTENT: dict[str, codecs.Content] = {"images": "image", "labels": "labels"}
 
 
@@ -37,6 +37,8 @@ class TiledArray:
         Repeated pixels.
     kind
         ``images`` or ``labels``.
+    name
+        Name of the element.
     dtype
         Type of the result.
     chunks
@@ -53,17 +55,13 @@ class TiledArray:
 
     pixels: Repeated
     kind: str
+    name: str
     dtype: np.dtype
     chunks: Index
     unit: Index
     codec: Codec
     origin: ReusableFiles | None
     encoding: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the element."""
-        return _NAMES[self.kind]
 
     @property
     def content(self) -> codecs.Content:
@@ -118,14 +116,16 @@ def tiled_image(
     size = _chunks(chunks, source, whole)
     linked = linkable(source, size, whole) if codec is None and shard is None else None
     if linked is not None:
-        return _of_source(source, whole, "images", linked)
+        return _of_source(source, whole, "images", TILED_IMAGE, linked)
     codec = codec or "lz4"
     dtype = native(source)
     pixels = Repeated(decoded_where_small(source, threads), whole)
-    return _encoded_array(pixels, "images", dtype, size, _files(size, chunks, shard, whole), codec)
+    unit = _files(size, chunks, shard, whole)
+    return _encoded_array(pixels, "images", TILED_IMAGE, dtype, size, unit, codec)
 
 
 def tiled_labels(
+    name: str,
     source: Any,
     shape: Sequence[int],
     chunks: Sequence[int] | None,
@@ -133,7 +133,7 @@ def tiled_labels(
     shard: Sequence[int] | None,
     threads: int,
 ) -> TiledArray:
-    """Make the labels' array from the arguments of `tile_raster`; their type fits all repeats."""
+    """Make an array of labels from the arguments of `tile_raster`; its type fits all repeats."""
     whole = (*source.shape[:-2], *shape[1:])
     wanted = None if chunks is None else chunks[1:]
     size = _chunks(wanted, source, whole)
@@ -141,20 +141,21 @@ def tiled_labels(
     if repeats == 1 and codec is None and shard is None:
         linked = linkable(source, size, whole)
         if linked is not None:
-            return _of_source(source, whole, "labels", linked)
+            return _of_source(source, whole, "labels", name, linked)
     pixels = decoded_where_small(source, threads)
     step = 0 if repeats == 1 else _largest(pixels, tuple(source.chunks), threads)
     dtype = _label_type(native(source), step, repeats)
     unit = _files(size, wanted, None if shard is None else shard[1:], whole)
     repeated = Repeated(pixels, whole, step)
-    return _encoded_array(repeated, "labels", dtype, size, unit, codec or "zstd")
+    return _encoded_array(repeated, "labels", name, dtype, size, unit, codec or "zstd")
 
 
-def _of_source(source: Any, whole: Index, kind: str, files: ReusableFiles) -> TiledArray:
+def _of_source(source: Any, whole: Index, kind: str, name: str, files: ReusableFiles) -> TiledArray:
     """Make an array whose files are the source's."""
     return TiledArray(
         pixels=Repeated(source, whole),
         kind=kind,
+        name=name,
         dtype=native(source),
         chunks=tuple(source.chunks),
         unit=files.unit,
@@ -165,7 +166,13 @@ def _of_source(source: Any, whole: Index, kind: str, files: ReusableFiles) -> Ti
 
 
 def _encoded_array(
-    pixels: Repeated, kind: str, dtype: np.dtype, chunks: Index, unit: Index, codec: Codec
+    pixels: Repeated,
+    kind: str,
+    name: str,
+    dtype: np.dtype,
+    chunks: Index,
+    unit: Index,
+    codec: Codec,
 ) -> TiledArray:
     if math.prod(chunks) * dtype.itemsize > LARGEST_CHUNK:
         raise InputError(
@@ -176,7 +183,7 @@ def _encoded_array(
         "compressors": codecs.compressors(codec, dtype, _CONTENT[kind]),
         "shards": None if unit == chunks else unit,
     }
-    return TiledArray(pixels, kind, dtype, chunks, unit, codec, None, encoding)
+    return TiledArray(pixels, kind, name, dtype, chunks, unit, codec, None, encoding)
 
 
 def _chunks(wanted: Sequence[int] | None, source: Any, shape: Index) -> Index:

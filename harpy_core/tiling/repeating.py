@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from harpy_core.raster.grown import LabelView
 from harpy_core.raster.reading import Reader, reader_of
 from harpy_core.running.schedule import in_order
 from harpy_core.tiling.limits import IN_MEMORY
@@ -62,11 +64,7 @@ def decoded_where_small(array: Any, threads: int) -> Any:
     padded = math.prod(-(-n // c) * c for n, c in zip(shape, chunks, strict=True))
     if padded * np.dtype(array.dtype).itemsize > IN_MEMORY:
         return array
-    reader = reader_of(array, array.ndim, None)
-
-    def read(region: Box) -> tuple[np.ndarray, bool]:
-        return _read(reader, region)
-
+    read = _reading(array)
     places = product(*(range(-(-n // c)) for n, c in zip(shape, chunks, strict=True)))
     found = dict(
         zip(places, in_order(read, chunk_boxes(shape, chunks), threads=threads), strict=True)
@@ -117,9 +115,9 @@ class Repeated:
             _widest([inside for _, inside, _ in _pieces(axis, n, n)])
             for axis, n in zip(region, source.shape, strict=True)
         ]
-        reader = reader_of(source, source.ndim, None)
+        read = _reading(source)
         found = {
-            place: _read(reader, tuple(axis[i] for axis, i in zip(spans, place, strict=True)))
+            place: read(tuple(axis[i] for axis, i in zip(spans, place, strict=True)))
             for place in product(*(range(len(axis)) for axis in spans))
         }
         arrays = {place: values for place, (values, _) in found.items()}
@@ -182,6 +180,14 @@ class Held:
             first = spans[at].start
             relative.append(slice(wanted.start - first, wanted.stop - first))
         return self.arrays[tuple(number)][tuple(relative)]
+
+
+def _reading(array: Any) -> Callable[[Box], tuple[np.ndarray, bool]]:
+    """Return a function that reads a region, and says whether all its chunks were there."""
+    if isinstance(array, LabelView):
+        # Its reader has three axes. What is missing of labels is background.
+        return lambda region: (array[region], True)
+    return partial(_read, reader_of(array, array.ndim, None))
 
 
 def _read(reader: Reader, region: Box) -> tuple[np.ndarray, bool]:

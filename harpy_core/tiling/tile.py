@@ -13,15 +13,17 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from harpy_core.config.crops import Codec
+from harpy_core.config.models import TILED_LABELS
 from harpy_core.errors import InputError
 from harpy_core.provenance import source_digest
 from harpy_core.raster.fingerprints import fingerprint
@@ -87,15 +89,16 @@ def tile_raster(
     progress: bool = False,
     threads: int | None = None,
 ) -> Tiled:
-    """Repeat an image and its labels along c, y and x to exactly a target size.
+    """Repeat an image and its layers of labels along c, y and x to exactly a target size.
 
     Parameters
     ----------
     raster
         Image and labels to repeat. A z axis is kept as it is.
     path
-        SpatialData store to make, with elements ``image`` and ``labels``. It appears whole or not
-        at all; files finished by a run that died are kept beside it for the next one.
+        SpatialData store to make, with elements ``image`` and ``labels``, the first layer, and the
+        other layers by their names. It appears whole or not at all; files finished by a run that
+        died are kept beside it for the next one.
     shape
         Target (c, y, x) in channels and pixels. The last repeat is cropped; instances it cuts keep
         what is left of them.
@@ -122,34 +125,38 @@ def tile_raster(
     Notes
     -----
     Repeat k of channel ``CD3`` is named ``CD3_k``, the first keeps its name. Repeats along y and x
-    are counted row by row, and a label of repeat k is the source's plus k times its largest, so
-    every repeat has labels of its own; their type grows if needed. Repeats along c share them.
+    are counted row by row, and a label of repeat k is the source's plus k times the largest of its
+    layer, so every repeat has labels of its own; their type grows if needed. Repeats along c share
+    them.
 
     Raises
     ------
     InputError
-        Sizes are not positive, labels do not fit 64 bits or are negative, there is nothing to
-        link, the disk is too small, or another run is working on the same path.
+        Sizes are not positive, labels do not fit 64 bits or are negative, a layer has the name of
+        the first in the store, there is nothing to link, the disk is too small, or another run is
+        working on the same path.
     """
     _check_sizes(shape, chunks, shard, method)
-    if isinstance(raster.labels, PolygonLabels):
-        raise InputError("tile: labels are polygons; give a label image, or leave tile out")
+    layers = _renamed(raster.layers)
     threads = AT_WORK * (threads or threads_of(None))
     target = Path(path)
     with sole_writer(target):
         image = tiled_image(raster, shape, chunks, codec, shard, threads)
         if method == "link":
             check_linkable(image)
-        labels = tiled_labels(raster.labels, shape, chunks, codec, shard, threads)
+        labels = [
+            tiled_labels(name, array, shape, chunks, codec, shard, threads)
+            for name, array in layers.items()
+        ]
         names = repeated_names(raster.channels, shape[0])
-        found = fingerprint(raster.image, raster.labels)
-        asked = [shape, chunks, method, codec, shard]
+        found = fingerprint(raster.image, *layers.values())
+        asked = [shape, chunks, method, codec, shard, list(layers)]
         key = digest_of([found, names, asked, source_digest(__name__)])[:16]
         work = WorkFolder(target, key)
         work.begin(partial(_write_metadata, image, labels, names), resume=found is not None)
-        total = sum(math.prod(array.pixels.shape) for array in (image, labels))
+        total = sum(math.prod(array.pixels.shape) for array in (image, *labels))
         with track(total, "tile", enabled=progress) as bar:
-            ways = _make((image, labels), work, method, threads, bar)
+            ways = _make((image, *labels), work, method, threads, bar)
         work.finish(("images", "labels"))
     if method == "link" and (ways["cloned"] or ways["copied"]):
         logger.warning(
@@ -192,6 +199,20 @@ def repeated_names(names: Sequence[str], count: int) -> list[str]:
         joint += "_"
 
 
+def _renamed(layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return layers by their names in the store, if they can be tiled."""
+    (first, labels), *others = layers.items()
+    renamed = {TILED_LABELS: labels, **dict(others)}
+    if len(renamed) < len(layers):
+        raise InputError(
+            f"tile: the store calls {first!r} {TILED_LABELS!r}; rename the other layer"
+        )
+    for name, array in layers.items():
+        if isinstance(array, PolygonLabels):
+            raise InputError(f"tile: {name!r} are polygons; give a label image, or leave tile out")
+    return renamed
+
+
 def _check_sizes(
     shape: Sequence[int],
     chunks: Sequence[int] | None,
@@ -214,15 +235,18 @@ def _check_sizes(
 # Making it --------------------------------------------------------------------------------------
 
 
-def _write_metadata(image: TiledArray, labels: TiledArray, names: list[str], folder: Path) -> None:
+def _write_metadata(
+    image: TiledArray, labels: Sequence[TiledArray], names: list[str], folder: Path
+) -> None:
     """Write a store without pixels."""
     root = spatialdata_store.create(folder)
     spatialdata_store.create_image(
         root, image.name, image.pixels.shape, image.chunks, image.dtype, names, **image.encoding
     )
-    spatialdata_store.create_labels(
-        root, labels.name, labels.pixels.shape, labels.chunks, labels.dtype, **labels.encoding
-    )
+    for layer in labels:
+        spatialdata_store.create_labels(
+            root, layer.name, layer.pixels.shape, layer.chunks, layer.dtype, **layer.encoding
+        )
     spatialdata_store.consolidate(root)
 
 

@@ -6,12 +6,10 @@ The rules of both and the one that reads the image for both are given the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harpy_core.aggregate.layers import made_layers
+from harpy_core.aggregate.layers import made_layers, opened_layers
 from harpy_core.config.crops import CropSettings
-from harpy_core.raster import open_layer
 from harpy_core.statistics.asked import of_section
 from harpy_core.tiles.labels import read_labels
 
@@ -29,6 +27,7 @@ def table_settings(section: Mapping[str, Any], instances: Instances) -> dict[str
 
 def table_arguments(section: Mapping[str, Any], info: RasterInfo, raster: Raster) -> dict[str, Any]:
     """Return what `aggregate_to_store` takes of a section aggregate and its raster."""
+    layers = section["layers"]
     return {
         "stats": of_section(section),
         "channels": raster.channels,
@@ -37,7 +36,7 @@ def table_arguments(section: Mapping[str, Any], info: RasterInfo, raster: Raster
         "whole_channels": section["whole_channels"],
         "spacing": raster.spacing_of(section["spacing"]),
         "neighbors": section["neighbors"],
-        "layers": made_layers(section["layers"], raster, partial(open_layer, info)),
+        "layers": made_layers(layers, raster, opened_layers(info, layers)),
         "derived": section["derived"],
         "region": next(iter(raster.layers)),
     }

@@ -144,16 +144,39 @@ class Questions:
 
     def aggregate(self, wildcards: Any) -> dict[str, Any]:
         """A case's aggregate section as builtins, or its defaults where it has none."""
-        return (self.case(wildcards).aggregate or Aggregate()).model_dump()
+        case = self.case(wildcards)
+        section = case.aggregate or Aggregate()
+        return (section if case.tile is None else section.in_tiles()).model_dump()
+
+    def opened_layers(self, wildcards: Any) -> dict[str, Any]:
+        """Layers of a case that have labels of their own, as builtins by name."""
+        section = self.case(wildcards).aggregate or Aggregate()
+        return {name: layer.model_dump() for name, layer in section.opened_layers.items()}
+
+    def layers_file(self, wildcards: Any) -> list[str]:
+        """The description of the layers of a case that have labels of their own, if any have."""
+        layers = self.opened_layers(wildcards)
+        return [f"<results>/{wildcards.case}/layers.json"] if layers else []
+
+    def table_elements(self, wildcards: Any) -> dict[str, list[str]]:
+        """The element of each layer's table, and the layer whose labels it annotates.
+
+        The source's labels are the layer without a name.
+        """
+        case = self.case(wildcards)
+        elements = case.table_elements if case.puts_table else {}
+        section = case.aggregate or Aggregate()
+        return {
+            layer: [element, section.instances_of.get(layer, "")]
+            for layer, element in elements.items()
+        }
 
     def layer_stamps(self, wildcards: Any) -> dict[str, str]:
         """Stamps of the files of a case's other labels, by the layer's name."""
-        case = self.case(wildcards)
-        layers = (case.aggregate.layers if case.aggregate else None) or {}
+        source = self.case(wildcards).source
         return {
-            name: preflight.files_digest(case.source.model_copy(update={"labels": layer.labels}))
-            for name, layer in layers.items()
-            if layer.labels is not None
+            name: preflight.files_digest(source.model_copy(update={"labels": layer["labels"]}))
+            for name, layer in self.opened_layers(wildcards).items()
         }
 
     def own_code(self, wildcards: Any) -> dict[str, str]:

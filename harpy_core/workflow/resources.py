@@ -217,7 +217,8 @@ class Needs:
 
         tile = self._asked.case(wildcards).tile
         assert tile is not None
-        return tile_plan(RasterInfo.from_json(input.raster), tile)
+        others = len(self._asked.opened_layers(wildcards))
+        return tile_plan(RasterInfo.from_json(input.raster), tile, others)
 
     def _plan(self, stage: str, wildcards: Any, raster: str, engine: str) -> Plan:
         from harpy_core.planning.plan import stage_plan

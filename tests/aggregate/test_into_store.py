@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata
 import zarr
+from anndata import AnnData
 from spatialdata.models import Image2DModel, Labels2DModel
 from spatialdata.transformations import Scale, get_transformation
 from stores import NAMES, cells, ngff, pixels
 
 import harpy_core as hc
-from harpy_core.aggregate.into_store import put_shapes, put_table
+from harpy_core.aggregate.into_store import TablePart, put_shapes, put_table, put_tables
 from harpy_core.aggregate.store import aggregate_to_store
 from harpy_core.errors import InputError
 from harpy_core.storage.manifest import tree_digest
@@ -34,6 +36,29 @@ def store(tmp_path: Path) -> Path:
     whole = spatialdata.SpatialData(images={"image": image}, labels={"cells": labels})
     whole.write(tmp_path / "user.zarr")
     return tmp_path / "user.zarr"
+
+
+NUCLEI = np.where(cells() == 7, 0, np.roll(cells(), -2, 0))
+
+
+@pytest.fixture
+def layered(store: Path, tmp_path: Path) -> Path:
+    """The table of that store with a layer of its own labels, and a ring around each of them."""
+    read = spatialdata.read_zarr(store)
+    read["nuclei"] = Labels2DModel.parse(NUCLEI, dims=("y", "x"))
+    read.write_element("nuclei")
+    layers = {"nucleus": NUCLEI, "ring": hc.label_rings(NUCLEI, 0, 2)}
+    place, instances = tmp_path / "layered.zarr", hc.find_instances(cells())
+    stats, options = ("mean", "max"), {"region": "cells", "neighbors": "touching"}
+    aggregate_to_store(pixels(), cells(), place, instances, stats, NAMES, layers=layers, **options)
+    return place
+
+
+PARTS = [
+    TablePart("cells", "cells", "table"),
+    TablePart("nucleus", "nuclei", "table_nucleus"),
+    TablePart("ring", "nuclei", "table_ring"),
+]
 
 
 @pytest.fixture
@@ -64,6 +89,69 @@ def test_spatialdata_joins_the_table_to_the_labels(store: Path, table: Path) -> 
     np.testing.assert_array_equal(joined.X, expected)
     assert read["table"].uns["spatialdata_attrs"]["region"] == "cells"
     assert files_of(store, "tables") == before
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_the_table_of_each_layer_annotates_the_labels_of_its_instances(
+    form: int, store: Path, layered: Path, tmp_path: Path
+) -> None:
+    before = files_of(store)
+    if form == 2:
+        store = tmp_path / "old.zarr"
+        root = zarr.open_group(store, mode="w", zarr_format=2)
+        root.attrs["spatialdata_attrs"] = {"version": "0.1"}
+        for name, values in (("cells", cells()), ("nuclei", NUCLEI)):
+            ngff(root, f"labels/{name}", values, "yx", "0.4")
+            root[f"labels/{name}"].attrs["spatialdata_attrs"] = {"version": "0.2"}
+    put_tables(layered, store, PARTS)
+    layers = {"cells": cells(), "nucleus": NUCLEI, "ring": hc.label_rings(NUCLEI, 0, 2)}
+    alone = hc.aggregate_layers(pixels(), layers, ("mean", "max"), NAMES, neighbors="touching")
+    selection = ("tables",) if form == 2 else ("tables", "labels")
+    read = spatialdata.read_zarr(store, selection=selection)
+    for part in PARTS:
+        found, expected = read[part.element], alone[part.layer]
+        assert found.obs["region"].tolist() == [part.labels] * len(expected)
+        kept = [name for name in expected.obs if name != "region"]
+        assert [*found.obs] == [*expected.obs]
+        assert found.obs[kept].equals(expected.obs[kept])
+        for name in ("mean", "max"):
+            np.testing.assert_array_equal(found.layers[name], expected.layers[name])
+        np.testing.assert_array_equal(found.X, expected.X)
+        np.testing.assert_array_equal(found.obsm["spatial"], expected.obsm["spatial"])
+        borders = (t.obsp["spatial_borders"].toarray().tolist() for t in (found, expected))
+        assert next(borders) == next(borders)
+        assert found.uns["spatialdata_attrs"] == {
+            "region": part.labels,
+            "region_key": "region",
+            "instance_key": "instance_id",
+        }
+        if form == 3:
+            element, joined = spatialdata.join_spatialelement_table(
+                sdata=read, spatial_element_names=part.labels, table_name=part.element, how="left"
+            )
+            assert list(element) == [part.labels]
+            assert joined.obs["instance_id"].tolist() == expected.obs["instance_id"].tolist()
+    if form == 3:
+        assert files_of(store, "tables") == before
+
+
+def test_no_table_is_touched_if_that_of_one_layer_may_not_be(store: Path, layered: Path) -> None:
+    read = spatialdata.read_zarr(store)
+    put_tables(layered, store, PARTS)
+    shutil.rmtree(store / "tables/table_ring")
+    read["table_ring"] = AnnData(obs=pd.DataFrame({"cell": ["a"]}))
+    read.write_element("table_ring")
+    zarr.open_array(store / "tables/table_nucleus/X", mode="r+")[0, 0] = 1
+    before = tree_digest(store)
+    with pytest.raises(InputError, match="tables/table_nucleus: was changed since"):
+        put_tables(layered, store, PARTS)
+    with pytest.raises(InputError, match="tables/table_ring: is there already, and is not ours"):
+        put_tables(layered, store, [*PARTS[:1], TablePart("nucleus", "nuclei", "n"), PARTS[2]])
+    with pytest.raises(InputError, match="it is of cells, nucleus, ring, not of cells; make"):
+        put_tables(layered, store, PARTS[:1])
+    assert tree_digest(store) == before
+    put_tables(layered, store, PARTS, overwrite=True)
+    assert spatialdata.read_zarr(store)["table_ring"].obs["region"].unique().tolist() == ["nuclei"]
 
 
 def test_the_copy_of_all_metadata_names_the_table_too(store: Path, table: Path) -> None:
@@ -114,7 +202,6 @@ def test_labels_that_are_not_there_or_not_the_tables_are_refused(store: Path, ta
     with pytest.raises(InputError, match="it is of cells, not of nuclei"):
         put_table(table, store, "nuclei")
     shutil.rmtree(store / "labels/nuclei")
-    shutil.rmtree(store / "tables")
     assert tree_digest(store) == before
 
 

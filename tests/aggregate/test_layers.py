@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,10 @@ from oracle import labels_in
 from tables import tissue
 
 import harpy_core as hc
-from harpy_core.aggregate.layers import made_layers
+from harpy_core.aggregate.layers import made_layers, opened_layers
 from harpy_core.aggregate.store import aggregate_to_store
-from harpy_core.raster import Raster, describe, open_described, open_layer
+from harpy_core.config.measures import Layer
+from harpy_core.raster import Raster, describe, open_described
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -175,7 +175,7 @@ def test_a_layer_may_not_have_the_name_of_the_labels() -> None:
     raster = Raster.of(None, {"cell": np.ones((3, 3), "u1")})
     section = {"labels": None, "of": None, "expand": 1.0, "ring": None, "without": None}
     with pytest.raises(hc.InputError, match="'cell' is the name of the labels too"):
-        made_layers({"cell": section}, raster, lambda name: name)
+        made_layers({"cell": section}, raster, {})
 
 
 def test_a_layer_may_be_a_file_of_polygons(tmp_path: Path) -> None:
@@ -186,12 +186,10 @@ def test_a_layer_may_be_a_file_of_polygons(tmp_path: Path) -> None:
     geometry = {"type": "Polygon", "coordinates": [corners]}
     (tmp_path / "cells.geojson").write_text(json.dumps([{"geometry": geometry}]))
     info = describe(tmp_path / "a.zarr", image="image", labels="labels")
-    keys = dict.fromkeys(("of", "expand", "ring", "without", "scale", "translation"))
-    sections = {
-        "cell": keys | {"labels": "cells.geojson"},
-        "moved": keys | {"labels": "cells.geojson", "scale": 0.5, "translation": [4, 1]},
-    }
-    layers = made_layers(sections, open_described(info), partial(open_layer, info))
+    moved = Layer(labels="cells.geojson", scale=0.5, translation=[4, 1])
+    named = {"cell": Layer(labels="cells.geojson"), "moved": moved}
+    sections = {name: layer.model_dump() for name, layer in named.items()}
+    layers = made_layers(sections, open_described(info), opened_layers(info, sections))
     found = hc.aggregate_layers(None, {"all": np.ones((12, 12), "u2"), **layers}, "area")
     assert found["cell"].obs["area"].tolist() == [18.0]
     assert found["cell"].obs["parent"].tolist() == [1]

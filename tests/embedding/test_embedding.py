@@ -136,6 +136,23 @@ def test_workers_give_the_numbers_that_one_process_gives(
     assert tree(tmp_path / "there.zarr/obsm") == tree(tmp_path / "here.zarr/obsm")
 
 
+def test_workers_are_given_the_crops_of_a_further_window(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    windows = {"context": {"diameter": [14, 11]}}
+    crops = extracted(tissue(), tmp_path, diameter=SIDE, batch_size=4, windows=windows)
+    context = crops.window("context")
+    options: dict[str, Any] = {"normalise": None, "obsm": "X_mean", "client": client}
+    found = hc.embed(context, means, tmp_path / "e.zarr", **options)
+    pixels = np.asarray(context.image[:, :, 0]).astype("f4")
+    assert pixels.shape[2:] == (14, 11)
+    np.testing.assert_allclose(found.obsm["X_mean"], pixels.mean(axis=(2, 3)), 1e-5)
+    np.testing.assert_array_equal(found.obs["instance_id"], crops.instance_id)
+    own = hc.embed(crops, means, tmp_path / "own.zarr", **options)
+    assert not np.array_equal(own.obsm["X_mean"], found.obsm["X_mean"])
+
+
 def test_workers_go_on_where_one_process_stopped(
     crops: Crops, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

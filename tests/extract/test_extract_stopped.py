@@ -165,14 +165,26 @@ with tiles_of(1):
 """
 
 
+WINDOWS: dict[str, Any] = {
+    "windows": {"context": {"diameter": [15, 12]}, "core": {"diameter": 4}},
+    "rotate": True,
+}
+
+
+@pytest.mark.parametrize("more", [{}, WINDOWS], ids=["one window", "several, turned"])
 def test_a_killed_run_goes_on_where_it_stopped(
-    arrays: tuple[Any, Any], tmp_path: Path, undisturbed: dict[str, bytes]
+    more: dict[str, Any], arrays: tuple[Any, Any], tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    target = tmp_path / "crops"
+    target, options = tmp_path / "crops", OPTIONS | more
+    if more:
+        with tiles_of(1):
+            whole = hc.extract_instances(*arrays, tmp_path / "whole", **options)
+        undisturbed = tree(Path(whole.path))
+        shutil.rmtree(whole.path)
     tests = Path(__file__).parents[1] / "support"
     place = os.pathsep.join([str(tests), str(tests.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path, "17", repr(OPTIONS)],
+        [sys.executable, "-c", KILLED, tmp_path, "17", repr(options)],
         env={**os.environ, "PYTHONPATH": place},
         check=False,
     )
@@ -183,7 +195,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert len(committed) == 17
     with tiles_of(1), pytest.MonkeyPatch.context() as patch:
         second = interrupt_after(patch, 10**6)
-        hc.extract_instances(*arrays, target, **OPTIONS)
+        hc.extract_instances(*arrays, target, **options)
     assert not committed & set(second)
     assert tree(target) == undisturbed
     assert {p.name for p in tmp_path.iterdir()} == {"zarr-0", "zarr-1", "crops"}

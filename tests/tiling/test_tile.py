@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import zarr
 from numcodecs import Blosc
 from zarr.codecs import Crc32cCodec
 
+import harpy_core as hc
 from harpy_core import aggregate_stats
 from harpy_core.config.models import Tile
 from harpy_core.datasets import REGISTRY
@@ -290,6 +293,43 @@ def test_tiling_holds_what_its_plan_says(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= plan.memory(at_work(1)) <= 5 * peak
+
+
+def test_every_layer_is_repeated_with_labels_of_its_own(tmp_path: Path) -> None:
+    raster = store(tmp_path / "source.zarr")
+    nuclei = np.where(np.arange(48) % 2, np.asarray(raster.labels[...]) // 3, 0).astype("u1")
+    stored = zarr.create_array(tmp_path / "nuclei", data=nuclei, chunks=(10, 48))
+    placed = hc.place_labels(nuclei[:16, :24], (32, 48), 2)
+    layers = {**raster.layers, "nucleus": stored, "coarse": placed}
+    several = replace(raster, layers=layers)
+    tile_raster(several, tmp_path / "tiled.zarr", (2, 65, 97), (2, 16, 16), "copy")
+    for element, array in zip(("labels", "nucleus", "coarse"), layers.values(), strict=True):
+        alone = replace(raster, layers={element: array})
+        _, expected = oracle(alone, (2, 65, 97))
+        found = open_raster(tmp_path / "tiled.zarr", "image", element).labels
+        np.testing.assert_array_equal(found[...], expected)
+    whole = spatialdata.read_zarr(tmp_path / "tiled.zarr")
+    assert set(whole.labels) == {"labels", "nucleus", "coarse"}
+
+
+def test_layers_that_cannot_be_told_apart_or_repeated_are_refused(tmp_path: Path) -> None:
+    raster = store(tmp_path / "source.zarr")
+    named = {"cells": raster.labels, "labels": raster.labels}
+    outlines = hc.read_polygons(square(tmp_path / "cells.geojson"), (32, 48))
+    for layers, told in (
+        (named, "the store calls 'cells' 'labels'; rename the other layer"),
+        ({**raster.layers, "outline": outlines}, "'outline' are polygons; give a label image"),
+    ):
+        with pytest.raises(InputError, match=told):
+            tile_raster(replace(raster, layers=layers), tmp_path / "t.zarr", (2, 64, 96))
+    assert not (tmp_path / "t.zarr").exists()
+
+
+def square(path: Path) -> Path:
+    """A file with one polygon."""
+    corners = [[2, 2], [8, 2], [8, 5], [2, 5], [2, 2]]
+    path.write_text(json.dumps([{"geometry": {"type": "Polygon", "coordinates": [corners]}}]))
+    return path
 
 
 def test_link_refuses_where_no_chunk_can_be_shared(tmp_path: Path) -> None:

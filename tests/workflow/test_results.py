@@ -61,11 +61,13 @@ def test_two_configs_with_a_folder_each_leave_each_others_results_alone(tmp_path
 def test_a_table_in_the_users_store_is_no_reason_to_measure_again(tmp_path: Path) -> None:
     image = Image2DModel.parse(pixels(), dims=("c", "y", "x"), c_coords=NAMES)
     labels = Labels2DModel.parse(cells(), dims=("y", "x"))
-    store = spatialdata.SpatialData(images={"image": image}, labels={"cells": labels})
+    nuclei = Labels2DModel.parse(np.where(np.arange(50) % 2, cells(), 0), dims=("y", "x"))
+    both = {"cells": labels, "nuclei": nuclei}
+    store = spatialdata.SpatialData(images={"image": image}, labels=both)
     store.write(tmp_path / "user.zarr")
     case = {
-        "source": {"uri": "user.zarr"},
-        "aggregate": {"stats": ["mean"]},
+        "source": {"uri": "user.zarr", "labels": "cells"},
+        "aggregate": {"stats": ["mean"], "layers": {"inner": {"labels": "nuclei"}}},
         "table": {"into_store": True, "shapes": ["boxes"]},
     }
     write_config(tmp_path, {"cases": {"slide": case}})
@@ -76,7 +78,11 @@ def test_a_table_in_the_users_store_is_no_reason_to_measure_again(tmp_path: Path
     expected = [[plane[cells() == i].mean() for plane in pixels()] for i in (7, 9)]
     np.testing.assert_array_equal(read["table"].X, expected)
     assert list(read["cells_boxes"].index) == [7, 9]
-    assert read_manifest(tmp_path / target)["elements"] == ["tables/table", "shapes/cells_boxes"]
+    inner = [[plane[:, 1::2][cells()[:, 1::2] == i].mean() for plane in pixels()] for i in (7, 9)]
+    np.testing.assert_array_equal(read["table_inner"].X, inner)
+    assert set(read["table_inner"].obs["region"]) == {"nuclei"}
+    elements = ["tables/table", "tables/table_inner", "shapes/cells_boxes"]
+    assert read_manifest(tmp_path / target)["elements"] == elements
     again = snakemake(tmp_path, target)
     assert "Nothing to be done" in again.stderr + again.stdout
 

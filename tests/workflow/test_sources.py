@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,43 @@ def test_a_mistake_in_a_source_is_refused_before_anything_runs(
         preflight.checked(of_one(source), "f.yaml")
     assert str(error.value).startswith("f.yaml: cases.slide.source.")
     assert "hidden" not in str(error.value)
+
+
+def test_layers_are_tiled_with_their_source_and_a_wrong_one_ends_the_run_before_that(
+    tmp_path: Path,
+) -> None:
+    tiffs(tmp_path)
+    tifffile.imwrite(tmp_path / "half.tif", cells()[::2, ::2])
+    config = of_one({"uri": "image.ome.tif", "labels": "labels.tif"})
+    case = config["cases"]["slide"]
+    case["tile"] = {"c": 3, "y": 80, "x": 90, "chunks": [1, 40, 50], "method": "copy"}
+    layer = {"labels": "half.tif"}
+    case["aggregate"] = {"stats": ["sum"], "layers": {"half": layer, "rest": {"without": "half"}}}
+    write_config(tmp_path, config)
+    ended = snakemake(tmp_path, TABLE)
+    assert ended.returncode == 1
+    told = "layer half: labels = half.tif: "
+    (line,) = (line for line in ended.stderr.splitlines() if told in line)
+    assert line.endswith("give scale: 2"), ended.stderr
+    assert sorted(os.listdir(tmp_path / "results/slide")) == ["source.json"]
+
+    layer["scale"] = 2
+    write_config(tmp_path, config)
+    ended = snakemake(tmp_path, TABLE)
+    assert ended.returncode == 0, ended.stderr
+    table = anndata.read_zarr(tmp_path / "results/slide/table.zarr")
+    coarse = np.repeat(np.repeat(cells()[::2, ::2], 2, 0), 2, 1)
+    whole = np.tile(pixels(), (1, 2, 2))[:, :, :90]
+    fine, half = (
+        np.block([[a, a + 9 * (a > 0)], [a + 18 * (a > 0), a + 27 * (a > 0)]])[:, :90]
+        for a in (cells(), coarse)
+    )
+    rows = []
+    for labels in (fine, half, np.where(half > 0, 0, fine)):
+        ids = np.unique(labels)[1:]
+        rows += [[int(i), *(int(plane[labels == i].sum()) for plane in whole)] for i in ids]
+    found = np.column_stack([table.obs["instance_id"], table.layers["sum"]])
+    assert found.astype(int).tolist() == rows
 
 
 def test_fields_of_view_are_measured_one_by_one_and_joined(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ rule aggregate:
         raster=ASKED.raster,
         instances=ancient("<results>/{case}/instances.zarr"),
         found="<results>/{case}/instances.manifest.json",
+        layers=ASKED.layers_file,
         read=ancient(ASKED.read_before),
     output:
         table=directory("<results>/{case}/table.zarr"),
@@ -39,12 +40,13 @@ rule aggregate:
 
 
 rule into_store:
-    """The table, and shapes, as elements of the SpatialData store that they describe."""
+    """The tables of all layers, and shapes, in the SpatialData store that they describe."""
     input:
         raster="<results>/{case}/source.json",
         instances=ancient("<results>/{case}/instances.zarr"),
         table=ancient("<results>/{case}/table.zarr"),
         manifest="<results>/{case}/table.manifest.json",
+        layers=ASKED.layers_file,
     output:
         manifest="<results>/{case}/into_store.json",
     log:
@@ -57,6 +59,7 @@ rule into_store:
         runtime=growing(SMALL_MINUTES),
     params:
         table=ASKED.table,
+        elements=ASKED.table_elements,
         code=provenance.source_digest("harpy_core.aggregate.into_store"),
     script:
         "../../scripts/into_store.py"

@@ -9,6 +9,7 @@ rule one_read:
         raster=ASKED.raster,
         instances=ancient("<results>/{case}/instances.zarr"),
         manifest="<results>/{case}/instances.manifest.json",
+        layers=ASKED.layers_file,
         index=ASKED.index_file,
     output:
         read="<results>/{case}/one_read.json",

@@ -1,6 +1,7 @@
 # Purpose: describe a case's image and labels; repeat them to the target size if one is given.
 # Inputs:  the user's files, or data/<dataset>.manifest.json
-# Outputs: results/<case>/source.json; results/<case>/tiled.zarr, its manifest and tiled.json
+# Outputs: results/<case>/source.json, and layers.json of other labels; results/<case>/tiled.zarr, its
+#          manifest and tiled.json
 
 
 rule source:
@@ -25,10 +26,35 @@ rule source:
         "../../scripts/source.py"
 
 
-rule tile:
-    """The source repeated along c, y and x, every repeat's labels unique."""
+rule layers:
+    """The labels of a case's other layers, before anything is measured, without reading them."""
     input:
         raster="<results>/{case}/source.json",
+    output:
+        layers="<results>/{case}/layers.json",
+    log:
+        "<logs>/{case}/layers.log",
+    # What is wrong with them is told first.
+    priority: 2
+    conda:
+        "../../envs/workflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(SMALL_MINUTES),
+    params:
+        layers=ASKED.opened_layers,
+        stamps=ASKED.layer_stamps,
+        code=provenance.source_digest("harpy_core.aggregate.layers"),
+    script:
+        "../../scripts/layers.py"
+
+
+rule tile:
+    """The source and its layers repeated along c, y and x, every repeat's labels unique."""
+    input:
+        raster="<results>/{case}/source.json",
+        layers=ASKED.layers_file,
     output:
         store=directory("<results>/{case}/tiled.zarr"),
         manifest="<results>/{case}/tiled.manifest.json",
@@ -46,6 +72,7 @@ rule tile:
         attempt=number_of_try,
     params:
         tile=ASKED.tile,
+        layers=ASKED.opened_layers,
         code=provenance.source_digest("harpy_core.tiling.tile"),
     script:
         "../../scripts/tile.py"
