@@ -14,7 +14,7 @@ def main(snakemake):
     with running(snakemake) as logger, tempfile.TemporaryDirectory(dir=target.parent) as folder:
         report = Path(folder, target.name)
         # The first Snakemake holds the lock of the working directory: --nolock.
-        command = [sys.executable, "-m", "snakemake", "--nolock", "--quiet", "all"]
+        command = [sys.executable, "-m", "snakemake", "--nolock"]
         command += [*snakemake.params.start, "--report", str(report), "--", *snakemake.input]
         ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         logger.info("%s\n%s", " ".join(command), ended.stdout)

@@ -115,8 +115,8 @@ def expected(extras: Iterable[str]) -> dict[str, str]:
 def test_the_conda_environment_of_the_workflow_asks_for_the_same() -> None:
     environment = yaml.safe_load((ROOT / "envs/workflow.yaml").read_text())
     asked = conda(environment["dependencies"])
-    # Snakemake's report colours its code with the one, the package is installed by the other.
-    del asked["pygments"], asked["pip"]
+    # The package is installed by it.
+    del asked["pip"]
     # A job that runs in it submits Dask workers, and no jobs of Snakemake's.
     needed = expected(["workflow"])
     del needed["snakemake-executor-plugin-slurm"]
