@@ -6,12 +6,12 @@ It is imported while the workflow is parsed, so nothing heavy is imported here.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from harpy_core.config.addresses import expanded
 from harpy_core.config.section import CaseName, Positive, Section, Side, Unlike, key
 from harpy_core.config.source import NAME_RULE, Address, Scale, Translation
 from harpy_core.errors import InputError
@@ -245,19 +245,15 @@ class Aggregate(Section):
         return self.model_copy(update={"layers": layers})
 
 
-def _model_is_there(model: str) -> str:
-    """Look for a model's file, or for the module of the user's own."""
-    if OWN_NAME.fullmatch(model):
-        return _there(model)
-    if not Path(model).is_file():
-        raise PydanticCustomError("together", "there is no such file; correct the path")
-    return model
+def _model(model: str) -> str:
+    """Look for the module of a model of the user's own; any other is the path of a file."""
+    return _there(model) if OWN_NAME.fullmatch(model) else expanded(model)
 
 
 class Embed(Section):
     """Numbers that a model gives for each crop; needs the section extract."""
 
-    model: Annotated[str, AfterValidator(_model_is_there)] = key(
+    model: Annotated[str, AfterValidator(_model)] = key(
         "Path of an ONNX file with one input (onnxruntime must be installed), or module:name of a "
         "PyTorch module or of a function of NumPy arrays. It is given (n, c, y, x) float32.",
         "a model is the path of an ONNX file, or module:name",

@@ -24,6 +24,7 @@ from harpy_core.raster.channel_list import read_names
 from harpy_core.raster.formats import beside, format_of, is_apart, stem
 from harpy_core.raster.formats.format import Peek, stamp
 from harpy_core.raster.formats.polygons import ENDINGS as POLYGONS
+from harpy_core.statistics.own import OWN_NAME
 from harpy_core.storage import marks
 
 Keys = tuple[str, ...]
@@ -195,13 +196,21 @@ def _mistakes(config: Config, folder: str) -> Iterator[Mistake]:
         if case.fields and (case.tile or case.benchmark):
             path = ("cases", name, "source", "image")
             yield wrong(path, None, "tile and benchmark take one image: name a field of the plate")
-        index = case.extract.index if case.extract else None
-        if isinstance(index, str) and not Path(index).is_file():
-            path = ("cases", name, "extract", "index")
-            remedy = f"there is no such file{looked_in(index, folder)}; correct the path"
-            yield wrong(path, index, remedy)
+        yield from _of_files(case, ("cases", name), folder)
         if case.benchmark is not None:
             yield from _of_peer(case.benchmark, ("cases", name, "benchmark"))
+
+
+def _of_files(case: Case, path: Keys, folder: str) -> Iterator[Mistake]:
+    files: dict[Keys, Any] = {}
+    if case.extract and isinstance(case.extract.index, str):
+        files["extract", "index"] = case.extract.index
+    if case.embed and not OWN_NAME.fullmatch(case.embed.model):
+        files["embed", "model"] = case.embed.model
+    for key, file in files.items():
+        if not Path(file).is_file():
+            remedy = f"there is no such file{looked_in(file, folder)}; correct the path"
+            yield wrong((*path, *key), file, remedy)
 
 
 def _of_origin(origin: Origin, path: Keys, folder: str) -> Iterator[Mistake]:

@@ -491,7 +491,7 @@ def test_a_model_needs_crops_and_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "model.onnx").touch()
     case = {"source": {"uri": "ihc"}, "extract": {}, "embed": {"model": "none.onnx"}}
     with pytest.raises(InputError, match=r"embed\.model = none\.onnx: there is no such file"):
-        load({"cases": {"a": case}}, "config.yaml")
+        preflight.checked({"cases": {"a": case}}, "config.yaml")
     without = {"source": {"uri": "ihc"}, "embed": {"model": "model.onnx"}}
     with pytest.raises(InputError, match="embed takes crops: add extract"):
         load({"cases": {"a": without}}, "config.yaml")

@@ -141,6 +141,32 @@ def test_a_path_leads_from_the_working_directory_and_else_from_the_config(
     assert f"there is no such path in {tmp_path}, nor in {tmp_path}/config, nor" in str(error.value)
 
 
+def test_every_path_of_a_case_is_expanded_and_else_leads_from_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    (tmp_path / "config").mkdir()
+    for name in ("ids.txt", "model.onnx", "nuclei.tif"):
+        (tmp_path / "config" / name).touch()
+    given = config(uri="ihc")
+    case = given["cases"]["c"]
+
+    def files(folder: str) -> list[str]:
+        case["aggregate"] = {"layers": {"nuclei": {"labels": f"{folder}nuclei.tif"}}}
+        case["extract"] = {"index": f"{folder}ids.txt"}
+        case["embed"] = {"model": f"{folder}model.onnx"}
+        found = preflight.checked(given, "config/f.yaml").cases["c"]
+        return [found.aggregate.layers["nuclei"].labels, found.extract.index, found.embed.model]
+
+    names = ["nuclei.tif", "ids.txt", "model.onnx"]
+    assert files("$HERE/config/") == [f"{tmp_path}/config/{name}" for name in names]
+    assert files("") == [f"config/{name}" for name in names]
+    for name in names:
+        (tmp_path / name).touch()
+    assert files("") == names
+
+
 def test_names_of_elements_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config" / "cells").mkdir(parents=True)
