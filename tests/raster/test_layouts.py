@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from stores import NAMES, assert_is_whole, cells, ngff, ome_zarr, pixels, plain, tiffs
 
@@ -147,8 +148,14 @@ def test_every_path_of_a_case_is_expanded_and_else_leads_from_the_config(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HERE", str(tmp_path))
     (tmp_path / "config").mkdir()
-    for name in ("ids.txt", "model.onnx", "nuclei.tif"):
-        (tmp_path / "config" / name).touch()
+    names = ["nuclei.tif", "ids.txt", "model.onnx"]
+
+    def make(folder: Path) -> None:
+        tifffile.imwrite(folder / names[0], np.ones((512, 512), np.uint16))
+        for name in names[1:]:
+            (folder / name).touch()
+
+    make(tmp_path / "config")
     given = config(uri="ihc")
     case = given["cases"]["c"]
 
@@ -159,11 +166,9 @@ def test_every_path_of_a_case_is_expanded_and_else_leads_from_the_config(
         found = preflight.checked(given, "config/f.yaml").cases["c"]
         return [found.aggregate.layers["nuclei"].labels, found.extract.index, found.embed.model]
 
-    names = ["nuclei.tif", "ids.txt", "model.onnx"]
     assert files("$HERE/config/") == [f"{tmp_path}/config/{name}" for name in names]
     assert files("") == [f"config/{name}" for name in names]
-    for name in names:
-        (tmp_path / name).touch()
+    make(tmp_path)
     assert files("") == names
 
 
