@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import ctypes
 
     from distributed import Client
+    from servers import Bucket, S3Server
 
 settings.register_profile(
     "default",
@@ -45,6 +46,26 @@ def client() -> Iterator[Client]:
 
     with cluster.local(workers=2, threads_per_worker=1, memory_limit="2GB") as started:
         yield started
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A local S3, of which the environment has the keys; a client does not wait to try again."""
+    from servers import KEYS, s3_server
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> Bucket:
+    """A bucket of the local S3, ``results``, for who has the keys."""
+    from servers import Bucket
+
+    return Bucket(s3.address, "results", access="private")
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,8 @@ from harpy_core.statistics.partials import Partials
 from harpy_core.statistics.places import Stretches
 from harpy_core.storage import codecs
 from harpy_core.storage.commits import KEPT, WorkFolder
-from harpy_core.storage.folders import local, room_for
+from harpy_core.storage.destinations import Destination
+from harpy_core.storage.folders import room_for
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.runs import Geometry
@@ -76,6 +77,8 @@ def aggregate_to_store(
     whole_channels: bool = False,
     derived: Mapping[str, str] | None = None,
     slab_bytes: int = SLAB_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+    work_folder: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the table of `aggregate_stats` to a Zarr store, a slab of channels at a time.
 
@@ -90,7 +93,8 @@ def aggregate_to_store(
     image, labels, stats, channels, engine, client, progress, ignore_nan, strict, spacing, neighbors
         See `aggregate_stats`.
     path
-        Folder of the store; an existing one is replaced.
+        Folder of the store, or its address, s3://bucket/folder; an existing one is replaced. A
+        table for an address is made in a hidden folder here, and sent when it is complete.
     instances
         Result of `find_instances` for `labels`.
     region
@@ -104,6 +108,11 @@ def aggregate_to_store(
         See `harpy_core.aggregate_layers`; rows of other layers are NaN.
     slab_bytes
         Memory for the statistics of a slab; a slab has at least one chunk of channels.
+    storage_options
+        Options of s3fs for an address, such as ``endpoint_url``; credentials come from the
+        environment.
+    work_folder
+        Folder for the hidden folder of the work on a table at an address; None is the current one.
 
     Raises
     ------
@@ -128,6 +137,8 @@ def aggregate_to_store(
         whole_channels=whole_channels,
         derived=derived,
         slab_bytes=slab_bytes,
+        storage_options=storage_options,
+        work_folder=work_folder,
     ).write(client, progress)
 
 
@@ -138,7 +149,7 @@ class TableJob:
     Attributes
     ----------
     target
-        Its folder.
+        Its place.
     raster
         Image, and labels of all layers.
     together
@@ -151,7 +162,7 @@ class TableJob:
         Digest of all that decides what tasks return; None where not all of it is known.
     """
 
-    target: Path
+    target: Destination
     raster: Raster
     together: Together
     instances: Instances
@@ -179,9 +190,12 @@ class TableJob:
         whole_channels: bool = False,
         derived: Mapping[str, str] | None = None,
         slab_bytes: int = SLAB_BYTES,
+        storage_options: Mapping[str, Any] | None = None,
+        work_folder: str | os.PathLike[str] | None = None,
     ) -> TableJob:
         """Check the arguments of `aggregate_to_store`."""
-        target = local(path)
+        target = Destination.of(path, storage_options, work_folder)
+        target.refuse_taken(overwrite=True)
         raster = Raster.of(image, {region: labels, **(layers or {})}, channels)
         together = Together.of(
             raster,
@@ -224,8 +238,8 @@ class TableJob:
 
         The caller knows that there is a key. What is committed stays.
         """
-        work = WorkFolder(self.target, self.key or "")
-        with sole_writer(self.target):
+        work = self.target.work(self.key or "")
+        with sole_writer(self.target.path):
             work.begin(Path.mkdir)
             with room_for(work.store, KEPT, reads=True), Checkpoints(work, _KINDS) as checkpoints:
                 yield checkpoints
@@ -235,11 +249,11 @@ class TableJob:
         if self.key is None:
             told = "nothing tells what the image or a function is: nothing is kept"
             logger.info("%s: %s", self.target, told)
-        work = WorkFolder(self.target, self.key or "alone")
+        work = self.target.work(self.key or "alone")
         region = next(iter(self.raster.layers))
         written = _Written(work.store, self.together, region, self.slabs)
         with (
-            sole_writer(self.target),
+            sole_writer(self.target.path),
             _begun(work, self.key is not None) as checkpoints,
             track(self.together.jobs[0].pixels, "aggregate", enabled=progress) as bar,
         ):

@@ -29,6 +29,7 @@ from harpy_core.running.progress import track
 from harpy_core.storage import codecs
 from harpy_core.storage.checksums import crc32c
 from harpy_core.storage.commits import WorkFolder
+from harpy_core.storage.folders import address_of, local
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.training.batches import CropBatches
@@ -111,7 +112,7 @@ def embed(
     """
     import anndata
 
-    target = Path(path)
+    target = local(path)
     store = crops if isinstance(crops, Crops) else open_crops(crops)
     if target.exists() and not overwrite:
         raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
@@ -225,7 +226,8 @@ class _Embedding:
             low, high = (tuple(np.asarray(one).tolist()) for one in normalise)
             normalise = low, high
         return _Job(
-            str(self.crops.path.absolute()),
+            address_of(self.crops.path) or os.path.abspath(self.crops.path),
+            json.dumps(self.crops.storage_options),
             self.crops.of_window,
             self.crops.digest,
             named,
@@ -306,6 +308,7 @@ class _Job:
     """What a process needs to know of an embedding; see `_Embedding`."""
 
     crops: str
+    options: str
     window: str | None
     digest: str
     model: Named
@@ -326,7 +329,8 @@ class _Job:
         InputError
             They are not the ones that the job was made for.
         """
-        crops = open_crops(self.crops, self.window)
+        options = json.loads(self.options)
+        crops = open_crops(self.crops, self.window, storage_options=options)
         if crops.digest != self.digest:
             raise InputError(f"{self.crops}: it has changed since the run began; run again")
         return _Embedding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 import zarr
 
 from harpy_core.errors import InputError, understood
-from harpy_core.raster.stored import read_rows, read_whole
+from harpy_core.raster.stored import open_stored, read_rows, read_whole
+from harpy_core.storage.folders import address_of
 from harpy_core.tiles.labels import checked_labels
 
 
@@ -23,7 +24,7 @@ class Crops:
     Attributes
     ----------
     path
-        Its folder.
+        Its folder; or its address, in a bucket.
     image
         Zarr array of pixels, (i, c, z, y, x).
     mask
@@ -42,9 +43,11 @@ class Crops:
         Record of how the store was made: diameter, parameters, source, versions, digest.
     of_window
         Name of the further window that these are; None for the crops themselves.
+    storage_options
+        Options by which an address was opened.
     """
 
-    path: Path
+    path: Path | str
     image: zarr.Array
     mask: zarr.Array | None
     instance_id: np.ndarray
@@ -53,6 +56,7 @@ class Crops:
     attributes: dict[str, Any]
     angle: np.ndarray | None = None
     of_window: str | None = None
+    storage_options: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.instance_id)
@@ -89,7 +93,7 @@ class Crops:
         InputError
             There is no such window.
         """
-        return open_crops(self.path, window=name)
+        return open_crops(self.path, name, storage_options=self.storage_options)
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield labels and crops, one chunk of the store after the other."""
@@ -113,15 +117,23 @@ class Crops:
         return found if self.of_window is None else f"{found}/{self.of_window}"
 
 
-def open_crops(path: str | os.PathLike[str], window: str | None = None) -> Crops:
+def open_crops(
+    path: str | os.PathLike[str],
+    window: str | None = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Crops:
     """Open a store that `extract_instances` wrote.
 
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder of the store, or its address.
     window
         Name of a further window; None opens the crops themselves.
+    storage_options
+        Options of fsspec for an address, which is read with the credentials of the environment;
+        ``{"anon": True}`` reads it without any.
 
     Raises
     ------
@@ -129,12 +141,14 @@ def open_crops(path: str | os.PathLike[str], window: str | None = None) -> Crops
         There is no finished store of crops, or no such window, or it is damaged.
     """
     with understood(os.fspath(path)):
-        return _opened(path, window)
+        return _opened(path, window, storage_options)
 
 
-def _opened(path: str | os.PathLike[str], window: str | None) -> Crops:
+def _opened(
+    path: str | os.PathLike[str], window: str | None, options: Mapping[str, Any] | None
+) -> Crops:
     try:
-        group = zarr.open_group(path, mode="r")
+        group = open_stored(path, options)
         attributes: dict[str, Any] = group.attrs.asdict()
         there = attributes.get("parameters", {}).get("windows", {})
         if window is not None and window not in there:
@@ -142,7 +156,7 @@ def _opened(path: str | os.PathLike[str], window: str | None) -> Crops:
             raise InputError(f"{path}: window {window!r}: no such window; {names}")
         ending = "" if window is None else f"_{window}"
         return Crops(
-            Path(path),
+            address_of(path) or Path(path),
             _array(group, f"image{ending}"),
             _array(group, f"mask{ending}") if f"mask{ending}" in group else None,
             read_whole(_array(group, "instance_id")),
@@ -151,6 +165,7 @@ def _opened(path: str | os.PathLike[str], window: str | None) -> Crops:
             attributes,
             read_whole(_array(group, "angle")) if "angle" in group else None,
             window,
+            options,
         )
     except (FileNotFoundError, KeyError) as error:
         raise InputError(

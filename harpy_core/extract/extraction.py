@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from harpy_core import __version__
 from harpy_core.config.crops import Codec, CropSettings, Padding
-from harpy_core.errors import InputError
 from harpy_core.extract import estimate
 from harpy_core.extract.crops import Crops, open_crops
 from harpy_core.extract.finishing import Finish, refuse_uncuttable, refuse_unfit_padding
@@ -33,7 +31,7 @@ from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import LazyTask, Task, image_tasks, tile_edges
 from harpy_core.storage.commits import WorkFolder
-from harpy_core.storage.folders import local
+from harpy_core.storage.destinations import Destination
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.grid import Together, split_channels
@@ -73,6 +71,8 @@ def extract_instances(
     progress: bool = False,
     instances: Instances | None = None,
     strict: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    work_folder: str | os.PathLike[str] | None = None,
 ) -> Crops:
     """Write one centred crop of every instance, all channels, to a Zarr store.
 
@@ -90,7 +90,8 @@ def extract_instances(
         background. Of a binary mask, `harpy_core.label_connected`.
     path
         Folder of the store, which appears when it is complete. Until then the work is in a hidden
-        folder beside it, named after the inputs and parameters.
+        folder beside it, named after the inputs and parameters. Or its address, s3://bucket/folder:
+        workers send each file there as it is made, and what a reader opens it by comes last.
     diameter
         Side of a window, in pixels; or its sides, (y, x) or (z, y, x).
     batch_size
@@ -151,7 +152,7 @@ def extract_instances(
         can be identified: a Dask array can be where each task that begins its graph reads a Zarr
         or NumPy array.
     overwrite
-        Replace a store that exists at `path`.
+        Replace a store that exists at `path`; at an address, from the beginning of the run.
     progress
         Show a progress bar.
     instances
@@ -161,6 +162,12 @@ def extract_instances(
         instance has pixels in the image's, else the array's fill value; True: an error wherever it
         is read, in the labels too; False: the fill value everywhere, as Zarr has it. What Dask
         reads is filled by whoever made the array.
+    storage_options
+        Options of s3fs for an address, such as ``endpoint_url``; credentials come from the
+        environment, of each worker.
+    work_folder
+        Folder, which all workers see, for the hidden folder of the work on a store at an address:
+        records of what was sent, and fragments; None is the current folder.
 
     Returns
     -------
@@ -174,9 +181,9 @@ def extract_instances(
     ------
     InputError
         Sizes are impossible, arrays do not match, labels are not there, the path is taken, or the
-        disk is full or too small.
+        disk is full or too small; or the server refuses.
     """
-    target = local(path)
+    target = Destination.of(path, storage_options, work_folder)
     raster = Raster.of(image, labels, channels)
     engine = engines.resolved(engine, client)
     settings = checked_settings(
@@ -197,9 +204,8 @@ def extract_instances(
         shard_size=shard_size,
         shuffle=shuffle,
     )
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: already there; choose another path, or give overwrite=True")
-    with sole_writer(target):
+    target.refuse_taken(overwrite)
+    with sole_writer(target.path):
         if instances is None:
             instances = find_instances(
                 raster.labels, engine=engine, client=client, progress=progress, strict=strict
@@ -213,7 +219,7 @@ def extract_instances(
         job.crops.begin(resume and known)
         job.run(engine, client, progress)
         job.finish(engine)
-    return open_crops(target)
+    return open_crops(path, storage_options=storage_options)
 
 
 def checked_settings(raster: Raster, **given: Any) -> CropSettings:
@@ -281,19 +287,23 @@ def committed_bytes(
     strict
         As in `extract_instances`.
     """
-    work = _work_folder(raster, instances, settings, Path(path), strict)
+    work = _work_folder(raster, instances, settings, Destination.of(path), strict)
     finish = Finish.of(CropLayout.of(raster, settings, instances), settings, _extent(raster))
     return CropStore(work, finish).committed_bytes(settings.shuffle is not None)
 
 
 def _work_folder(
-    raster: Raster, instances: Instances, settings: CropSettings, target: Path, strict: bool | None
+    raster: Raster,
+    instances: Instances,
+    settings: CropSettings,
+    target: Destination,
+    strict: bool | None,
 ) -> WorkFolder:
     """Return the working folder, named after all that decides the crops."""
     who = hashlib.sha256(instances.id.tobytes()).hexdigest()
     code = source_digest(__name__)
     key = digest_of([raster.fingerprint, settings.model_dump(), who, code, strict])[:16]
-    return WorkFolder(target, key)
+    return target.work(key, at_once=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +339,7 @@ class Extraction:
         raster: Raster,
         instances: Instances,
         settings: CropSettings,
-        target: Path,
+        target: Destination,
         strict: bool | None,
         engine: str,
         client: Client | None,

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from harpy_core.aggregate.checkpoints import Commits
 from harpy_core.aggregate.layers import LayersPart
 from harpy_core.aggregate.store import TableJob
-from harpy_core.errors import InputError
 from harpy_core.extract.crops import Crops
 from harpy_core.extract.extraction import Extraction, checked_settings, extract_instances
 from harpy_core.extract.measured import MeasuredPiece, Measurements, Piece, SlabWork
@@ -30,7 +29,7 @@ from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
 from harpy_core.running.progress import track
 from harpy_core.running.tasks import LayeredTask
-from harpy_core.storage.folders import local
+from harpy_core.storage.destinations import Destination
 from harpy_core.storage.locks import sole_writer
 from harpy_core.tiles.grid import Region
 
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger(__name__)
+
+_NO_SETTINGS = ("index", "resume", "storage_options", "work_folder")
+"""Arguments of `extract_instances` that do not say how crops are cut and kept."""
 
 
 def aggregate_and_extract(
@@ -69,9 +71,9 @@ def aggregate_and_extract(
     image, labels, channels, instances, engine, client, strict, progress
         See `aggregate_stats` and `extract_instances`.
     table
-        Folder of the table, an AnnData store with a row for each instance.
+        Folder or address of the table, an AnnData store with a row for each instance.
     crops
-        Folder of the crops.
+        Folder or address of the crops.
     aggregate
         Other arguments of `aggregate_stats`, such as ``{"stats": ["mean", "max"]}``.
     extract
@@ -90,9 +92,8 @@ def aggregate_and_extract(
         See `aggregate_stats` and `extract_instances`.
     """
     wanted = dict(extract or {})
-    for path in (local(table), local(crops)):
-        if path.exists() and not overwrite:
-            raise InputError(f"{path}: already there; choose another path, or give overwrite=True")
+    for path, given in ((table, aggregate or {}), (crops, wanted)):
+        _place(path, given).refuse_taken(overwrite)
     engine = engines.resolved(engine, client)
     raster = Raster.of(image, labels, channels)
     if instances is None:
@@ -130,7 +131,7 @@ def read_once(
     job
         The table.
     crops
-        Folder of the crops.
+        Folder or address of the crops.
     extract
         Arguments of `extract_instances` that say what is cropped and how.
 
@@ -142,17 +143,17 @@ def read_once(
     if not job.shares_a_read:
         logger.info("%s: the image is read once more for it: see aggregate_and_extract", job.target)
         return False
-    settings = {name: value for name, value in extract.items() if name not in ("index", "resume")}
+    settings = {name: value for name, value in extract.items() if name not in _NO_SETTINGS}
     first = job.together.jobs[0]
     raster, instances = first.raster, job.instances
     if extract.get("index") is not None:
         instances = instances.chosen(extract["index"])
-    target = local(crops)
+    target = _place(crops, extract)
     checked = checked_settings(raster, **{"diameter": 50, **settings})
     cutting = Extraction.of(raster, instances, checked, target, first.strict, first.engine, client)
     with ExitStack() as open_:
         checkpoints = open_.enter_context(job.committing())
-        open_.enter_context(sole_writer(target))
+        open_.enter_context(sole_writer(target.path))
         cutting.crops.begin(bool(extract.get("resume", True)))
         slabs, commits = [], []
         tasks: dict[Region, list[tuple[int, int, LayeredTask]]] = defaultdict(list)
@@ -181,6 +182,10 @@ def read_once(
             gathered.add(pieces)
             bar.advance(task.strip.pixels)
     return True
+
+
+def _place(path: str | os.PathLike[str], given: Mapping[str, Any]) -> Destination:
+    return Destination.of(path, given.get("storage_options"), given.get("work_folder"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,10 @@ _ANONYMOUS: dict[str, dict[str, Any]] = {
     "abfs": {"anon": True},
     "az": {"anon": True},
 }
+_OF_THE_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    **{name: {"anon": False} for name in ("s3", "s3a", "abfs", "az")},
+    **{name: {"token": "google_default"} for name in ("gs", "gcs")},
+}
 # Otherwise s3fs asks for the size of every object before it fetches it.
 _ONE_REQUEST = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
@@ -285,7 +289,9 @@ class RemoteZip(RemoteStore):
         return found[begin:end]
 
 
-def open_remote(address: str, options: Mapping[str, Any] | None = None) -> RemoteStore:
+def open_remote(
+    address: str, options: Mapping[str, Any] | None = None, anonymous: bool = True
+) -> RemoteStore:
     """Open the Zarr store at an address, zipped if the address ends in .zip.
 
     Parameters
@@ -293,13 +299,18 @@ def open_remote(address: str, options: Mapping[str, Any] | None = None) -> Remot
     address
         Address such as ``s3://bucket/store.zarr``.
     options
-        Options of fsspec for its protocol; without any it is read anonymously.
+        Options of fsspec for its protocol.
+    anonymous
+        Whether it is read anonymously where the options identify nobody, rather than with the
+        credentials of the environment.
 
     Raises
     ------
     InputError
         The protocol or an option is unknown, or a zip cannot be read or holds several stores.
     """
+    if not anonymous:
+        options = {**_OF_THE_ENVIRONMENT.get(address.partition("://")[0], {}), **(options or {})}
     if not address.lower().endswith(".zip"):
         fs, path = _filesystem(address, options or {})
         return RemoteStore(fs, path, address)

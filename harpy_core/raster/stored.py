@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.sync import sync
 
+from harpy_core.errors import InputError
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.raster.remote_store import open_remote
+from harpy_core.storage.folders import address_of
+from harpy_core.storage.publishing import MARK
 
 ALL_CHUNKS: Any = {"write_empty_chunks": True}
 """Configuration of `zarr.create_array` for arrays that are read here: a chunk that is missing is
 lost, whatever its content was."""
+
+
+def open_stored(
+    path: str | os.PathLike[str], options: Mapping[str, Any] | None = None
+) -> zarr.Group:
+    """Open the root group of a store, which is there once the store is whole.
+
+    Parameters
+    ----------
+    path
+        Folder or address.
+    options
+        Options of fsspec for an address, which is read with the credentials of the environment.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no store.
+    InputError
+        It is not whole yet, or there is no access.
+    """
+    address = address_of(path)
+    if address is None:
+        return zarr.open_group(path, mode="r")
+    store = open_remote(address, options, anonymous=False)
+    try:
+        return zarr.open_group(store, mode="r")
+    except FileNotFoundError as error:
+        if sync(store.exists(MARK)):
+            raise InputError(
+                f"{address}: it is not whole; wait for the run that writes it, or run it again"
+            ) from error
+        raise
 
 
 def read_whole(array: zarr.Array) -> np.ndarray:

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,7 @@ class WorkFolder:
         """
         self.place(path, parts, named=True)
         if checksum is None:
-            checksum = 0
-            for part in parts:
-                checksum = crc32c(part, checksum)
+            checksum = checksum_of(parts)
         place = path.relative_to(self.path).as_posix()
         self._record(name, {"crc32c": checksum, "bytes": sum(map(len, parts)), "file": place})
 
@@ -135,14 +133,17 @@ class WorkFolder:
 
         A file that is no longer as it was committed, as after a power cut, does not count.
         """
-        found = {}
+        return {name: record for name, record in self._written() if self._is_there(record)}
+
+    def _written(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield all records by name, whatever became of their files."""
         names = os.listdir(self.path / _COMMITS) if (self.path / _COMMITS).is_dir() else []
         for name in sorted(name for name in names if name[0] != "."):
-            record = json.loads((self.path / _COMMITS / name).read_text(encoding="utf-8"))
-            file = self.path / record["file"]
-            if file.is_file() and file.stat().st_size == record["bytes"]:
-                found[name] = record
-        return found
+            yield name, json.loads((self.path / _COMMITS / name).read_text(encoding="utf-8"))
+
+    def _is_there(self, record: dict[str, Any]) -> bool:
+        file = self.path / record["file"]
+        return file.is_file() and file.stat().st_size == record["bytes"]
 
     def remove(self, name: str) -> None:
         """Remove a committed file: its record first, so that none names a file that is gone."""
@@ -162,8 +163,20 @@ class WorkFolder:
         with room_for(self.path, KEPT):
             sync_tree(self.store, flushed)
             replace_folder(self.store, self.target)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove this folder and older ones."""
         shutil.rmtree(self.path)
         # Not before: until there is a result, what another run left can still be resumed.
         for left in self.target.parent.glob(f".{self.target.name}.work-*"):
             shutil.rmtree(left, ignore_errors=True)
             logger.info("%s: removed, a run with other inputs or parameters left it", left)
+
+
+def checksum_of(parts: Sequence[Any]) -> int:
+    """CRC-32C of a content in parts."""
+    checksum = 0
+    for part in parts:
+        checksum = crc32c(part, checksum)
+    return checksum

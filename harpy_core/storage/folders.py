@@ -69,13 +69,19 @@ def local(path: str | os.PathLike[str]) -> Path:
     InputError
         It is an address.
     """
-    # A path that was an address has lost one of its slashes.
-    if re.match(r"[a-z][a-z0-9]+:/", os.fspath(path)):
+    if address_of(path) is not None:
         raise InputError(
-            f"{os.fspath(path)}: results are written to a disk; write it there, and copy it to a "
+            f"{os.fspath(path)}: this is written to a disk; write it there, and copy it to a "
             "bucket with `harpy-core publish`"
         )
     return Path(path)
+
+
+def address_of(path: str | os.PathLike[str]) -> str | None:
+    """Return the address that is meant; None for a path."""
+    # An address that was made a path has lost one of its slashes.
+    found = re.match(r"([a-z][a-z0-9]+:)/+", os.fspath(path))
+    return found and f"{found[1]}//{os.fspath(path)[found.end() :]}".rstrip("/")
 
 
 def sync_folder(path: Path) -> None:

@@ -16,7 +16,8 @@ from harpy_core.storage.folders import room_for
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 """Errors of `flock` on a file system that does not have it."""
-_SOMEBODY = "another process"
+SOMEBODY = "another process"
+"""Name of one that did not say who it is."""
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def sole_writer(target: Path) -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             raise InputError(
-                f"{target}: {handle.read().strip() or _SOMEBODY} is writing it; wait for it or "
+                f"{target}: {handle.read().strip() or SOMEBODY} is writing it; wait for it or "
                 "choose another path"
             ) from None
         except OSError as error:
@@ -55,7 +56,7 @@ def sole_writer(target: Path) -> Iterator[None]:
         try:
             with room_for(target, "nothing was begun"):
                 os.ftruncate(handle.fileno(), 0)
-                os.write(handle.fileno(), _myself().encode())
+                os.write(handle.fileno(), myself().encode())
             yield
         finally:
             lock.unlink(missing_ok=True)
@@ -72,15 +73,16 @@ def _claimed(target: Path) -> Path:
     claim = target.with_name(f".{target.name}.writer")
     try:
         with claim.open("x", encoding="utf-8") as handle:
-            handle.write(_myself())
+            handle.write(myself())
     except FileExistsError:
         raise InputError(
-            f"{target}: {claim.read_text(encoding='utf-8').strip() or _SOMEBODY} is writing it, or "
+            f"{target}: {claim.read_text(encoding='utf-8').strip() or SOMEBODY} is writing it, or "
             "was killed (this file system has no locks to tell): wait for it, or, if it is "
             f"gone, remove {claim}"
         ) from None
     return claim
 
 
-def _myself() -> str:
+def myself() -> str:
+    """Name of this process, for others to find it."""
     return f"process {os.getpid()} on {socket.gethostname()}"

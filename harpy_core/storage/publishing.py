@@ -1,29 +1,28 @@
-"""A finished store in a bucket: object by object, what declares it whole last.
+"""Stores in a bucket: object by object, what declares them whole last.
 
 There is no rename in a bucket. What a reader opens a store by, its root's metadata, is removed
-first and written last, and after it the manifest. An object that is there already, as its entity
-tag says, is not sent again: an interrupted run resumes, and a changed store sends what changed.
+before anything of it changes and written when all else is there; the manifest comes after it. While
+a store is written a mark lies in its place, by which what an interrupted run left is known.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harpy_core.errors import InputError, TransientError
+from harpy_core.storage.buckets import ONE_PUT, Held, Objects, tag_of
+from harpy_core.storage.locks import SOMEBODY, myself
 
-AT_ONCE = 16
-"""Objects sent at the same time: each is a wait for the network."""
+ROOT = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+"""Names of the objects that declare a Zarr store."""
 
-ONE_PUT = 5 * 2**30
-"""Bytes up to which an object is sent in one piece, so that its entity tag is the MD5 of them."""
-
-_ROOT = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+MARK = ".unfinished"
+"""Name of the object that lies in the place of a store while it is written."""
 
 
 def publish(
@@ -31,13 +30,16 @@ def publish(
 ) -> tuple[int, int]:
     """Copy a finished store to a bucket, so that it can be opened there once it is whole.
 
+    An object that is there already, as its entity tag says, is not sent again: an interrupted copy
+    resumes, and a changed store sends what changed.
+
     Parameters
     ----------
     store
         Folder of a table, of crops or of another Zarr store; its manifest is taken along if it is
         beside it.
     address
-        Address of the copy, s3://bucket/folder; what was there is replaced.
+        Address of the copy, s3://bucket/folder; a store that was there is replaced.
     options
         Options of s3fs, such as ``endpoint_url``; credentials come from the environment.
 
@@ -48,103 +50,161 @@ def publish(
     Raises
     ------
     InputError
-        There is no store, the address is not one of a bucket, an object is too large, or the
-        server refuses.
+        There is no store, the address is not one of a bucket, something else than a store is there,
+        an object is too large, or the server refuses.
     """
-    folder, place = Path(store), address.removeprefix("s3://").rstrip("/")
-    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
-    files.pop(".snakemake_timestamp", None)
-    root = [name for name in _ROOT if name in files]
-    if not root:
+    folder = Path(store)
+    files = files_of(folder)
+    if not files.keys() & set(ROOT):
         raise InputError(f"{folder}: no finished Zarr store is there; correct the path")
-    if not address.startswith("s3://") or "/" not in place:
-        raise InputError(f"{address}: give an address like s3://bucket/folder/{folder.name}")
+    place = Objects.at(address, options)
     large = [path for path in files.values() if path.stat().st_size >= ONE_PUT]
     if large:
         raise InputError(f"{large[0]}: 5 GiB or more; write smaller shards")
+    there = refuse_foreign(place)
+    changed = {name for name, path in files.items() if not _is(there.get(name), path)}
+    beside = Objects(place.address.removesuffix(place.name).rstrip("/"), place.options)
+    declared = f"{place.name.removesuffix('.zarr')}.manifest.json"
+    if changed or there.keys() - files:
+        beside.remove([declared])
+        run = f"copy of {folder.absolute()} on {socket.gethostname()}"
+        begin(place, run)
+        changed |= complete(place, run, files, {}).keys()
     manifest = folder.with_name(f"{folder.name.removesuffix('.zarr')}.manifest.json")
-    declared = f"{place.removesuffix('.zarr')}.manifest.json"
-    with _told(address):
-        bucket = _Bucket(options or {})
-        there = bucket.objects(place)
-        changed = {
-            f"{place}/{name}": path
-            for name, path in files.items()
-            if there.get(f"{place}/{name}") != _tag(path)
-        }
-        old = there.keys() - {f"{place}/{name}" for name in files}
-        if changed or old:
-            bucket.remove({declared, *(f"{place}/{name}" for name in _ROOT)})
-            bucket.remove(old)
-        last = [f"{place}/{name}" for name in root]
-        body = {key: path for key, path in changed.items() if key not in last}
-        bucket.send(body)
-        # Of what was sent; the root's may have been removed without having changed.
-        tail = {f"{place}/{name}": files[name] for name in root if changed or old}
-        bucket.send(tail)
-        _check(bucket.objects(place), {f"{place}/{name}": path for name, path in files.items()})
-        if manifest.is_file():
-            bucket.send({declared: manifest})
-    return len(files), len(body.keys() | tail.keys())
+    if manifest.is_file():
+        beside.send({declared: manifest})
+    return len(files), len(changed)
 
 
-def _tag(path: Path) -> str:
-    """Entity tag that S3 gives an object that was sent in one piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+def refuse_foreign(place: Objects) -> dict[str, Held]:
+    """Refuse to replace what is no store; return what is there.
+
+    Raises
+    ------
+    InputError
+        There are objects that are neither a Zarr store nor a part of one that is being written.
+    """
+    there = place.found()
+    if there and not there.keys() & {*ROOT, MARK}:
+        first = min(there)
+        raise InputError(
+            f"{place.address}: {len(there):,} objects are there that are no Zarr store, such as "
+            f"{first or place.name}; choose another address, or remove them"
+        )
+    return there
 
 
-def _check(there: Mapping[str, str], files: Mapping[str, Path]) -> None:
-    """Refuse to declare a copy whole that is not what was sent."""
-    for key, path in files.items():
-        # Buckets with keys of their own have other tags: then the transfer alone was checked.
-        tag = there.get(key)
-        if tag is None or (len(tag) == 32 and tag != _tag(path)):
-            raise TransientError(f"s3://{key}: not what was sent; another process writes there")
+def begin(place: Objects, run: str, at_once: bool = False) -> None:
+    """Mark a place as one where a run writes a store.
+
+    Parameters
+    ----------
+    place
+        Address of the store.
+    run
+        Name by which the run knows its own mark when it resumes.
+    at_once
+        Whether objects of it are replaced from now on, so that what was there is no store any more.
+
+    Raises
+    ------
+    InputError
+        Another run writes there, or was killed: that cannot be known from here.
+    """
+    known, mine = place.get(MARK), json.dumps({"run": run, "by": myself()})
+    if known is None and not place.put_new(MARK, mine.encode()):
+        known = place.get(MARK)
+    if known is not None and _said(known, "run") != run:
+        # Where there is a store, it is as it was: a table is sent when it is complete.
+        whole = place.found().keys() & set(ROOT)
+        left = f"{place.address}/{MARK}" if whole else "what is there"
+        raise InputError(
+            f"{place.address}: {_said(known, 'by') or SOMEBODY} is writing it, or was killed: wait "
+            f"for it, or, if it is gone, remove {left}"
+        )
+    if at_once:
+        place.remove(ROOT)
 
 
-class _Bucket:
-    """Objects of a bucket, by bucket and name."""
+def complete(
+    place: Objects, run: str, files: Mapping[str, Path], kept: Mapping[str, Held]
+) -> dict[str, Held]:
+    """Send what is missing of a store, and its root's metadata once all is there.
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        import fsspec
+    Parameters
+    ----------
+    place
+        Address of the store.
+    run
+        Name of the run that marked it.
+    files
+        Files by the names of their objects.
+    kept
+        Objects that were sent before; others than these and the files are removed.
 
-        # Our own listings, which change while we write.
-        self._fs = fsspec.filesystem("s3", use_listings_cache=False, **options)
+    Returns
+    -------
+    Objects that had to be sent.
 
-    def objects(self, place: str) -> dict[str, str]:
-        """Entity tag of each object below a place."""
-        self._fs.invalidate_cache()
-        found = self._fs.find(place, detail=True)
-        return {key: str(facts.get("ETag", "")).strip('"') for key, facts in found.items()}
+    Raises
+    ------
+    InputError
+        Another run has begun to write there, an object is not what was sent, or the server refuses.
+    """
+    _refuse_others(place, run)
+    there = place.found()
+    body = {
+        name: path
+        for name, path in files.items()
+        if name not in ROOT and not _is(there.get(name), path)
+    }
+    root = {name: path for name, path in files.items() if name in ROOT}
+    place.remove(ROOT)
+    place.remove(there.keys() - files.keys() - kept.keys() - {MARK})
+    sent = place.send(body)
+    whole = {name: there[name] for name in files.keys() - body.keys() - root.keys()}
+    _check(place, {**whole, **sent, **kept})
+    _refuse_others(place, run)
+    sent |= place.send(root)
+    place.remove([MARK])
+    return sent
 
-    def remove(self, keys: set[str]) -> None:
-        """Remove objects; those that are not there are passed over."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(self._fs.rm_file, sorted(keys)):
-                pass
 
-    def send(self, files: Mapping[str, Path]) -> None:
-        """Send files, each in one piece, some at the same time."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(self._send_one, files.items()):
-                pass
-
-    def _send_one(self, pair: tuple[str, Path]) -> None:
-        key, path = pair
-        self._fs.put_file(str(path), key, chunksize=ONE_PUT)
-
-
-@contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Report an error of the network in one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _refuse_others(place: Objects, run: str) -> None:
+    """Refuse to go on where another run has begun to write."""
+    if _said(place.get(MARK), "run") != run:
         raise TransientError(
-            f"{address}: cannot be written ({said}); correct the address, the credentials or the "
-            "network, and run again: what was sent stays"
-        ) from error
+            f"{place.address}: another run has begun to write there; wait for it, and run again"
+        )
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """Files of a store by the names of their objects."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    files.pop(".snakemake_timestamp", None)
+    return files
+
+
+def _said(mark: bytes | None, name: str) -> str | None:
+    """Return what a mark says; None where it says nothing."""
+    try:
+        found = json.loads(mark or b"{}")[name]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return str(found)
+
+
+def _is(held: Held | None, path: Path) -> bool:
+    """Whether an object is a file."""
+    return held is not None and held.size == path.stat().st_size and held.tag == tag_of(path)
+
+
+def _check(place: Objects, expected: Mapping[str, Held]) -> None:
+    """Refuse to declare a store whole that is not what was sent."""
+    there = place.found()
+    for name, held in expected.items():
+        if there.get(name) != held:
+            raise TransientError(
+                f"{place.address}/{name}: not what was sent; nothing else may write there: run "
+                "again"
+            )

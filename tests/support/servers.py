@@ -5,19 +5,28 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import boto3
+import google_crc32c
 import requests
 import trustme
 from gcp_storage_emulator.server import create_server
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
 from moto.server import ThreadedMotoServer
+from werkzeug.serving import make_server
 
 KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
 
@@ -126,6 +135,58 @@ def files_served(folder: Path, certificates: Path | None = None) -> Iterator[Fil
         thread.join()
 
 
+class S3Server:
+    """A local S3, which refuses an object that its checksum does not match, as the real one does.
+
+    Attributes
+    ----------
+    sent
+        Names of the objects that were written, with their bucket, in order.
+    answer
+        Status to answer a request with, by its method and path, instead of what it asks for; None
+        does what it asks for.
+    spoil
+        Change of the content of an object on its way, by its path.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.answer: Callable[[str, str], int | None] = lambda method, path: None
+        self.spoil: Callable[[str, bytes], bytes] = lambda path, content: content
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server(
+            "127.0.0.1", 0, self, threaded=True, request_handler=MotoRequestHandler
+        )
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        content = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        content = self.spoil(path, content) if method == "PUT" else content
+        environ["wsgi.input"] = BytesIO(content)
+        check = environ.get("HTTP_X_AMZ_CHECKSUM_CRC32C")
+        status = self.answer(method, path)
+        if check and int.from_bytes(b64decode(check), "big") != google_crc32c.value(content):
+            status = 400
+        if status is not None:
+            start(f"{status} refused", [("Content-Length", "0")])
+            return []
+        answered: Iterable[bytes] = self._moto(environ, start)
+        if method == "PUT":
+            self.sent.append(path.lstrip("/"))
+        return answered
+
+    def run(self) -> None:
+        """Serve until it is stopped."""
+        self._server.serve_forever(poll_interval=0.02)
+
+    def stop(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
 class Bucket:
     """A bucket of a local S3, which everyone may read or only who has the keys."""
 
@@ -139,6 +200,11 @@ class Bucket:
         """Options with which `open_raster` finds the server."""
         return {"endpoint_url": self.endpoint}
 
+    @property
+    def once(self) -> dict[str, Any]:
+        """The same, of a client that tries once."""
+        return {**self.options, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+
     def put(self, path: Path, at: str) -> str:
         """Copy a file, or the files of a folder, there; its address."""
         files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
@@ -148,6 +214,37 @@ class Bucket:
                 Bucket=self.name, Key=at + inside, Body=file.read_bytes(), ACL=self.access
             )
         return f"s3://{self.name}/{at}"
+
+    def objects(self, below: str = "") -> dict[str, bytes]:
+        """Content of every object whose name begins so, by the rest of its name."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=below
+        )
+        return {
+            each["Key"].removeprefix(below): self.get(each["Key"])
+            for page in pages
+            for each in page.get("Contents", [])
+        }
+
+    def get(self, name: str) -> bytes:
+        """Content of an object."""
+        content: bytes = self.client.get_object(Bucket=self.name, Key=name)["Body"].read()
+        return content
+
+
+@contextmanager
+def s3_server(empty: bool = True) -> Iterator[S3Server]:
+    """A local S3, of no buckets or those of others of this process: all have the same ones."""
+    server = S3Server()
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        if empty:
+            requests.post(f"{server.address}/moto-api/reset").raise_for_status()
+        yield server
+    finally:
+        server.stop()
+        thread.join()
 
 
 @contextmanager
