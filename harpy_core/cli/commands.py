@@ -83,27 +83,42 @@ def on_workers(command: F) -> F:
     return options_of(Case, "engine")(command)
 
 
-def to_a_store(command: F) -> F:
+def to_a_store(
+    command: F,
+    kind: type[Path | str] = Path,
+    told: str = "Store to write; it appears when it is complete.",
+) -> F:
     """Add the place of the result, and whether it may replace another."""
     command = click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")(command)
-    return click.option(
-        "-o",
-        "--output",
-        required=True,
-        type=click.Path(path_type=Path),
-        help="Store to write; it appears when it is complete.",
+    place = click.Path(path_type=kind)
+    return click.option("-o", "--output", required=True, type=place, help=told)(command)
+
+
+def to_a_store_anywhere(command: F) -> F:
+    """Add the place of a result that may be in a bucket."""
+    command = click.option(
+        "--output-options",
+        metavar="TEXT",
+        help="Options of s3fs for an OUTPUT at an address, such as {endpoint_url: "
+        "https://minio.lab:9000}; credentials come from the environment.",
     )(command)
+    told = (
+        "Store to write, at a path or at s3://bucket/folder; it appears when it is complete. Until "
+        "then the current folder holds the work on one at an address."
+    )
+    return to_a_store(command, str, told)
 
 
 @harpy_core.command()
 @on_an_image
-@to_a_store
+@to_a_store_anywhere
 @options_of(Aggregate)
 @on_workers
-def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
+def aggregate(output: str, overwrite: bool, output_options: str | None, **typed: Any) -> None:
     """Write the statistics of every channel in every instance, as an AnnData table."""
     section = section_of(Aggregate, typed)
-    _refuse_taken(output, overwrite)
+    options = _options_of(output, output_options)
+    folder = _work_on(output, overwrite, options)
     info = _described(typed)
     from harpy_core.aggregate.layers import made_layers, opened_layers
     from harpy_core.aggregate.store import aggregate_to_store
@@ -123,7 +138,7 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
         "whole_channels": section.whole_channels,
     }
     # Workers with less memory than they need end as they start.
-    _announce("aggregate", info, typed, output, **planned)
+    _announce("aggregate", info, typed, folder, **planned)
     with _workers(typed) as client:
         instances = find_instances(
             raster.labels, engine=engine, client=client, progress=True, strict=info.strict
@@ -146,19 +161,21 @@ def aggregate(output: Path, overwrite: bool, **typed: Any) -> None:
             derived=section.derived,
             strict=info.strict,
             region=next(iter(raster.layers)),
+            storage_options=options,
         )
     click.echo(f"{output}: {len(instances):,} instances x {len(raster.channels):,} channels")
 
 
 @harpy_core.command()
 @on_an_image
-@to_a_store
+@to_a_store_anywhere
 @options_of(Extract, *CROPPED)
 @on_workers
-def extract(output: Path, overwrite: bool, **typed: Any) -> None:
+def extract(output: str, overwrite: bool, output_options: str | None, **typed: Any) -> None:
     """Write one centred crop of every instance; the work of an earlier, killed run is kept."""
     section = section_of(Extract, {**typed, "channels": None})
-    _refuse_taken(output, overwrite)
+    options = _options_of(output, output_options)
+    folder = _work_on(output, overwrite, options)
     info = _described(typed)
     from harpy_core.extract.extraction import extract_instances
     from harpy_core.raster import open_described
@@ -167,7 +184,7 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
     raster = open_described(info)
     settings = CropSettings.within(section.model_dump()).on(raster.spacing)
     index = read_labels(section.index) if isinstance(section.index, str) else section.index
-    _announce("extract", info, typed, output, crops=settings)
+    _announce("extract", info, typed, folder, crops=settings, sent=options is not None)
     with _workers(typed) as client:
         crops = extract_instances(
             raster.image,
@@ -180,6 +197,7 @@ def extract(output: Path, overwrite: bool, **typed: Any) -> None:
             overwrite=overwrite,
             progress=True,
             strict=info.strict,
+            storage_options=options,
             **settings.model_dump(),
         )
     click.echo(f"{output}: {len(crops):,} crops of {len(raster.channels):,} channels")
@@ -293,6 +311,30 @@ def publish(store: Path, address: str, **typed: Any) -> None:
     click.echo(f"{address}: {objects:,} objects, {sent:,} of them sent now")
 
 
+def _options_of(output: str, typed: str | None) -> dict[str, Any] | None:
+    """Options for the address of a result; None where it has a path."""
+    from harpy_core.storage.folders import address_of
+
+    if address_of(output) is None:
+        if typed is not None:
+            raise InputError(f"--output-options: {output} is a path; leave them out")
+        return None
+    try:
+        asked = section_of(Source, {"uri": output, "storage_options": typed})
+    except InputError as error:
+        raise InputError(str(error).replace("--storage-options", "--output-options")) from None
+    return asked.storage_options or {}
+
+
+def _work_on(output: str, overwrite: bool, options: Mapping[str, Any] | None) -> Path:
+    """Return the folder of the work on a result, whose place is free or may be taken."""
+    from harpy_core.storage.destinations import Destination
+
+    place = Destination.of(output, options)
+    place.refuse_taken(overwrite, "--overwrite")
+    return place.path.absolute().parent
+
+
 def _refuse_taken(output: Path, overwrite: bool) -> None:
     from harpy_core.storage.folders import local
 
@@ -333,10 +375,10 @@ def _cores(typed: Mapping[str, Any]) -> int:
 
 
 def _announce(
-    stage: str, info: RasterInfo, typed: Mapping[str, Any], output: Path, **settings: Any
+    stage: str, info: RasterInfo, typed: Mapping[str, Any], folder: Path, **settings: Any
 ) -> None:
     """Print what a job is about to do, or refuse it."""
-    click.echo(_sentence(stage, info, typed, output.absolute().parent, settings), err=True)
+    click.echo(_sentence(stage, info, typed, folder, settings), err=True)
 
 
 def _sentence(

@@ -20,6 +20,9 @@ from harpy_core.planning.shapes import PIXELS_PER_RUN, WORD, TileShape
 from harpy_core.raster.info import itemsize
 from harpy_core.tiles.grid import regular_step
 
+SENDING = 2
+"""Copies of a file while it is sent: in one piece, and what the connection has not taken yet."""
+
 
 def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
     crops = asked.crops
@@ -31,7 +34,7 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
     written = number * shown * (shape.channels * stored + crops.masks)
     # All shuffled windows wait in temporary files until the store is complete.
     waiting = number * window * (shape.channels * shape.held + crops.masks)
-    kept = [written] + [waiting] * (crops.shuffle is not None)
+    kept = [written] * (not asked.sent) + [waiting] * (crops.shuffle is not None)
     on_disk = sum(math.ceil(size * min(asked.ratio, 1.0)) for size in kept)
     rows, columns = (
         (1, 1) if shape.lazy else strip_shape(number, shape.rows, shape.columns, crops.batch)
@@ -64,6 +67,7 @@ def extract_plan(shape: TileShape, number: int, known: int | None, asked: StageS
             + 3 * (shape.runs + _window_rows(shape, crops, seen)) * WORD
             + crops.batch * window * group * shape.held
         ),
+        sent=asked.sent,
     )
 
 
@@ -120,8 +124,9 @@ def _crops_held(
     unit = min(crops.batch if crops.shuffle is None else part, number)
     units = min(math.ceil(seen / max(unit, 1)) + 1, math.ceil(number / max(unit, 1)))
     opened = units * unit + min(part, number)
-    # Those that wait for the disk, and the one that is encoded next.
-    leaving = math.ceil((COMMITS_IN_FLIGHT + 1) * unit * min(asked.ratio, 1.0))
+    # Those that wait for the disk or the network, and the one that is encoded next.
+    files = COMMITS_IN_FLIGHT + 1 + SENDING * asked.sent
+    leaving = math.ceil(files * unit * min(asked.ratio, 1.0))
     as_gathered = len(views) == 1 and views[0].plain and not crops.dtype
     converted = 0 if as_gathered else unit
     return opened * window + leaving * max(window, crop) + converted * crop

@@ -93,11 +93,11 @@ def sentence(plan: Plan, workers: Workers, folder: Path) -> str:
         Folder of the result.
     """
     who = "" if plan.instances is None else f"{plan.instances:,} instances, "
-    stored = (
-        ""
-        if plan.bytes_stored == plan.bytes_written
-        else (f" (about {amount(plan.bytes_stored)} on disk, from a sample)")
-    )
+    stored = f" (about {amount(plan.bytes_stored)} on disk, from a sample)"
+    if plan.sent:
+        stored = f" to a bucket ({amount(plan.bytes_stored)} on disk meanwhile)"
+    elif plan.bytes_stored == plan.bytes_written:
+        stored = ""
     return (
         f"{plan.stage}: {who}{plan.tasks:,} tasks; reads {amount(plan.bytes_read)}, writes "
         f"{amount(plan.bytes_written)}{stored}; a worker of {workers.threads} threads "

@@ -54,6 +54,8 @@ class Plan:
         Memory of one task on a GPU, if the engine is cupy; a worker's tasks share its GPU.
     shared_bytes
         Memory of a worker that does not grow with the number of its tasks.
+    sent
+        Whether the result goes to a bucket as it is made, so that only the work takes disk space.
     """
 
     stage: str
@@ -66,6 +68,7 @@ class Plan:
     instances: int | None
     device_bytes_per_task: int = 0
     shared_bytes: int = 0
+    sent: bool = False
 
     @property
     def bytes_moved(self) -> int:
@@ -89,6 +92,7 @@ class StageSettings:
     crops: CropSettings
     ratio: float
     committed: int
+    sent: bool
     densest: int | None
     threads: int
     whole_arrays: bool

@@ -81,6 +81,7 @@ def stage_plan(
     crops: CropSettings | None = None,
     ratio: float = 1.0,
     committed: int = 0,
+    sent: bool = False,
     instances: int | None = None,
     densest: int | None = None,
     threads: int = 1,
@@ -111,6 +112,8 @@ def stage_plan(
         Bytes on disk per byte of crops, as `harpy_core.extract.extraction.stored_ratio` finds it.
     committed
         Bytes of crops that an interrupted run has on disk already.
+    sent
+        Whether crops go to a bucket as they are made.
     instances
         Number of instances; None guesses it from the area.
     densest
@@ -139,6 +142,7 @@ def stage_plan(
         crops=(crops or CropSettings()).on(info.spacing) if cut else CropSettings(),
         ratio=ratio,
         committed=committed,
+        sent=sent,
         densest=densest,
         threads=threads,
         whole_arrays=engine != AUTO and ENGINES[engine].whole_arrays,

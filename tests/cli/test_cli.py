@@ -12,7 +12,7 @@ import anndata
 import numpy as np
 import pytest
 import tifffile
-from servers import KEYS, Bucket, s3_served
+from servers import Bucket
 
 import harpy_core as hc
 from harpy_core.cli.commands import run
@@ -49,18 +49,58 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_pa
     return Typed(monkeypatch, capsys)
 
 
-def test_a_finished_store_is_copied_to_a_bucket(
-    typed: Typed, store: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_finished_store_is_copied_to_a_bucket(typed: Typed, store: Path, bucket: Bucket) -> None:
+    options = ("--storage-options", f"{{endpoint_url: {bucket.endpoint}}}")
+    code, out, _ = typed("publish", store, "s3://results/ihc.zarr", *options)
+    assert code == 0
+    assert out.startswith("s3://results/ihc.zarr: ")
+    assert "zarr.json" in bucket.objects("ihc.zarr/")
+
+
+def test_results_in_a_bucket_are_those_of_a_folder(
+    typed: Typed, store: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
-    with s3_served() as endpoint:
-        bucket = Bucket(endpoint, "results", access="private")
-        options = ("--storage-options", f"{{endpoint_url: {endpoint}}}")
-        code, out, _ = typed("publish", store, "s3://results/ihc.zarr", *options)
-        assert code == 0
-        assert out.startswith("s3://results/ihc.zarr: ")
-        assert bucket.client.head_object(Bucket="results", Key="ihc.zarr/zarr.json")
+    options = ("--output-options", f"{{endpoint_url: {bucket.endpoint}}}")
+    for job in (["aggregate"], ["extract", "--diameter", 20]):
+        call = [job[0], store, *job[1:], "--channels", "dab"]
+        assert typed(*call, "-o", "here.zarr")[0] == 0
+        code, out, said = typed(*call, "-o", f"s3://results/{job[0]}", *options)
+        assert (code, out.startswith(f"s3://results/{job[0]}: 484 ")) == (0, True)
+        assert ("to a bucket (0 B on disk meanwhile)" in said) == (job[0] == "extract")
+        here = tmp_path / "here.zarr"
+        found = {p.relative_to(here).as_posix(): p for p in here.rglob("*") if p.is_file()}
+        there = bucket.objects(f"{job[0]}/")
+        assert there == {name: path.read_bytes() for name, path in found.items()}
+        shutil.rmtree(here)
+        code, _, said = typed(*call, "-o", f"s3://results/{job[0]}", *options)
+        assert (code, said.endswith(", or give --overwrite\n")) == (2, True)
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "told"),
+    [
+        ("here", "{anon: true}", "--output-options: here is a path; leave them out"),
+        ("s3://results/x", "{secret: abc}", "--output-options: secret may be a secret"),
+        ("s3://results/x", "{endpoint_url", "--output-options = {endpoint_url: "),
+        ("s3://nowhere/x", None, "make the bucket, or correct the address"),
+        ("gs://results/x", None, "give an address like s3://bucket/folder/store.zarr"),
+    ],
+)
+def test_an_address_that_cannot_be_written_is_told_in_one_line(
+    output: str,
+    options: str | None,
+    told: str,
+    typed: Typed,
+    store: Path,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
+    given = [] if options is None else ["--output-options", options]
+    code, _, said = typed("aggregate", store, "-o", output, *given)
+    assert (code, said.count("\n")) == (2, 1)
+    assert told in said
 
 
 @pytest.mark.parametrize("workers", [[], ["--cores", 1]])

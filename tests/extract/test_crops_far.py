@@ -385,3 +385,20 @@ def test_missing_credentials_are_told_in_one_line(
     options = {**bucket.once, "use_ssl": False}
     with pytest.raises(hc.InputError, match="or the credentials of the environment"):
         hc.extract_instances(case.image, case.labels, ADDRESS, storage_options=options)
+
+
+def test_one_read_writes_table_and_crops_to_the_bucket(
+    bucket: Bucket, arrays: tuple[Any, Any], tmp_path: Path
+) -> None:
+    far = {"storage_options": bucket.once}
+    table, stats = "s3://results/deep/table", {"stats": ["mean", "max"]}
+    with tiles_of(1):
+        hc.aggregate_and_extract(
+            *arrays, table, ADDRESS, aggregate={**stats, **far}, extract={**OPTIONS, **far}
+        )
+        hc.aggregate_and_extract(
+            *arrays, tmp_path / "table", tmp_path / "crops", aggregate=stats, extract=OPTIONS
+        )
+    assert there(bucket) == tree(tmp_path / "crops")
+    assert bucket.objects("deep/table/") == tree(tmp_path / "table")
+    assert os.listdir(".") == []

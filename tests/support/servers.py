@@ -135,6 +135,11 @@ def files_served(folder: Path, certificates: Path | None = None) -> Iterator[Fil
         thread.join()
 
 
+class _Quiet(MotoRequestHandler):
+    def log_request(self, *_: Any) -> None:
+        """The tests know what was asked for."""
+
+
 class S3Server:
     """A local S3, which refuses an object that its checksum does not match, as the real one does.
 
@@ -154,9 +159,7 @@ class S3Server:
         self.answer: Callable[[str, str], int | None] = lambda method, path: None
         self.spoil: Callable[[str, bytes], bytes] = lambda path, content: content
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server(
-            "127.0.0.1", 0, self, threaded=True, request_handler=MotoRequestHandler
-        )
+        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_Quiet)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
