@@ -12,6 +12,7 @@ import onnx
 import pytest
 from crop_cases import extracted, files, tissue, tree
 from onnx import TensorProto, helper, numpy_helper
+from servers import KEYS, Bucket
 
 import harpy_core as hc
 from harpy_core.embedding import embedding, models, parts
@@ -136,6 +137,20 @@ def test_workers_give_the_numbers_that_one_process_gives(
     assert tree(tmp_path / "there.zarr/obsm") == tree(tmp_path / "here.zarr/obsm")
 
 
+def test_workers_open_crops_at_an_address_with_its_options(
+    crops: Crops, tmp_path: Path, client: Client, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    network(tmp_path / "small.onnx")
+    keys = {"key": KEYS["aws_access_key_id"], "secret": KEYS["aws_secret_access_key"]}
+    address = bucket.put(tmp_path / "crops", "crops.zarr")
+    far = hc.open_crops(address, storage_options={**bucket.options, **keys})
+    model, options = tmp_path / "small.onnx", {"batch_size": 7, "threads": 1}
+    here = hc.embed(crops, model, tmp_path / "here.zarr", **options)
+    there = hc.embed(far, model, tmp_path / "there.zarr", client=client, **options)
+    np.testing.assert_array_equal(there.obsm["X_embedding"], here.obsm["X_embedding"])
+
+
 def test_workers_are_given_the_crops_of_a_further_window(
     tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,5 +258,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_touched(crops: Crops, tmp_path
         hc.embed(crops, means, place)
     with pytest.raises(hc.InputError, match="has no channel 'DAPI'"):
         hc.embed(crops, means, tmp_path / "f.zarr", channels=["DAPI"])
+    with pytest.raises(hc.InputError, match=r"e\.zarr: this is written to a disk"):
+        hc.embed(crops, means, "s3://results/e.zarr")
     assert files(place) == before
     assert anndata.read_zarr(place).shape[0] == len(crops)
