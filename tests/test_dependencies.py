@@ -132,6 +132,13 @@ def test_the_conda_recipe_asks_for_the_same() -> None:
     assert recipe["about"]["license"] == PROJECT["license"]
 
 
+def test_the_page_on_installing_names_every_extra() -> None:
+    page = (ROOT / "docs/install.md").read_text()
+    listed = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    extras = set(PROJECT["optional-dependencies"]) - {"docs", "dev"}
+    assert set(re.findall(r"`([\w-]+)`", listed)) == extras
+
+
 def test_every_file_that_names_the_version_names_the_same() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     changes = (ROOT / "CHANGELOG.md").read_text()
