@@ -79,6 +79,7 @@ def check_command(folder: Path) -> None:
     assert np.array_equal(anndata.read_zarr(folder / "table.zarr").X, expected.X)
     page = folder / "view.html"
     shown = [command, "view", folder / "ihc.zarr", "--table", folder / "table.zarr", "-o", page]
+    shown += ["--crops", folder / "crops.zarr"]
     subprocess.run(shown, check=True)
     assert "</html>" in page.read_text(encoding="utf-8")
     again = subprocess.run(call, capture_output=True, text=True)
