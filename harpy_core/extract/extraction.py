@@ -25,6 +25,7 @@ from harpy_core.extract.tasks import JoinTask, cut_strip, join_fragments
 from harpy_core.extract.turning import angles
 from harpy_core.extract.windows import CropPlan, Strip, Windows, plan_crops, windows_of
 from harpy_core.instances.finding import Instances, find_instances
+from harpy_core.kernels import AUTO
 from harpy_core.provenance import source_digest
 from harpy_core.raster.raster import Raster
 from harpy_core.running import engines, schedule
@@ -253,7 +254,7 @@ def stored_ratio(raster: Raster, instances: Instances, settings: CropSettings) -
         Settings by which they will be cut and kept.
     """
     layout = CropLayout.of(raster, settings, instances)
-    finish = Finish.of(layout, settings, _extent(raster))
+    finish = Finish.of(layout, settings, _extent(raster), AUTO)
     return estimate.stored_ratio(
         raster, instances, finish, settings.deep, settings.remove_background
     )
@@ -288,7 +289,8 @@ def committed_bytes(
         As in `extract_instances`.
     """
     work = _work_folder(raster, instances, settings, Destination.of(path), strict)
-    finish = Finish.of(CropLayout.of(raster, settings, instances), settings, _extent(raster))
+    layout = CropLayout.of(raster, settings, instances)
+    finish = Finish.of(layout, settings, _extent(raster), AUTO)
     return CropStore(work, finish).committed_bytes(settings.shuffle is not None)
 
 
@@ -363,7 +365,7 @@ class Extraction:
         tall = not raster.lazy
         plan = plan_crops(windows, edges, layout.chunk, layout.batch, tall, settings.shuffle)
         work = _work_folder(raster, instances, settings, target, strict)
-        crops = CropStore(work, Finish.of(layout, settings, image))
+        crops = CropStore(work, Finish.of(layout, settings, image, engine))
         return cls(raster, instances, settings, strict, angle, windows, plan, crops)
 
     def run(self, engine: str, client: Client | None, progress: bool) -> None:

@@ -6,6 +6,7 @@ are interpolated: always from one whole window alone, so that nothing else can c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from harpy_core.config.crops import CropSettings, Padding
 from harpy_core.errors import InputError
 from harpy_core.extract.layout import CropLayout
-from harpy_core.extract.sampling import Grid
 from harpy_core.extract.views import Size, View, views_of
+from harpy_core.kernels import engine as kernels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +32,20 @@ class Finish:
         Pixels outside the image: a number, or the name of one of `numpy.pad`'s modes.
     image
         Planes, rows and columns of the image.
+    engine
+        Engine that interpolates.
     """
 
     layout: CropLayout
     views: tuple[View, ...]
     padding: Padding
     image: Size
+    engine: str
 
     @classmethod
-    def of(cls, layout: CropLayout, settings: CropSettings, image: Size) -> Finish:
+    def of(cls, layout: CropLayout, settings: CropSettings, image: Size, engine: str) -> Finish:
         """Return the step that settings ask for."""
-        return cls(layout, views_of(settings, image[0]), settings.padding, image)
+        return cls(layout, views_of(settings, image[0]), settings.padding, image, engine)
 
     def arrays(self) -> dict[str, tuple[View, str]]:
         """View and kind of each array of the store, by name."""
@@ -74,20 +78,26 @@ class Finish:
             self._pad(windows[:members], corner, np.asarray(constant).astype(windows.dtype))
         if view.plain:
             return layout.stored(kind, windows)
+        return self._sampled(view, kind, windows, angle if view.rotated else np.zeros(members))
+
+    def _sampled(self, view: View, kind: str, windows: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        """Interpolate the pixels of crops, as they are stored."""
+        layout, kernels = self.layout, kernels_of(self.engine)
         number, channels = windows.shape[:2]
         found = np.zeros((number, channels, *view.size), layout.arrays()[kind][2])
-        grid = Grid.of(view)
-        for row in range(members):
-            if view.rotated:
-                grid = Grid.of(view, float(angle[row]))
+        grid = view.size[1:], view.span[1:], view.step, view.samples
+        upright = kernels.samples(*grid, (0.0, 1.0))
+        for row, turned in enumerate(angle.tolist()):
+            turn = math.sin(turned), math.cos(turned)
+            nearest, pixel, weight = kernels.samples(*grid, turn) if turned else upright
             flat = windows[row].reshape(channels * view.size[0], -1)
             if kind == "image":
-                values = grid.means(flat)
+                values = kernels.interpolate(flat, pixel, weight)
                 if windows.dtype.kind in "iu" and layout.scale is None:
                     np.rint(values, out=values)
                 values = layout.stored(kind, values[np.newaxis])[0]
             else:
-                values = grid.nearest(flat)
+                values = flat[:, nearest]
             found[row] = values.reshape(found.shape[1:])
         return found
 

@@ -20,6 +20,8 @@ from harpy_core.kernels.compiled_order import jit as _jit
 from harpy_core.kernels.compiled_order import order_statistics as order_statistics
 from harpy_core.kernels.compiled_places import edge as edge
 from harpy_core.kernels.compiled_places import sum_by as sum_by
+from harpy_core.kernels.compiled_sampling import interpolate as interpolate
+from harpy_core.kernels.compiled_sampling import samples as samples
 from harpy_core.kernels.compiled_shapes import borders as borders
 from harpy_core.kernels.compiled_shapes import holes as holes
 from harpy_core.kernels.compiled_shapes import hulls as hulls

@@ -12,6 +12,8 @@ from harpy_core.kernels import layout
 from harpy_core.kernels.layout import LONGEST_RUN, Family, Loop, bias_of, family_of, place_of
 from harpy_core.kernels.reference_contacts import contacts as contacts
 from harpy_core.kernels.reference_contacts import overlaps as overlaps
+from harpy_core.kernels.reference_sampling import interpolate as interpolate
+from harpy_core.kernels.reference_sampling import samples as samples
 from harpy_core.kernels.reference_shapes import borders as borders
 from harpy_core.kernels.reference_shapes import holes as holes
 from harpy_core.kernels.reference_shapes import hulls as hulls

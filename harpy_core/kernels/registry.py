@@ -33,6 +33,8 @@ FUNCTIONS = (
     "count_all",
     "count_runs",
     "gather",
+    "samples",
+    "interpolate",
     "second_moments",
     "borders",
     "hulls",

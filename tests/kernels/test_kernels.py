@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from types import ModuleType
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 from cases import NARROW, REAL, WIDE, pixels
 from emulated import emulation
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harpy_core import InputError
+from harpy_core.extract.views import View
 from harpy_core.kernels import compiled, compiled_index, engine, gpu, layout, reference
 from harpy_core.kernels.layout import LONGEST_RUN, bias_of, place_of
 from harpy_core.kernels.registry import ENGINES
@@ -195,3 +199,26 @@ def test_an_engine_has_a_name_and_another_is_refused() -> None:
     assert engine("numpy") is reference
     with pytest.raises(InputError, match=r"engine = 'cuda': .*; choose auto, numba, numpy, cupy"):
         engine("cuda")
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(st.floats(0.3, 4), st.floats(0.3, 4)),
+    st.one_of(st.just(0.0), st.floats(-1.6, 1.6)),
+    st.sampled_from(["u1", "u2", "i4", "f4", "f8"]),
+)
+def test_samples_are_the_same_to_the_last_bit(
+    size: tuple[int, int], step: tuple[float, float], angle: float, dtype: str
+) -> None:
+    view = View("", (1, *size), step, rotated=True)
+    turn = (math.sin(angle), math.cos(angle)) if angle else (0.0, 1.0)
+    grid = size, view.span[1:], step, view.samples, turn
+    planes = pixels(np.random.default_rng(0), (2, math.prod(view.span)), dtype)
+    if planes.dtype.kind == "f":
+        planes[0, ::7], planes[1, ::5] = np.nan, np.inf
+    places = reference.samples(*grid)
+    expected = reference.interpolate(planes, *places[1:])
+    found = compiled.samples(*grid)
+    for mine, theirs in zip(found, places, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(compiled.interpolate(planes, *found[1:]), expected)
