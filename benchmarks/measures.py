@@ -24,6 +24,7 @@ import psutil
 import zarr
 from common import CHUNKS, DENSE, Table, in_turn, median_seconds, ratio, record, tissue_store
 from skimage.measure import regionprops_table
+from skimage.measure._regionprops import RegionProperties
 
 import harpy_core as hc
 from harpy_core.statistics.declared import of_channels, of_labels
@@ -44,7 +45,12 @@ def beside_the_mean(store: Path, repeats: int) -> Table:
     works = {"mean": partial(run, ("mean",))}
     works |= {name: partial(run, ("mean", name)) for name in names if name != "mean"}
     works["radial_mean"] = partial(run, ("mean", "radial_mean"))
-    works["pearson_corr_coeff"] = partial(run, ("mean", hc.pearson_corr_coeff([("0", "1")])))
+    works["q05"] = partial(run, ("mean", "q05"))
+    pairs = [("0", "1")]
+    works["pearson_corr_coeff"] = partial(run, ("mean", hc.pearson_corr_coeff(pairs)))
+    works["manders_overlap_coeff"] = partial(run, ("mean", hc.manders_overlap_coeff(pairs)))
+    above = hc.manders_coloc_coeff(pairs, {"0": 100.0, "1": 100.0})
+    works["manders_coloc_coeff"] = partial(run, ("mean", above))
     works["a function of one's own"] = partial(run, ("mean", span))
     works["a batched function of one's own"] = partial(run, ("mean", spans))
     works["whole channels"] = partial(run, ("mean",), whole_channels=True)
@@ -52,6 +58,10 @@ def beside_the_mean(store: Path, repeats: int) -> Table:
     works["neighbors"] = partial(run, ("mean",), neighbors="touching")
     layers = {"cell": labels, "ring": hc.label_rings(labels, 2, 8)}
     works["two layers"] = partial(hc.aggregate_layers, image, layers, ("mean",))
+    derived = {"signal": "cell.mean - ring.mean"}
+    works["two layers and their difference"] = partial(
+        hc.aggregate_layers, image, layers, ("mean",), derived=derived
+    )
     times = in_turn(works, repeats)
     table.add("mean alone", statistics.median(times["mean"]), "s")
     for name in list(works)[1:]:
@@ -72,24 +82,25 @@ def spans(pixels: np.ndarray, coordinates: np.ndarray, starts: np.ndarray) -> np
     return most - np.minimum.reduceat(pixels[0], first)
 
 
-def shapes() -> list[str]:
-    """Names of the shapes of flat labels."""
-    return [name for name, shape in of_labels(hc.STATISTICS).items() if 2 in shape.axes]
+def shapes(axes: int = 2) -> list[str]:
+    """Names of the shapes of labels of so many axes."""
+    return [name for name, shape in of_labels(hc.STATISTICS).items() if axes in shape.axes]
 
 
-def beside_scikit_image(store: Path, repeats: int) -> Table:
-    """Measure each shape of one tile, labels alone, and the same in scikit-image."""
-    labels = np.asarray(zarr.open_group(store, mode="r")["labels"][: CHUNKS[1], : CHUNKS[2]])
+def beside_scikit_image(labels: np.ndarray, repeats: int) -> Table:
+    """Measure each shape of one tile, labels alone, and the same in scikit-image if it has it."""
     table = Table(f"shapes of one tile {labels.shape}: scikit-image / harpy_core")
     instances = hc.find_instances(labels)
-    for name in shapes():
+    for name in shapes(labels.ndim):
         ours = median_seconds(
             lambda name=name: hc.aggregate_stats(None, labels, name, instances=instances), repeats
         )
+        table.add(f"{name}: harpy_core", 1e3 * ours, "ms")
+        if not hasattr(RegionProperties, name):
+            continue
         started = time.perf_counter()
         regionprops_table(labels, properties=[name])
         theirs = time.perf_counter() - started
-        table.add(f"{name}: harpy_core", 1e3 * ours, "ms")
         table.add(f"{name}: scikit-image / harpy_core", theirs / ours, "x")
     return table
 
@@ -121,9 +132,16 @@ def median(mask: np.ndarray, pixels: np.ndarray) -> float:
     return float(np.median(pixels[mask]))
 
 
+def q05(mask: np.ndarray, pixels: np.ndarray) -> float:
+    """Percentile 5 of an instance, likewise."""
+    return float(np.percentile(pixels[mask], 5))
+
+
 PROPERTIES = {
     "mean": (("intensity_mean",), ()),
+    "min": (("intensity_min",), ()),
     "max": (("intensity_max",), ()),
+    "q05": ((), (q05,)),
     "std": (("intensity_std",), ()),
     "median": ((), (median,)),
     "centroid_weighted-y": (("centroid_weighted",), ()),
@@ -180,8 +198,11 @@ def main() -> None:
     options = parser.parse_args()
     options.data.mkdir(parents=True, exist_ok=True)
     store = tissue_store(options.data, "measures", SHAPE, DENSE, ("lz4",))
+    flat = np.asarray(zarr.open_group(store, mode="r")["labels"][: CHUNKS[1], : CHUNKS[2]])
+    deep = np.ascontiguousarray(np.broadcast_to(flat[:256, :256], (16, 256, 256)))
     tables = [
-        beside_scikit_image(store, options.repeats),
+        beside_scikit_image(flat, options.repeats),
+        beside_scikit_image(deep, options.repeats),
         pixels_beside_scikit_image(store, options.repeats),
         beside_the_mean(store, options.repeats),
         neighbours_of_many(options.cells),

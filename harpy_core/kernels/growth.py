@@ -14,9 +14,6 @@ import numpy as np
 
 from harpy_core.kernels.compiled_order import jit as _jit
 
-FARTHEST = 10_000
-"""Longest distance: squares of it, added, fit 32 bits."""
-
 _FAR = np.int32(1 << 30)
 
 

@@ -26,6 +26,9 @@ import numpy as np
 LONGEST_RUN = 1 << 15
 """Pixels of the longest run; others are cut, so that sums over 16-bit pixels fit 32 bits."""
 
+FARTHEST = 10_000
+"""Longest distance by which labels grow, in pixels: squares of it, added, fit 32 bits."""
+
 Family = Literal["narrow", "wide", "real"]
 
 Loop = Literal["sum", "extremes", "full"]

@@ -224,7 +224,7 @@ def _aggregate(shape: TileShape, number: int, known: int | None, asked: StageSet
             )
             + bool(wanted.whole) * (shape.tile * shape.held + 2 * pieces)
             + _outlining(shape, shapes, number)
-            + others * (shape.label_buffer + 2 * part + _outlining(shape, shapes, number))
+            + others * (_held_labels(shape) + 2 * part + _outlining(shape, shapes, number))
             + _making(shape, asked.layers)
             + (1 + others) * _placed(shape, wanted)
             + asked.whole_channels * 4 * min(shape.group, widest) * HISTOGRAM_BYTES
@@ -288,7 +288,7 @@ def _shapes_alone(
         bytes_stored=(1 + others) * table,
         bytes_per_task=(
             finding.bytes_per_task
-            + others * shape.label_buffer
+            + others * _held_labels(shape)
             + (1 + others) * _outlining(shape, shapes, number)
             + _making(shape, asked.layers)
         ),
@@ -325,6 +325,11 @@ def _paired(shape: TileShape, number: int, asked: StageSettings) -> int:
         pairs = math.ceil(number * number / shape.plane * shape.depth * 2 * asked.neighbors**2)
         faces = 0
     return pairs * PAIR_BYTES + faces
+
+
+def _held_labels(shape: TileShape) -> int:
+    """Bytes of a further layer's labels and runs; what they are made of is gone by then."""
+    return shape.label_buffer - shape.computed
 
 
 def _making(shape: TileShape, layers: Layers) -> int:

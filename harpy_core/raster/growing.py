@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harpy_core.errors import InputError
-from harpy_core.kernels.growth import FARTHEST
+from harpy_core.kernels.layout import FARTHEST
 from harpy_core.raster.grown import GrownLabels, LabelsWithout
 from harpy_core.raster.reading import is_dask, reader_of
 

@@ -60,7 +60,8 @@ class RasterInfo:
     cache
         Absolute path of the folder that keeps what is fetched from an address; None keeps nothing.
     rearranged
-        Bytes of a chunk as it is stored, if its axes are moved, or some left out, when it is read.
+        Bytes of a chunk as it is stored, if its axes are moved, or some left out, or labels placed,
+        when it is read.
     missing
         Treatment of a chunk that is not stored: see `strict`.
     named

@@ -390,7 +390,13 @@ def _stored_type(labels: Any) -> str:
 
 
 def _rearranged(array: Any) -> int:
-    """Bytes of a chunk that is decoded before its axes are moved; 0 if it is decoded in place."""
+    """Bytes of a chunk that is decoded before its axes are moved, or labels are placed.
+
+    0 if it is decoded in place.
+    """
+    if isinstance(array, PlacedLabels):
+        inner = array.arrays[0]
+        return math.prod(_chunks(inner)) * inner.dtype.itemsize + _rearranged(inner)
     view = array.arrays[0] if isinstance(array, ConnectedLabels | WholeNumbers) else array
     if not isinstance(view, AxesView) or view.in_place:
         return 0

@@ -117,8 +117,8 @@ def test_what_an_engine_lacks_is_the_references_and_said_once(
     told = [record.message for record in caplog.records if record.message.startswith("engine part")]
     assert told == [
         "engine partly: LabelIndex, encode, geometry, powers, by_slot, collect, order_statistics, "
-        "sum_by, edge, count_all, count_runs, gather, second_moments, borders, hulls, holes, "
-        "contacts, overlaps of numpy"
+        "sum_by, edge, count_all, count_runs, gather, samples, interpolate, second_moments, "
+        "borders, hulls, holes, contacts, overlaps of numpy"
     ]
     plain = hc.aggregate_stats(image, labels, stats, engine="numpy")
     for name in stats:

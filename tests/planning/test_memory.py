@@ -35,6 +35,14 @@ SETTINGS = {
     "instances, numpy, small chunks": Setting(
         "instances", (1, 1024, 1024), (256, 256), engine="numpy"
     ),
+    "labels of half the resolution": Setting("instances", (1, 2048, 2048), scale=2),
+    "labels of twice the resolution": Setting(
+        "instances", (1, 2048, 2048), (4096, 4096), scale=0.5
+    ),
+    "labels askew on the image": Setting("instances", (1, 1024, 1024), turned=True),
+    "two layers of half the resolution": Setting(
+        "layers", (1, 2048, 2048), channels=2, scale=2, options=MEAN
+    ),
     "mean": Setting("aggregate", (2, 2048, 2048), options=MEAN),
     "mean, numpy": Setting("aggregate", (2, 2048, 2048), engine="numpy", options=MEAN),
     "moments": Setting("aggregate", (4, 1024, 1024), options=ALL, codec="zstd"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,13 @@ from zarr.codecs import BloscCodec, ZstdCodec
 
 import harpy_core as hc
 from harpy_core.config.crops import CropSettings
+from harpy_core.config.measures import Layer
 from harpy_core.extract.extraction import stored_ratio
 from harpy_core.planning.parts import Plan
 from harpy_core.planning.plan import densest_tile, plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster
+from harpy_core.raster.placed import PlacedLabels
+from harpy_core.raster.reading import reader_of
 from harpy_core.raster.views import ChannelView
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ class Setting:
     Attributes
     ----------
     stage
-        ``instances``, ``aggregate`` or ``extract``.
+        ``instances``, ``aggregate``, ``extract``, ``one_read``, or ``layers``: the labels twice.
     chunks, label_chunks
         Along (c, y, x) and (y, x).
     size
@@ -62,6 +66,8 @@ class Setting:
         Numbers of the channels in use; all without.
     lazy
         Whether the arrays are given as Dask arrays.
+    scale, turned
+        Pixels of the image along one of the labels, and whether these lie askew on it.
     options
         Of the stage.
     """
@@ -76,6 +82,8 @@ class Setting:
     codec: str = "lz4"
     chosen: tuple[int, ...] | None = None
     lazy: bool = False
+    scale: float = 1.0
+    turned: bool = False
     engine: str = "numba"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -93,7 +101,7 @@ def stored(setting: Setting, folder: Path) -> tuple[Any, Any]:
         r"\W+",
         "-",
         f"{setting.chunks}{setting.size}{setting.channels}{setting.dtype}"
-        f"{setting.codec}{setting.label_chunks}{setting.pitch}",
+        f"{setting.codec}{setting.label_chunks}{setting.pitch}{setting.scale}",
     )
     if not (folder / name).exists():
         group = zarr.open_group(folder / name, mode="w")
@@ -106,7 +114,7 @@ def stored(setting: Setting, folder: Path) -> tuple[Any, Any]:
         for channel in range(0, setting.channels, setting.chunks[0]):
             count = min(setting.chunks[0], setting.channels - channel)
             image[channel : channel + count] = np.broadcast_to(plane, (count, *plane.shape))
-        labels = cells(setting.size, setting.pitch)
+        labels = cells(int(setting.size / setting.scale), int(setting.pitch / setting.scale))
         group.create_array("labels", data=labels, chunks=setting.label_chunks)
     group = zarr.open_group(folder / name, mode="r")
     image = group["image"]
@@ -116,11 +124,22 @@ def stored(setting: Setting, folder: Path) -> tuple[Any, Any]:
         return da.from_zarr(image), da.from_zarr(group["labels"])
     if setting.chosen is not None:
         image = ChannelView(image, setting.chosen)
-    return image, group["labels"]
+    return image, placed(setting, group["labels"])
+
+
+def placed(setting: Setting, labels: Any) -> Any:
+    """Labels on the pixels of a setting's image."""
+    if setting.scale == 1 and not setting.turned:
+        return labels
+    sine, cosine = (math.sin(0.1), math.cos(0.1)) if setting.turned else (0.0, 1.0)
+    matrix = np.diag([1.0, setting.scale, setting.scale, 1.0])
+    matrix[1:3, 1:3] = setting.scale * np.array([[cosine, sine], [-sine, cosine]])
+    return PlacedLabels(labels, reader_of(labels, 3), (setting.size,) * 2, matrix)
 
 
 def planned(setting: Setting, image: Any, labels: Any, instances: Any, threads: int) -> Plan:
     """The plan of a setting."""
+    info = Raster.of(image, labels).info()
     options = {
         "instances": instances,
         "threads": threads,
@@ -131,6 +150,10 @@ def planned(setting: Setting, image: Any, labels: Any, instances: Any, threads: 
         return plan_aggregate(image, labels, **options)
     if setting.stage == "extract":
         return plan_extract(image, labels, **options)
+    if setting.stage == "layers":
+        options |= {"instances": len(instances), "densest": densest_tile(info, instances)}
+        other = Layer(labels="other").model_dump()
+        return stage_plan("aggregate", info, layers={"other": other}, **options)
     if setting.stage == "one_read":
         crops = CropSettings.of(**setting.options["extract"]).on(None)
         raster = Raster.of(image, labels)
@@ -147,7 +170,7 @@ def planned(setting: Setting, image: Any, labels: Any, instances: Any, threads: 
         )
     return stage_plan(
         "instances",
-        Raster.of(image, labels).info(),
+        info,
         instances=len(instances),
         engine=setting.engine,
     )
@@ -160,6 +183,9 @@ def job(
     common = {"engine": setting.engine, "client": client, **setting.options}
     if setting.stage == "aggregate":
         return partial(hc.aggregate_stats, image, labels, instances=instances, **common)
+    if setting.stage == "layers":
+        layers = {"labels": labels, "other": labels}
+        return partial(hc.aggregate_layers, image, layers, **common)
     if setting.stage == "extract":
         return partial(hc.extract_instances, image, labels, target, instances=instances, **common)
     if setting.stage == "one_read":
