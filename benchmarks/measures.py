@@ -91,17 +91,18 @@ def beside_scikit_image(labels: np.ndarray, repeats: int) -> Table:
     """Measure each shape of one tile, labels alone, and the same in scikit-image if it has it."""
     table = Table(f"shapes of one tile {labels.shape}: scikit-image / harpy_core")
     instances = hc.find_instances(labels)
+    of = " of a volume" if labels.ndim == 3 else ""
     for name in shapes(labels.ndim):
         ours = median_seconds(
             lambda name=name: hc.aggregate_stats(None, labels, name, instances=instances), repeats
         )
-        table.add(f"{name}: harpy_core", 1e3 * ours, "ms")
+        table.add(f"{name}{of}: harpy_core", 1e3 * ours, "ms")
         if not hasattr(RegionProperties, name):
             continue
         started = time.perf_counter()
         regionprops_table(labels, properties=[name])
         theirs = time.perf_counter() - started
-        table.add(f"{name}: scikit-image / harpy_core", theirs / ours, "x")
+        table.add(f"{name}{of}: scikit-image / harpy_core", theirs / ours, "x")
     return table
 
 
