@@ -4,6 +4,7 @@
 # make test    lint, format, types and tests
 # make test-torch  the training data sets, in an environment with PyTorch (gigabytes)
 # make test-readers  files of microscopes and slide scanners and N5, in an environment with their readers
+# make test-scverse  our tables and shapes in spatialdata-plot and squidpy, in an environment with them
 # make test-gpu    the engine cupy on an NVIDIA GPU, its memory checked by compute-sanitizer where
 #                  that is installed (CUDA=12 for an older driver)
 # make tissue-figure  synthetic tissue beside real sections (HUBMAP=folder of the HuBMAP tile)
@@ -19,12 +20,13 @@
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run peer tissue-figure test lint types pytest test-torch test-readers test-gpu \
+.PHONY: help setup run peer tissue-figure test lint types pytest test-torch test-readers test-scverse test-gpu \
 	test-faults test-memory test-filesystems test-slurm fuzz test-package docs format lock clean
 
 VENV := .venv
 TORCH_VENV := .venv-torch
 READERS_VENV := .venv-readers
+SCVERSE_VENV := .venv-scverse
 DOCS_VENV := .venv-docs
 PEER_VENV := .venv-peer
 OTHERS_VENV := .venv-others
@@ -86,6 +88,9 @@ test-readers: $(READERS_VENV)/.ready
 	$(READERS_VENV)/bin/python -m pytest tests/raster/test_microscopes.py tests/raster/test_slides.py \
 		tests/raster/test_n5.py
 
+test-scverse: $(SCVERSE_VENV)/.ready
+	$(SCVERSE_VENV)/bin/python -m pytest tests/aggregate/test_scverse.py
+
 test-gpu: $(CUDA_VENV)/.ready
 	$(CUDA_VENV)/bin/python -m pytest -m gpu
 	if command -v compute-sanitizer >/dev/null; then compute-sanitizer --error-exitcode 1 \
@@ -145,7 +150,7 @@ lock: | $(UV)
 		-o docs/requirements.lock
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) $(READERS_VENV) $(PEER_VENV) $(OTHERS_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(READERS_VENV) $(SCVERSE_VENV) $(PEER_VENV) $(OTHERS_VENV) $(DOCS_VENV) docs/_build .venv-cuda* .uv .snakemake build dist *.egg-info
 
 $(VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(UV) pip sync --python $(BIN)/python requirements.lock
@@ -163,6 +168,12 @@ $(READERS_VENV)/.ready: requirements.lock pyproject.toml $(BIN)/python | $(UV)
 	$(UV) pip sync --python $(READERS_VENV)/bin/python requirements.lock
 	$(UV) pip install --python $(READERS_VENV)/bin/python --no-build-isolation \
 		--editable ".[czi,lif,nd2,slide,n5]"
+	touch $@
+
+# With versions of their own: the lock's are not those that both ask for on every Python.
+$(SCVERSE_VENV)/.ready: envs/scverse.txt pyproject.toml $(BIN)/python | $(UV)
+	$(BIN)/python -m venv --clear --without-pip $(SCVERSE_VENV)
+	$(UV) pip install --python $(SCVERSE_VENV)/bin/python -r envs/scverse.txt --editable .
 	touch $@
 
 $(DOCS_VENV)/.ready: docs/requirements.lock $(BIN)/python | $(UV)
