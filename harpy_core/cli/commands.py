@@ -239,13 +239,13 @@ def plan(**typed: Any) -> None:
 )
 @click.option(
     "--crops",
-    type=click.Path(path_type=Path),
-    help="Crops of this image's instances, to show on the page.",
+    type=click.Path(),
+    help="Crops of this image's instances, in a folder or at an address, to show on the page.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
 @options_of(Extract, "diameter")
 def view(
-    table: Path, output: Path | None, crops: Path | None, overwrite: bool, **typed: Any
+    table: Path, output: Path | None, crops: str | None, overwrite: bool, **typed: Any
 ) -> None:
     """Show image, labels and table: in napari, or as a page of linked views."""
     window = max(section_of(Extract, {"diameter": typed["diameter"]}).window(1))
