@@ -244,7 +244,9 @@ def _crops_of(path: str | os.PathLike[str], raster: Raster, measured: Measured) 
     refuse_others(crops, measured.ids, measured.centroids)
     unknown = [name for name in crops.channels if name not in raster.channels]
     if unknown:
-        raise InputError(f"{path}: channel {unknown[0]!r} is not one of the image: extract again")
+        raise InputError(
+            f"{path}: channel {unknown[0]!r} is not one of the image: extract by its names"
+        )
     return crops if len(crops) else None
 
 

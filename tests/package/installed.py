@@ -52,7 +52,9 @@ def check_jobs(folder: Path) -> None:
     np.testing.assert_allclose(table.layers["mean"][:20], mean, rtol=1e-12)
 
     plan = hc.plan_extract(raster.image, raster.labels, diameter=32)
-    crops = hc.extract_instances(raster.image, raster.labels, folder / "crops.zarr", diameter=32)
+    crops = hc.extract_instances(
+        raster.image, raster.labels, folder / "crops.zarr", diameter=32, channels=raster.channels
+    )
     assert plan.bytes_read > 0
     assert len(crops) == len(ids)
     for i in ids[::40]:
