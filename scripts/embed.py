@@ -11,7 +11,9 @@ def main(snakemake):
         from harpy_core.embedding.embedding import embed
         from harpy_core.planning.embed_plan import embed_plan
         from harpy_core.raster import RasterInfo
+        from harpy_core.statistics.channels import channel_percentiles
         from harpy_core.storage.manifest import read_manifest, tree_digest, write_manifest
+        from harpy_core.workflow.asked import counts
 
         settings = dict(snakemake.params.embed)
         crops = read_manifest(snakemake.input.manifest)
@@ -21,6 +23,10 @@ def main(snakemake):
             RasterInfo.from_json(snakemake.input.raster),
             crops["instances"],
         )
+        if snakemake.input.counted:
+            table = counts(snakemake.input.counted[0])
+            channels = settings["channels"] or crops["channels"]
+            settings["normalise"] = channel_percentiles(table, channels=channels)
         with workers_for(snakemake, plan) as client:
             found = embed(
                 snakemake.input.crops,

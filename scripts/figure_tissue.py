@@ -8,9 +8,11 @@ def main(snakemake):
     with running(snakemake):
         from harpy_core.figures import tissue
         from harpy_core.raster import RasterInfo, open_described
+        from harpy_core.workflow.asked import ranges
 
         raster = open_described(RasterInfo.from_json(snakemake.input.raster))
-        tissue(raster, snakemake.output.figure)
+        shown = ranges(snakemake.input.counted, (1, 99.8), inside=False)
+        tissue(raster, snakemake.output.figure, shown)
 
 
 if __name__ == "__main__":

@@ -271,11 +271,12 @@ class Embed(Section):
         "channels are a list of names, each once, or null",
         default=None,
     )
-    normalise: Literal["dtype", "percentile", "crop"] | None = key(
+    normalise: Literal["dtype", "percentile", "channels", "crop"] | None = key(
         "Way to normalise pixels: dtype divides by the largest value of their type; percentile "
-        "maps percentiles 1 and 99 of a sample of each channel to 0 and 1; crop does so with the "
-        "least and largest pixel of each channel of each crop; null: as they are.",
-        "choose dtype, percentile, crop, or null",
+        "maps percentiles 1 and 99 of a sample of each channel to 0 and 1; channels does so with "
+        "those of all its pixels inside instances, which aggregate.whole_channels counts; crop "
+        "with the least and largest pixel of each channel of each crop; null: as they are.",
+        "choose dtype, percentile, channels, crop, or null",
         default="dtype",
     )
     device: Literal["auto", "cpu", "cuda"] = key(

@@ -302,6 +302,17 @@ class Case(Section):
             raise PydanticCustomError("together", "give source or fields, not both")
         if self.embed is not None and self.extract is None:
             raise PydanticCustomError("together", "embed takes crops: add extract: {}")
+        if self.embed is not None and self.embed.normalise == "channels":
+            if not (self.aggregate and self.aggregate.whole_channels):
+                raise PydanticCustomError(
+                    "together", "embed.normalise: channels needs aggregate: {whole_channels: true}"
+                )
+            if self.extract and self.extract.dtype is not None:
+                raise PydanticCustomError(
+                    "together",
+                    "embed.normalise: channels takes pixels as the image has them: "
+                    "remove extract.dtype",
+                )
         if self.one_read and not (self.aggregate and self.extract):
             raise PydanticCustomError("together", "one_read needs both aggregate and extract")
         if self.one_read and self.extract and self.extract.channels is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,15 @@ class _Field:
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
 
-def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
+def tissue(
+    raster: Raster,
+    out_png: str | os.PathLike[str],
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
     """Draw a part of the image as a composite, and a detail with the instances' outlines.
 
-    The picture shows those of the first three channels that hold bright structures, each between
-    the same percentiles of the part that is read (at most 1,536 × 1,536 pixels around the middle),
-    and the middle plane of a volume.
+    The picture shows those of the first three channels that hold bright structures in the part that
+    is read (at most 1,536 × 1,536 pixels around the middle), and the middle plane of a volume.
 
     Parameters
     ----------
@@ -49,7 +53,11 @@ def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
         Image (c, y, x) or (c, z, y, x), labels (y, x) or (z, y, x), names of the channels.
     out_png
         Path of the picture.
+    ranges
+        Values of channels, by name, that are shown darkest and brightest; those of others, or of
+        all, are percentiles of the part that is read.
     """
+    ranges = ranges or {}
     shape = raster.labels.shape[-2:]
     context = _middle(shape, _CONTEXT)
     labels = _plane(raster.labels, context)
@@ -59,7 +67,7 @@ def tissue(raster: Raster, out_png: str | os.PathLike[str]) -> None:
     }
     planes = {name: p for name, p in planes.items() if _has_bright_parts(p)} or planes
     names = list(planes)
-    picture = composite(list(planes.values()))
+    picture = composite(list(planes.values()), [ranges.get(name) for name in names])
     detail = fullest(labels, min(_DETAIL, max(labels.shape) // 2 + 1))
     ratios = context.width / context.height, detail.width / detail.height
     with style.applied():
@@ -90,21 +98,26 @@ def _has_bright_parts(plane: np.ndarray) -> bool:
     return bool(high - middle > middle - low)
 
 
-def composite(planes: list[np.ndarray]) -> np.ndarray:
+def composite(
+    planes: list[np.ndarray], ranges: Sequence[tuple[float, float] | None] | None = None
+) -> np.ndarray:
     """Combine planes of up to three channels into one picture, each in its own light.
 
     Parameters
     ----------
     planes
         Arrays (y, x) of any real dtype, at least one.
+    ranges
+        Values that are shown darkest and brightest in each; None takes them from the plane.
 
     Returns
     -------
     Array (y, x, 3), float64, from 0 to 1.
     """
     picture = np.zeros((*planes[0].shape, 3))
-    for plane, light in zip(planes, _LIGHT.values(), strict=False):
-        bottom, top = style.display_range(plane)
+    ranges = ranges or [None] * len(planes)
+    for plane, light, shown in zip(planes, _LIGHT.values(), ranges, strict=False):
+        bottom, top = style.above(*shown) if shown else style.display_range(plane)
         brightness = np.clip((plane.astype(np.float64) - bottom) / (top - bottom), 0, 1)
         picture += np.nan_to_num(brightness)[..., None] * light
     return np.clip(picture, 0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ def gallery(
     seed: int = 0,
     count: int | None = None,
     ids: Sequence[int] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Draw a page of crops: a column for each instance, a row for each channel.
 
@@ -61,6 +62,9 @@ def gallery(
         Number of instances; None for as many as fill a page.
     ids
         Instances to show instead of a choice, in this order.
+    ranges
+        Values of channels, by name, that are shown black and white; those of others, or of all,
+        are percentiles of the crops that are shown.
 
     Raises
     ------
@@ -74,7 +78,7 @@ def gallery(
     )
     selection = _read(crops, positions, channels)
     with style.applied():
-        _draw_page(selection, len(crops.instance_id), len(crops.channels), out_png)
+        _draw_page(selection, len(crops.instance_id), len(crops.channels), ranges or {}, out_png)
 
 
 def _spread(total: int, most: int) -> list[int]:
@@ -106,11 +110,18 @@ def _read(crops: Crops, positions: list[int], channels: list[int]) -> _Selection
 
 
 def _draw_page(
-    shown: _Selection, instances: int, channels: int, out_png: str | os.PathLike[str]
+    shown: _Selection,
+    instances: int,
+    channels: int,
+    known: Mapping[str, tuple[float, float]],
+    out_png: str | os.PathLike[str],
 ) -> None:
     columns = min(_COLUMNS, len(shown.ids))
     blocks = math.ceil(len(shown.ids) / columns)
-    ranges = [_brightness(shown.planes[:, c]) for c in range(len(shown.names))]
+    ranges = [
+        style.above(*known[name]) if name in known else _brightness(shown.planes[:, c])
+        for c, name in enumerate(shown.names)
+    ]
     labels = [
         f"{name}\n{_number(bottom)} – {_number(top)}"
         for name, (bottom, top) in zip(shown.names, ranges, strict=True)

@@ -107,6 +107,11 @@ def display_range(values: np.ndarray, low: float = 1, high: float = 99.8) -> tup
     return float(bottom), float(top)
 
 
+def above(bottom: float, top: float) -> tuple[float, float]:
+    """A range whose brightest value stays above the darkest: a constant plane shows dark."""
+    return bottom, top if top > bottom else bottom + 1
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a PNG, the same bytes for the same figure; the path never holds half a picture."""
     target = Path(path)

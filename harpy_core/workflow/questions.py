@@ -192,6 +192,18 @@ class Questions:
         section = self.case(wildcards).embed
         return section.engine if section else AUTO
 
+    def counted(self, wildcards: Any) -> list[str]:
+        """The manifest of a case's table, where that counts the pixels of whole channels."""
+        section = self.case(wildcards).aggregate
+        asked = section is not None and section.whole_channels
+        return [f"<results>/{wildcards.case}/table.manifest.json"] if asked else []
+
+    def normalising(self, wildcards: Any) -> list[str]:
+        """The manifest of the table whose counts normalise what a case's model is given."""
+        section = self.case(wildcards).embed
+        asked = section is not None and section.normalise == "channels"
+        return self.counted(wildcards) if asked else []
+
     def model_file(self, wildcards: Any) -> list[str]:
         """The file of a case's model, where it is one."""
         section = self.case(wildcards).embed

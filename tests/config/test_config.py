@@ -496,3 +496,27 @@ def test_a_model_needs_crops_and_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="embed takes crops: add extract"):
         load({"cases": {"a": without}}, "config.yaml")
     load({"cases": {"a": without | {"extract": {}}}}, "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"aggregate": {}}, "needs aggregate: {whole_channels: true}"),
+        (
+            {"aggregate": {"whole_channels": True}, "extract": {"dtype": "float16"}},
+            "remove extract",
+        ),
+    ],
+)
+def test_a_model_whose_pixels_are_normalised_by_whole_channels_needs_their_counts(
+    sections: dict[str, Any], told: str
+) -> None:
+    case = {
+        "source": {"uri": "ihc"},
+        "extract": {},
+        "embed": {"model": "model.onnx", "normalise": "channels"},
+    }
+    with pytest.raises(InputError, match=told) as refused:
+        load({"cases": {"a": case | sections}}, "config.yaml")
+    assert "embed.normalise: channels" in str(refused.value)
+    load({"cases": {"a": case | {"aggregate": {"whole_channels": True}}}}, "config.yaml")

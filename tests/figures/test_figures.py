@@ -313,6 +313,27 @@ def test_composite_adds_light_between_the_percentiles() -> None:
     assert not np.any(composite([np.full((5, 5), 7, np.uint16)]))
 
 
+def test_composite_adds_light_between_values_that_are_known() -> None:
+    ramp = np.arange(200, dtype=np.uint16).reshape(10, 20)
+    picture = composite([ramp], [(50, 150)])
+    expected = np.clip((ramp.astype(float) - 50) / 100, 0, 1)
+    np.testing.assert_allclose(picture[..., 2], expected)
+    np.testing.assert_array_equal(
+        composite([ramp, ramp], [None, (0, 9)]),
+        composite([ramp, ramp], [style.display_range(ramp), (0, 9)]),
+    )
+    assert not np.any(composite([np.full((5, 5), 7, np.uint16)], [(7, 7)]))
+
+
+def test_gallery_shows_values_that_are_known(tmp_path: Path, crops: Any) -> None:
+    drawn = []
+    for ranges in (None, {}, {crops.channels[1]: (0.0, 10.0)}):
+        figures.gallery(crops, tmp_path / "crops.png", ids=[8, 2], ranges=ranges)
+        drawn.append(assert_picture(tmp_path / "crops.png"))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
 def test_composite_survives_nan() -> None:
     plane = np.ones((10, 10))
     plane[0, 0] = np.nan

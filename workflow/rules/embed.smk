@@ -10,6 +10,7 @@ rule embed:
         crops=ancient("<results>/{case}/crops.zarr"),
         manifest="<results>/{case}/crops.manifest.json",
         model=ASKED.model_file,
+        counted=ASKED.normalising,
     output:
         embedding=directory("<results>/{case}/embedding.zarr"),
         manifest="<results>/{case}/embedding.manifest.json",

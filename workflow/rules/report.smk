@@ -37,6 +37,7 @@ rule figure_tissue:
     """The tissue, with the outlines of its instances."""
     input:
         raster=ASKED.raster,
+        counted=ASKED.counted,
     output:
         figure=report(
             "<results>/{case}/figures/tissue.png",
@@ -64,6 +65,7 @@ rule figure_crops:
     input:
         crops=ancient("<results>/{case}/crops.zarr"),
         manifest="<results>/{case}/crops.manifest.json",
+        counted=ASKED.counted,
     output:
         figure=report(
             "<results>/{case}/figures/crops.png",
