@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from harpy_core.errors import InputError
 
 BATCH_PIXELS = 2**16
 """Pixels of a batch, at most, unless an instance alone has more."""
+
+_ALONE = threading.Lock()
+"""Held by the one call of this process: libraries that a function uses may not bear two."""
 
 
 def returned(
@@ -104,7 +108,8 @@ def _of_batch(
 ) -> np.ndarray:
     number = len(starts) - 1
     try:
-        numbers = np.asarray(function(pixels, where, starts), dtype=np.float64)
+        with _ALONE:
+            numbers = np.asarray(function(pixels, where, starts), dtype=np.float64)
     except Exception as error:
         told = " ".join(str(error).split())
         raise InputError(
@@ -129,7 +134,8 @@ def _numbers(
     label: int,
 ) -> np.ndarray:
     try:
-        numbers = np.asarray(function(pixels, where), dtype=np.float64).reshape(-1)
+        with _ALONE:
+            numbers = np.asarray(function(pixels, where), dtype=np.float64).reshape(-1)
     except Exception as error:
         told = " ".join(str(error).split())
         raise InputError(

@@ -110,7 +110,9 @@ def measure(
     The function is called in the workers with the pixels of one instance, (c, n) in the image's
     type, and their coordinates, (3, n) int64 as z, y and x in the image, both in the image's order;
     it returns one number for each of `outputs`. Its module must be one that the workers can import,
-    or a script or notebook. What it returns must follow from its arguments alone.
+    or a script or notebook. What it returns must follow from its arguments alone. A process
+    calls it from one thread at a time, for not every library bears two: workers, not threads, make
+    it faster.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from tables import tissue
 import harpy_core as hc
 from harpy_core.aggregate import whole
 from harpy_core.aggregate.store import aggregate_to_store
+from harpy_core.running import schedule
 from harpy_core.statistics import calling
 
 if TYPE_CHECKING:
@@ -191,6 +193,28 @@ def test_functions_of_ones_own_see_each_instance_whole_and_in_order(form: str) -
             where[:, 1].sum(),
         ]
     assert list(table.layers) == ["ranges-range", "ranges-height", "area", "mean"]
+
+
+def test_a_process_calls_functions_from_one_thread_at_a_time() -> None:
+    # Whole instances in each of four tiles.
+    labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((8, 8), int)).astype("u4")
+    case = Case(np.ones((2, 64, 64), "u2"), labels, (2, 32, 32), (32, 32), 1)
+    inside, most = 0, 0
+
+    def slow(pixels: np.ndarray, coordinates: np.ndarray) -> int:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.0005)
+        inside -= 1
+        return 0
+
+    def slow_too(pixels: np.ndarray, coordinates: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        return np.full(len(starts) - 1, slow(pixels, coordinates))
+
+    with schedule.own_threads(4):
+        found(case, "zarr", ["mean", slow, hc.measure(slow_too, batched=True)])
+    assert most == 1
 
 
 def steps(pixels: np.ndarray, coordinates: np.ndarray) -> tuple[float, float]:
