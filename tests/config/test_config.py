@@ -498,12 +498,15 @@ def test_a_model_needs_crops_and_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     load({"cases": {"a": without | {"extract": {}}}}, "config.yaml")
 
 
+HALVED = {"dtype": "float16", "scale": 1 / 65535}
+
+
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
         ({"aggregate": {}}, "needs aggregate: {whole_channels: true}"),
         (
-            {"aggregate": {"whole_channels": True}, "extract": {"dtype": "float16"}},
+            {"aggregate": {"whole_channels": True}, "extract": HALVED},
             "remove extract",
         ),
     ],
