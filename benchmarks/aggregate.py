@@ -156,9 +156,11 @@ def scaling(folder: Path, repeats: int) -> Table:
     return table
 
 
-def against_peer(store: Path, python: str, repeats: int) -> Table:
-    """Measure Harpy on the same arrays and the same cluster, and compare every value."""
-    table = Table("against Harpy, 2 workers x 1 thread")
+def against_peer(tissue: str, store: Path, python: str, repeats: int) -> Table:
+    """Measure Harpy on the same arrays and a like cluster, both warm, and compare every value."""
+    table = Table(
+        f"against Harpy, {tissue} tissue, warm, with the label pass, 2 workers x 1 thread"
+    )
     group = zarr.open_group(store, mode="r")
     with tempfile.TemporaryDirectory() as scratch, cluster.local(2, 1, "8GB") as client:
         for name, stats, target in (("mean", ("mean",), 12), ("six", PEER_SIX, 50)):
@@ -210,7 +212,9 @@ def main() -> None:
         scaling(options.data, options.repeats),
     ]
     if options.peer:
-        tables.append(against_peer(dense, options.peer, options.repeats))
+        wide = tissue_store(options.data, "sparse-wide", SHAPE, SPARSE, ("lz4",))
+        for tissue, store in (("dense", dense), ("sparse", wide)):
+            tables.append(against_peer(tissue, store, options.peer, options.repeats))
     record(options.record, tables)
 
 

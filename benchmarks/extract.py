@@ -32,6 +32,7 @@ import zarr
 from common import (
     DENSE,
     SHAPE,
+    SPARSE,
     Table,
     cost_of_checksums,
     decode_all,
@@ -138,9 +139,11 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
     return table
 
 
-def against_peer(store: Path, folder: Path, python: str, repeats: int) -> Table:
-    """Measure Harpy on the same arrays and the same cluster, and compare every crop."""
-    table = Table(f"against Harpy, {THREADS} workers x 1 thread")
+def against_peer(tissue: str, store: Path, folder: Path, python: str, repeats: int) -> Table:
+    """Measure Harpy on the same arrays and a like cluster, both warm, and compare every crop."""
+    table = Table(
+        f"against Harpy, {tissue} tissue, warm, with the label pass, {THREADS} workers x 1 thread"
+    )
     group = zarr.open_group(store, mode="r")
     ours, theirs = folder / "ours.zarr", folder / "theirs.zarr"
     report = folder / "report.json"
@@ -203,7 +206,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.data) as folder:
         tables = [against_floors(dense, Path(folder), options.repeats)]
         if options.peer:
-            tables.append(against_peer(dense, Path(folder), options.peer, options.repeats))
+            wide = tissue_store(options.data, "sparse-wide", SHAPE, SPARSE, ("lz4",))
+            for tissue, store in (("dense", dense), ("sparse", wide)):
+                made = against_peer(tissue, store, Path(folder), options.peer, options.repeats)
+                tables.append(made)
     record(options.record, tables)
 
 

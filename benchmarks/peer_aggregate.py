@@ -1,17 +1,25 @@
 """Harpy's statistics of the same arrays, through its published interface; for its environment.
 
+Its workers are warm: they have imported it, and done the same on a few pixels.
+
 python peer_aggregate.py STORE STATS REPORT.json VALUES.npz
 """
 
 import importlib.metadata
 import json
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
 from dask.distributed import Client, LocalCluster
 from harpy.utils import RasterAggregator
+
+sys.path.append(str(Path(__file__).parents[1] / "harpy_core" / "benchmark"))
+
+from peer import warm_up
 
 
 def main(store: str, stats: str, report: str, values: str) -> None:
@@ -23,8 +31,11 @@ def main(store: str, stats: str, report: str, values: str) -> None:
         LocalCluster(
             n_workers=2, threads_per_worker=1, memory_limit="8GB", dashboard_address=None
         ) as cluster,
-        Client(cluster),
+        Client(cluster) as client,
+        tempfile.TemporaryDirectory() as scratch,
     ):
+        few = {"stage": "aggregate", "stats": names, "workers": 2, "threads_per_worker": 1}
+        warm_up(few, client, Path(scratch))
         started = time.perf_counter()
         aggregator = RasterAggregator(
             image_dask_array=image, mask_dask_array=labels, run_on_gpu=False

@@ -1,5 +1,7 @@
 """Harpy's crops of the same arrays, through its published interface; for its environment.
 
+Its workers are warm: they have imported it, and done the same on a few pixels.
+
 python peer_extract.py STORE DIAMETER BATCH_SIZE REPORT.json OUT.zarr
 
 OUT.zarr gets the crops; REPORT.json the seconds and, in order, the label of each crop.
@@ -8,7 +10,9 @@ OUT.zarr gets the crops; REPORT.json the seconds and, in order, the label of eac
 import importlib.metadata
 import json
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import dask.array as da
 import harpy as hp
@@ -16,6 +20,10 @@ import numpy as np
 from dask.distributed import Client, LocalCluster
 from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, Labels2DModel
+
+sys.path.append(str(Path(__file__).parents[1] / "harpy_core" / "benchmark"))
+
+from peer import warm_up
 
 
 def main(store: str, diameter: str, batch_size: str, report: str, out: str) -> None:
@@ -27,8 +35,11 @@ def main(store: str, diameter: str, batch_size: str, report: str, out: str) -> N
         LocalCluster(
             n_workers=2, threads_per_worker=1, memory_limit="10GB", dashboard_address=None
         ) as cluster,
-        Client(cluster),
+        Client(cluster) as client,
+        tempfile.TemporaryDirectory() as scratch,
     ):
+        few = {"stage": "extract", "crops": {}, "workers": 2, "threads_per_worker": 1}
+        warm_up(few, client, Path(scratch))
         started = time.perf_counter()
         ids, _ = hp.tb.extract_instances(
             sdata,

@@ -182,19 +182,66 @@ def codec_table() -> Iterator[str]:
         yield f"| {told} | {' | '.join(cells)} |"
 
 
-TABLES: dict[str, Callable[[], Iterable[str]]] = {
-    "README.md": table,
-    "docs/how-to/crops.md": codec_table,
-    "docs/scaling.md": scheduler_tables,
+AGAINST = (
+    ("aggregate", "mean of every channel", "mean: harpy_core", "mean: Harpy"),
+    ("aggregate", "six statistics", "six: harpy_core", "six: Harpy"),
+    ("extract", "crops of 50 × 50 pixels", "harpy_core, labels to crops", "Harpy"),
+)
+"""Record, job, and the names of our time and of Harpy's, which end in its version."""
+
+
+def against_harpy() -> Iterator[str]:
+    """Lines of the table of Harpy's times beside ours on one machine, in Markdown."""
+    yield "| 20 × 8,192 × 8,192 pixels, 2 cores, warm | harpy_core | Harpy | |"
+    yield "|---|---|---|---|"
+    for record, job, ours, theirs in AGAINST:
+        content = json.loads((RECORDED / f"{record}.json").read_text(encoding="utf-8"))
+        for title, rows in content["tables"].items():
+            if not title.startswith("against Harpy, "):
+                continue
+            tissue = title.removeprefix("against Harpy, ").partition(",")[0]
+            found = {row["what"]: row["value"] for row in rows if row["unit"] == "s"}
+            (name,) = (what for what in found if what.rpartition(" ")[0] == theirs)
+            yield (
+                f"| {tissue}: {job} | {found[ours]:.2g} s "
+                f"| {found[name]:.3g} s ({name.rpartition(' ')[2]}) "
+                f"| {found[name] / found[ours]:.2g} × |"
+            )
+
+
+def peers() -> Iterator[str]:
+    """Lines of the table of all that measure the same cells, in Markdown."""
+    content = json.loads((RECORDED / "peers.json").read_text(encoding="utf-8"))
+    ((title, rows),) = content["tables"].items()
+    yield f"| {title} | time | peak RSS | CPU |"
+    yield "|---|---|---|---|"
+    found = {row["what"]: row["value"] for row in rows}
+    for what, value in found.items():
+        name, version, _ = what.partition(" (")
+        if ": did not finish" in what:
+            yield f"| {what.partition(':')[0]} | did not finish: {what.partition('(')[2][:-1]} | | |"
+        elif version:
+            memory, cpu = found[f"{name}: peak RSS"], found[f"{name}: mean CPU"]
+            yield f"| {what} | {value:.2g} s | {memory:.1f} GB | {cpu:.0f} % of a core |"
+
+
+TABLES: dict[str, tuple[Callable[[], Iterable[str]], ...]] = {
+    "README.md": (table, against_harpy),
+    "docs/how-to/crops.md": (codec_table,),
+    "docs/scaling.md": (scheduler_tables,),
+    "results/recorded/README.md": (peers,),
 }
-"""The lines between the marks of each file."""
+"""Lines between each pair of marks of a file."""
 
 
 def filled(text: str, name: str = "README.md") -> str:
     """The text of a file with its tables between the marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return "\n".join([before + BEGIN, *TABLES[name](), END + after])
+    parts = []
+    for lines in TABLES[name]:
+        before, _, rest = text.partition(BEGIN)
+        _, _, text = rest.partition(END)
+        parts.append("\n".join([before + BEGIN, *lines(), END]))
+    return "".join([*parts, text])
 
 
 def main() -> int:
