@@ -158,9 +158,7 @@ def scaling(folder: Path, repeats: int) -> Table:
 
 def against_peer(tissue: str, store: Path, python: str, repeats: int) -> Table:
     """Measure Harpy on the same arrays and a like cluster, both warm, and compare every value."""
-    table = Table(
-        f"against Harpy, {tissue} tissue, warm, with the label pass, 2 workers x 1 thread"
-    )
+    table = Table(f"against Harpy, {tissue} tissue, warm, labels counted, 2 workers x 1 thread")
     group = zarr.open_group(store, mode="r")
     with tempfile.TemporaryDirectory() as scratch, cluster.local(2, 1, "8GB") as client:
         for name, stats, target in (("mean", ("mean",), 12), ("six", PEER_SIX, 50)):

@@ -142,7 +142,7 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
 def against_peer(tissue: str, store: Path, folder: Path, python: str, repeats: int) -> Table:
     """Measure Harpy on the same arrays and a like cluster, both warm, and compare every crop."""
     table = Table(
-        f"against Harpy, {tissue} tissue, warm, with the label pass, {THREADS} workers x 1 thread"
+        f"against Harpy, {tissue} tissue, warm, labels counted, {THREADS} workers x 1 thread"
     )
     group = zarr.open_group(store, mode="r")
     ours, theirs = folder / "ours.zarr", folder / "theirs.zarr"

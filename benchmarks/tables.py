@@ -219,7 +219,7 @@ def peers() -> Iterator[str]:
     for what, value in found.items():
         name, version, _ = what.partition(" (")
         if ": did not finish" in what:
-            yield f"| {what.partition(':')[0]} | did not finish: {what.partition('(')[2][:-1]} | | |"
+            yield f"| {what.partition(':')[0]} | did not finish: {version[:-1]} | | |"
         elif version:
             memory, cpu = found[f"{name}: peak RSS"], found[f"{name}: mean CPU"]
             yield f"| {what} | {value:.2g} s | {memory:.1f} GB | {cpu:.0f} % of a core |"
