@@ -1,21 +1,17 @@
 """Speed of statistics per instance, against the floors of the same run.
 
-    python benchmarks/aggregate.py [--peer PYTHON] [--record FILE]
+    python benchmarks/aggregate.py [--record FILE]
 
 It makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 35,000 cells; 4 GB) in --data once.
 Every figure is the median of --repeats after a warm-up; ratios are medians of ratios taken round
-by round, so that a noisy machine disturbs both sides. With --peer, the interpreter of an
-environment made from envs/peer.yaml, Harpy does the same on the same arrays and every value is
-compared.
+by round, so that a noisy machine disturbs both sides.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -46,7 +42,6 @@ from harpy_core.tiles.runs import encode_runs
 from harpy_core.tiling.tile import tile_raster
 
 NINE = ("count", "sum", "mean", "var", "std", "min", "max", "skew", "kurtosis")
-PEER_SIX = ("sum", "mean", "count", "var", "kurtosis", "skew")
 
 
 def kernels(name: str, store: Path, repeats: int) -> Table:
@@ -156,47 +151,11 @@ def scaling(folder: Path, repeats: int) -> Table:
     return table
 
 
-def against_peer(tissue: str, store: Path, python: str, repeats: int) -> Table:
-    """Measure Harpy on the same arrays and a like cluster, both warm, and compare every value."""
-    table = Table(f"against Harpy, {tissue} tissue, warm, labels counted, 2 workers x 1 thread")
-    group = zarr.open_group(store, mode="r")
-    with tempfile.TemporaryDirectory() as scratch, cluster.local(2, 1, "8GB") as client:
-        for name, stats, target in (("mean", ("mean",), 12), ("six", PEER_SIX, 50)):
-            ours = median_seconds(
-                lambda stats=stats: hc.aggregate_stats(
-                    group["lz4"], group["labels"], stats, client=client
-                ),
-                repeats,
-            )
-            report = Path(scratch) / f"{name}.json"
-            values = Path(scratch) / f"{name}.npz"
-            script = Path(__file__).with_name("peer_aggregate.py")
-            arguments = [python, script, store, ",".join(stats), report, values]
-            subprocess.run([str(a) for a in arguments], check=True)
-            theirs = json.loads(report.read_text())["seconds"]
-            table.add(f"{name}: harpy_core", ours, "s")
-            table.add(f"{name}: Harpy {json.loads(report.read_text())['version']}", theirs, "s")
-            table.add(f"{name}: Harpy / harpy_core", theirs / ours, "x", f">= {target}")
-            result = hc.aggregate_stats(group["lz4"], group["labels"], stats, client=client)
-            with np.load(values) as found:
-                order = np.argsort(found["labels"])
-                assert np.array_equal(found["labels"][order], result.obs["instance_id"])
-                for stat in stats:
-                    theirs_values = found[stat][order].astype(np.float64)
-                    difference = np.abs(theirs_values - result.layers[stat])
-                    scale = np.maximum(np.abs(result.layers[stat]), 1)
-                    table.add(
-                        f"{stat}: largest relative difference", (difference / scale).max(), ""
-                    )
-    return table
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/benchmarks"))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peer", help="interpreter of an environment with Harpy")
     parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
     options.data.mkdir(parents=True, exist_ok=True)
@@ -209,10 +168,6 @@ def main() -> None:
         checked(dense, options.data, options.repeats),
         scaling(options.data, options.repeats),
     ]
-    if options.peer:
-        wide = tissue_store(options.data, "sparse-wide", SHAPE, SPARSE, ("lz4",))
-        for tissue, store in (("dense", dense), ("sparse", wide)):
-            tables.append(against_peer(tissue, store, options.peer, options.repeats))
     record(options.record, tables)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import threading
 import time
@@ -180,6 +181,12 @@ def machine() -> dict[str, Any]:
         "packages": {name: version(name) for name in packages},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def emptied(target: Path) -> None:
+    """Remove a result, and wait until the disk is idle."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.sync()
 
 
 class Table:

@@ -1,23 +1,17 @@
 """Speed of extraction, against the floors of the same run.
 
-    python benchmarks/extract.py [--peer PYTHON] [--record FILE]
+    python benchmarks/extract.py [--record FILE]
 
 It makes its data (dense tissue, 20 x 8192 x 8192 uint16, some 31,000 cells) in --data once. The
 floors are what the job cannot avoid: decoding every chunk of the image, encoding every chunk
 of the crops, writing and flushing the encoded bytes; each alone, on as many threads. Figures are
-medians of --repeats after a warm-up, ratios are taken round by round. With --peer, the interpreter
-of an environment made from envs/peer.yaml, Harpy does the same on the same arrays and every crop
-is compared.
+medians of --repeats after a warm-up, ratios are taken round by round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,10 +26,10 @@ import zarr
 from common import (
     DENSE,
     SHAPE,
-    SPARSE,
     Table,
     cost_of_checksums,
     decode_all,
+    emptied,
     in_turn,
     record,
     tissue_store,
@@ -83,12 +77,6 @@ def write_all(contents: list[codecs.Encoded], folder: Path) -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(write, enumerate(contents)))
-
-
-def emptied(target: Path) -> None:
-    """Remove a result, and wait until the disk is idle."""
-    shutil.rmtree(target, ignore_errors=True)
-    os.sync()
 
 
 def against_floors(store: Path, folder: Path, repeats: int) -> Table:
@@ -139,77 +127,17 @@ def against_floors(store: Path, folder: Path, repeats: int) -> Table:
     return table
 
 
-def against_peer(tissue: str, store: Path, folder: Path, python: str, repeats: int) -> Table:
-    """Measure Harpy on the same arrays and a like cluster, both warm, and compare every crop."""
-    table = Table(
-        f"against Harpy, {tissue} tissue, warm, labels counted, {THREADS} workers x 1 thread"
-    )
-    group = zarr.open_group(store, mode="r")
-    ours, theirs = folder / "ours.zarr", folder / "theirs.zarr"
-    report = folder / "report.json"
-
-    def run(client: Any) -> None:
-        hc.extract_instances(
-            group["lz4"],
-            group["labels"],
-            ours,
-            diameter=DIAMETER,
-            batch_size=BATCH_SIZE,
-            client=client,
-        )
-
-    def run_peer() -> float:
-        emptied(theirs)
-        script = Path(__file__).with_name("peer_extract.py")
-        arguments = [python, script, store, DIAMETER, BATCH_SIZE, report, theirs]
-        subprocess.run([str(a) for a in arguments], check=True)
-        return float(json.loads(report.read_text())["seconds"])
-
-    peer = [run_peer() for _ in range(min(repeats, 3))]
-    with cluster.local(THREADS, 1, "4GB") as client:
-        times = in_turn({"ours": partial(run, client)}, repeats, partial(emptied, ours))["ours"]
-    here, there = statistics.median(times), statistics.median(peer)
-    table.add("harpy_core, labels to crops", here, "s")
-    table.add(f"Harpy {json.loads(report.read_text())['version']}", there, "s")
-    table.add("Harpy / harpy_core", there / here, "x", ">= 10")
-    labels = np.asarray(json.loads(report.read_text())["labels"], np.uint64)
-    crops = hc.open_crops(ours)
-    assert np.array_equal(np.sort(labels), np.sort(crops.instance_id)), "other instances"
-    place = np.argsort(crops.instance_id)[np.searchsorted(np.sort(crops.instance_id), labels)]
-    theirs_image = zarr.open_array(theirs / "image.zarr", mode="r")
-    mine = np.asarray(crops.image[...])
-    equal = sum(
-        np.array_equal(crop, mine[row])
-        for first in range(0, len(labels), BATCH_SIZE)
-        for crop, row in zip(
-            np.asarray(theirs_image[first : first + BATCH_SIZE]),
-            place[first : first + BATCH_SIZE],
-            strict=True,
-        )
-    )
-    table.add("crops compared", len(labels), "")
-    table.add("equal in every pixel", equal, "", f"= {len(labels)}")
-    assert equal == len(labels), f"{len(labels) - equal} crops differ"
-    return table
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/benchmarks"))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peer", help="interpreter of an environment with Harpy")
     parser.add_argument("--record", type=Path, help="JSON file to write the figures to")
     options = parser.parse_args()
     options.data.mkdir(parents=True, exist_ok=True)
     dense = tissue_store(options.data, "dense", SHAPE, DENSE, ("lz4", "zstd"))
     with tempfile.TemporaryDirectory(dir=options.data) as folder:
         tables = [against_floors(dense, Path(folder), options.repeats)]
-        if options.peer:
-            wide = tissue_store(options.data, "sparse-wide", SHAPE, SPARSE, ("lz4",))
-            for tissue, store in (("dense", dense), ("sparse", wide)):
-                made = against_peer(tissue, store, Path(folder), options.peer, options.repeats)
-                tables.append(made)
     record(options.record, tables)
 
 

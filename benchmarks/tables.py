@@ -182,31 +182,31 @@ def codec_table() -> Iterator[str]:
         yield f"| {told} | {' | '.join(cells)} |"
 
 
-AGAINST = (
-    ("aggregate", "mean of every channel", "mean: harpy_core", "mean: Harpy"),
-    ("aggregate", "six statistics", "six: harpy_core", "six: Harpy"),
-    ("extract", "crops of 50 × 50 pixels", "harpy_core, labels to crops", "Harpy"),
-)
-"""Record, job, and the names of our time and of Harpy's, which end in its version."""
+AGAINST = {
+    "mean": "mean of every channel",
+    "six": "six statistics",
+    "crops": "crops of 50 × 50 pixels",
+}
+"""What both did, by its name in the record."""
 
 
 def against_harpy() -> Iterator[str]:
     """Lines of the table of Harpy's times beside ours on one machine, in Markdown."""
-    yield "| 20 × 8,192 × 8,192 pixels, 2 cores, warm | harpy_core | Harpy | |"
+    content = json.loads((RECORDED / "against-harpy.json").read_text(encoding="utf-8"))
+    times = {
+        title: [row for row in rows if row["unit"] == "s"]
+        for title, rows in content["tables"].items()
+    }
+    version = next(iter(times.values()))[1]["what"]
+    yield f"| 20 × 8,192 × 8,192 pixels, 2 cores, warm | harpy_core | {version} | |"
     yield "|---|---|---|---|"
-    for record, job, ours, theirs in AGAINST:
-        content = json.loads((RECORDED / f"{record}.json").read_text(encoding="utf-8"))
-        for title, rows in content["tables"].items():
-            if not title.startswith("against Harpy, "):
-                continue
-            tissue = title.removeprefix("against Harpy, ").partition(",")[0]
-            found = {row["what"]: row["value"] for row in rows if row["unit"] == "s"}
-            (name,) = (what for what in found if what.rpartition(" ")[0] == theirs)
-            yield (
-                f"| {tissue}: {job} | {found[ours]:.2g} s "
-                f"| {found[name]:.3g} s ({name.rpartition(' ')[2]}) "
-                f"| {found[name] / found[ours]:.2g} × |"
-            )
+    for title, (ours, theirs) in times.items():
+        tissue, job = title.split(", ")
+        here, there = ours["value"], theirs["value"]
+        yield (
+            f"| {tissue} tissue: {AGAINST[job]} | {here:.1f} s | {there:.0f} s "
+            f"| {there / here:.0f} × |"
+        )
 
 
 def peers() -> Iterator[str]:
@@ -217,12 +217,12 @@ def peers() -> Iterator[str]:
     yield "|---|---|---|---|"
     found = {row["what"]: row["value"] for row in rows}
     for what, value in found.items():
-        name, version, _ = what.partition(" (")
+        name, _, version = what.partition(" (")
         if ": did not finish" in what:
             yield f"| {what.partition(':')[0]} | did not finish: {version[:-1]} | | |"
         elif version:
             memory, cpu = found[f"{name}: peak RSS"], found[f"{name}: mean CPU"]
-            yield f"| {what} | {value:.2g} s | {memory:.1f} GB | {cpu:.0f} % of a core |"
+            yield f"| {what} | {value:.1f} s | {memory:.1f} GB | {cpu:.0f} % of a core |"
 
 
 TABLES: dict[str, tuple[Callable[[], Iterable[str]], ...]] = {
