@@ -52,8 +52,8 @@ INTO = {"into_store": True}
     ("layer", "more", "told"),
     [
         ("nuclea", {}, r"nucleus\.labels = nuclea: no such labels element: there are cells"),
-        ("none.tif", {}, r"nucleus\.labels = .*none\.tif: no such labels element"),
-        ("text.tif", {}, r"nucleus\.labels = .*text\.tif: .*TIFF"),
+        ("none.tif", {}, r"nucleus\.labels = .*: no such labels element"),
+        ("text.tif", {}, r"nucleus\.labels = .*: is not a TIFF"),
         ("cells.geojson", {"tile": TILE}, r"nucleus\.labels = .*: tile repeats a label image"),
         ("mask.tif", {"table": INTO}, r"nucleus\.labels = .*: table\.into_store annotates labels"),
         ("nuclei", {"name": "cells"}, "layers.cells = cells: is the name of the source's labels"),

@@ -16,6 +16,7 @@ from harpy_core.config.crops import CropSettings
 from harpy_core.extract.extraction import _work_folder
 from harpy_core.raster import Raster
 from harpy_core.raster.views import ChannelView
+from harpy_core.storage.destinations import Destination
 
 
 def stores(folder: Path) -> tuple[zarr.Array, zarr.Array]:
@@ -97,7 +98,8 @@ def test_crops_of_a_lax_run_are_not_taken_by_a_strict_one(tmp_path: Path) -> Non
     raster, found = Raster.of(image, labels), hc.find_instances(labels)
     settings = CropSettings.of(diameter=8)
     kinds = (None, True, False)
-    keys = {_work_folder(raster, found, settings, tmp_path / "c", kind).path for kind in kinds}
+    target = Destination.of(tmp_path / "c")
+    keys = {_work_folder(raster, found, settings, target, kind).path for kind in kinds}
     assert len(keys) == 3
 
 
