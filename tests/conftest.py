@@ -51,11 +51,14 @@ def client() -> Iterator[Client]:
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """A local S3, of which the environment has the keys; a client does not wait to try again."""
+    from s3fs import S3FileSystem
     from servers import KEYS, s3_server
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    # A client that is kept has the server of the test that made it.
+    S3FileSystem.clear_instance_cache()
     with s3_server() as server:
         yield server
 
