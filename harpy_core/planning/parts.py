@@ -113,3 +113,25 @@ def instances_in_tile(shape: TileShape, number: int, asked: StageSettings) -> in
 def reach_of(shape: TileShape, number: int) -> int:
     """Distance of instances: a cell is no longer than that."""
     return math.ceil(math.sqrt(shape.plane / shape.depth / max(number, 1)))
+
+
+def instances_plan(shape: TileShape, number: int, known: int | None, asked: StageSettings) -> Plan:
+    """Plan the pass over the labels that finds all instances."""
+    per_instance = WORD * (1 + 1 + 3 + 6)
+    return Plan(
+        stage="instances",
+        tasks=shape.tiles,
+        bytes_read=shape.plane * shape.label,
+        bytes_written=number * per_instance,
+        bytes_stored=number * per_instance,
+        bytes_per_task=(
+            TASK_BYTES
+            + shape.label_buffer
+            + shape.chunk_buffer
+            + shape.label_file
+            + asked.whole_arrays * finding_bytes(shape)
+        ),
+        result_bytes=3 * number * per_instance,
+        instances=known,
+        device_bytes_per_task=shape.device_labels,
+    )
