@@ -6,8 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 from cases import as_form, tiles_of
 from crop_cases import tissue, tree
+from killing import committed, extract_until_killed
 from servers import KEYS, Bucket, S3Server, s3_server
 
 import harpy_core as hc
@@ -182,52 +181,19 @@ def test_a_run_whose_server_is_gone_resumes_with_another(
         assert not units(other) & set(done)
 
 
-KILLED = """
-import os, signal, sys, threading
-from pathlib import Path
-import zarr
-import harpy_core as hc
-from harpy_core.storage.commits import WorkFolder
-from cases import tiles_of
-
-folder, units, options = Path(sys.argv[1]), int(sys.argv[2]), eval(sys.argv[3])
-record, done, lock = WorkFolder._record, [], threading.Lock()
-
-def dying(self, name, facts):
-    with lock:
-        if len(done) >= units:
-            os.kill(os.getpid(), signal.SIGKILL)
-        record(self, name, facts)
-        done.append(name)
-
-WorkFolder._record = dying
-image, labels = (zarr.open_array(folder / name, mode="r") for name in sys.argv[5:])
-with tiles_of(1):
-    hc.extract_instances(image, labels, sys.argv[4], **options)
-"""
-
-
 def test_a_killed_run_resumes(
     bucket: Bucket, s3: S3Server, arrays: tuple[Any, Any], tmp_path: Path, undisturbed: Any
 ) -> None:
     options = {**OPTIONS, "storage_options": bucket.once}
-    tests = Path(__file__).parents[1] / "support"
-    place = os.pathsep.join([str(tests), str(tests.parents[1])])
-    names = [Path(str(array.store.root)).name for array in arrays]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path, "17", repr(options), ADDRESS, *names],
-        env={**os.environ, "PYTHONPATH": place},
-        check=False,
-    )
-    assert done.returncode == -9
+    extract_until_killed(arrays, ADDRESS, 17, options)
     assert "zarr.json" not in there(bucket)
     (work,) = (path for path in Path().iterdir() if path.is_dir())
-    committed = {path.name for path in (work / "commits").iterdir() if path.name[0] != "."}
-    assert len(committed) == 17
+    first = committed(work)
+    assert len(first) == 17
     s3.sent.clear()
     sent_to(bucket, arrays)
     assert there(bucket) == undisturbed
-    assert not units(s3) & committed
+    assert not units(s3) & first
     assert os.listdir(".") == []
 
 

@@ -18,6 +18,7 @@ import pytest
 import zarr
 from cases import as_form, threads, tiles_of
 from crop_cases import OPTIONS, extracted, files, tissue, tree
+from killing import committed, extract_until_killed
 from oracle import crops as cropped
 from oracle import labels_in
 
@@ -140,31 +141,6 @@ def test_a_lazy_image_that_changed_in_place_is_cut_anew(
     np.testing.assert_array_equal(found.image[...], fresh.image[...])
 
 
-KILLED = """
-import os, signal, sys, threading
-from pathlib import Path
-import zarr
-import harpy_core as hc
-from harpy_core.storage.commits import WorkFolder
-from cases import tiles_of
-
-folder, units, options = Path(sys.argv[1]), int(sys.argv[2]), eval(sys.argv[3])
-record, done, lock = WorkFolder._record, [], threading.Lock()
-
-def dying(self, name, facts):
-    with lock:
-        if len(done) >= units:
-            os.kill(os.getpid(), signal.SIGKILL)
-        record(self, name, facts)
-        done.append(name)
-
-WorkFolder._record = dying
-image, labels = (zarr.open_array(folder / name, mode="r") for name in ("zarr-0", "zarr-1"))
-with tiles_of(1):
-    hc.extract_instances(image, labels, folder / "crops", **options)
-"""
-
-
 WINDOWS: dict[str, Any] = {
     "windows": {"context": {"diameter": [15, 12]}, "core": {"diameter": 4}},
     "rotate": True,
@@ -181,22 +157,15 @@ def test_a_killed_run_goes_on_where_it_stopped(
             whole = hc.extract_instances(*arrays, tmp_path / "whole", **options)
         undisturbed = tree(Path(whole.path))
         shutil.rmtree(whole.path)
-    tests = Path(__file__).parents[1] / "support"
-    place = os.pathsep.join([str(tests), str(tests.parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path, "17", repr(options)],
-        env={**os.environ, "PYTHONPATH": place},
-        check=False,
-    )
-    assert done.returncode == -9
+    extract_until_killed(arrays, target, 17, options)
     assert not target.exists()
     (work,) = work_folders(target)
-    committed = {p.name for p in (work / "commits").iterdir() if p.name[0] != "."}
-    assert len(committed) == 17
+    first = committed(work)
+    assert len(first) == 17
     with tiles_of(1), pytest.MonkeyPatch.context() as patch:
         second = interrupt_after(patch, 10**6)
         hc.extract_instances(*arrays, target, **options)
-    assert not committed & set(second)
+    assert not first & set(second)
     assert tree(target) == undisturbed
     assert {p.name for p in tmp_path.iterdir()} == {"zarr-0", "zarr-1", "crops"}
 
