@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +12,7 @@ import numpy as np
 import pytest
 import spatialdata
 import zarr
-from numcodecs import Blosc
+from tilings import CHANNELS, blobs, check, inodes, opened, oracle, store
 from zarr.codecs import Crc32cCodec
 
 import harpy_core as hc
@@ -29,74 +23,10 @@ from harpy_core.datasets.tissue import Tissue, tissue_tile
 from harpy_core.errors import InputError
 from harpy_core.planning import tile_plan as tile_plans
 from harpy_core.planning.tile_plan import at_work, tile_plan
-from harpy_core.raster import Raster, describe, open_raster
+from harpy_core.raster import describe, open_raster
 from harpy_core.storage import spatialdata_store
-from harpy_core.storage.locks import sole_writer
-from harpy_core.storage.manifest import tree_digest
-from harpy_core.tiling import linking, repeating, tile
+from harpy_core.tiling import repeating, tile
 from harpy_core.tiling.tile import repeated_names, tile_raster
-
-CHANNELS = ["nucleus", "membrane"]
-
-
-def store(
-    path: Path,
-    shape: tuple[int, ...] = (2, 32, 48),
-    chunks: tuple[int, ...] = (2, 16, 16),
-    dtype: Any = np.uint16,
-    labels_dtype: Any = np.uint32,
-    **encoding: Any,
-) -> Raster:
-    """A small source with random pixels and labels with gaps."""
-    rng = np.random.default_rng(1)
-    root = spatialdata_store.create(path)
-    names = [*CHANNELS, *(f"other {i}" for i in range(shape[0] - 2))]
-    image = spatialdata_store.create_image(root, "image", shape, chunks, dtype, names, **encoding)
-    image[...] = rng.integers(1, 200, shape)
-    labels = spatialdata_store.create_labels(root, "labels", shape[1:], chunks[1:], labels_dtype)
-    labels[...] = blobs(shape[1:])
-    return open_raster(path, "image", "labels")
-
-
-def blobs(shape: tuple[int, ...]) -> np.ndarray:
-    """Squares of 6 pixels labelled 3, 6, 9, ... with background between them."""
-    y, x = np.indices(shape)[-2:]
-    cell = (y // 8) * -(-shape[-1] // 8) + x // 8 + 1
-    return np.where((y % 8 < 6) & (x % 8 < 6), 3 * cell, 0)
-
-
-def oracle(raster: Raster, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The whole in memory."""
-    image, labels = np.asarray(raster.image[...]), np.asarray(raster.labels[...])
-    times = [-(-n // s) for n, s in zip(shape, (image.shape[0], *image.shape[-2:]), strict=True)]
-    depth = [1] * (image.ndim - 3)
-    crop = (..., slice(shape[1]), slice(shape[2]))
-    tiled = np.tile(image, (times[0], *depth, *times[1:]))[: shape[0]][crop]
-    rows = []
-    for row in range(times[1]):
-        parts = [
-            labels + (labels > 0) * (row * times[2] + k) * int(labels.max())
-            for k in range(times[2])
-        ]
-        rows.append(np.concatenate(parts, axis=-1))
-    return tiled, np.concatenate(rows, axis=-2)[crop]
-
-
-def opened(path: Path) -> Raster:
-    return open_raster(path, "image", "labels")
-
-
-def check(path: Path, raster: Raster, shape: tuple[int, int, int]) -> None:
-    image, labels = oracle(raster, shape)
-    result = opened(path)
-    np.testing.assert_array_equal(result.image[...], image)
-    np.testing.assert_array_equal(result.labels[...], labels)
-    assert result.channels == repeated_names(raster.channels, shape[0])
-
-
-def inodes(path: Path) -> list[int]:
-    files = [f for f in path.rglob("*") if f.is_file() and f.name != "zarr.json"]
-    return [f.stat().st_ino for f in files if "c" in f.relative_to(path).parts]
 
 
 @pytest.mark.parametrize(
@@ -147,98 +77,6 @@ def test_z_is_kept_as_it_is(tmp_path: Path) -> None:
         path = tmp_path / f"{method}.zarr"
         tile_raster(raster, path, (3, 40, 20), (1, 8, 8), method=method)
         check(path, raster, (3, 40, 20))
-
-
-def test_link_shares_the_files_of_the_source(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    tile_raster(raster, tmp_path / "tiled.zarr", (6, 70, 100), method="link")
-    check(tmp_path / "tiled.zarr", raster, (6, 70, 100))
-    source = set(inodes(tmp_path / "source.zarr/images"))
-    tiled = inodes(tmp_path / "tiled.zarr/images")
-    assert set(tiled) == source
-    assert len(tiled) == 3 * 5 * 7
-    assert not set(inodes(tmp_path / "tiled.zarr/labels")) & set(
-        inodes(tmp_path / "source.zarr/labels")
-    )
-
-
-def annexed(store: Path, annex: Path) -> list[Path]:
-    """Make every chunk file a relative symbolic link, as git-annex does."""
-    annex.mkdir()
-    found = [f for f in sorted(store.rglob("*")) if f.is_file() and f.name != "zarr.json"]
-    for number, file in enumerate(found):
-        file.rename(annex / str(number))
-        file.symlink_to(os.path.relpath(annex / str(number), file.parent))
-    return found
-
-
-def test_link_gives_names_to_what_symbolic_links_lead_to(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    annexed(tmp_path / "source.zarr", tmp_path / "annex")
-    tile_raster(raster, tmp_path / "tiled.zarr", (6, 70, 100), method="link")
-    elsewhere = tmp_path / "another" / "folder" / "tiled.zarr"
-    elsewhere.parent.mkdir(parents=True)
-    (tmp_path / "tiled.zarr").rename(elsewhere)
-    assert not [file for file in elsewhere.rglob("*") if file.is_symlink()]
-    annex = {file.stat().st_ino for file in (tmp_path / "annex").iterdir()}
-    assert set(inodes(elsewhere / "images")) <= annex
-    check(elsewhere, raster, (6, 70, 100))
-
-
-def test_a_symbolic_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    first = next(
-        f for f in annexed(tmp_path / "source.zarr", tmp_path / "annex") if "image" in str(f)
-    )
-    first.resolve().unlink()
-    with pytest.raises(InputError, match="leads nowhere; fetch its content first"):
-        tile_raster(raster, tmp_path / "tiled.zarr", (6, 70, 100), method="link")
-    assert not (tmp_path / "tiled.zarr").exists()
-
-
-def test_link_along_c_shares_the_labels_too(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    tile_raster(raster, tmp_path / "tiled.zarr", (6, 32, 40), method="link")
-    check(tmp_path / "tiled.zarr", raster, (6, 32, 40))
-    labels = inodes(tmp_path / "tiled.zarr/labels")
-    assert labels
-    assert set(labels) <= set(inodes(tmp_path / "source.zarr/labels"))
-
-
-def test_link_writes_each_distinct_chunk_once_where_the_chunks_are_new(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    tile_raster(raster, tmp_path / "tiled.zarr", (12, 64, 96), (4, 32, 48), method="link")
-    check(tmp_path / "tiled.zarr", raster, (12, 64, 96))
-    files = inodes(tmp_path / "tiled.zarr/images")
-    assert len(files) == 3 * 2 * 2
-    assert len(set(files)) == 1
-
-
-def test_link_keeps_shards(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr", chunks=(1, 8, 8), shards=(2, 16, 16))
-    tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), method="link")
-    check(tmp_path / "tiled.zarr", raster, (4, 64, 96))
-    assert set(inodes(tmp_path / "tiled.zarr/images")) == set(
-        inodes(tmp_path / "source.zarr/images")
-    )
-
-
-@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_link_shares_the_files_of_a_zarr_2_array(tmp_path: Path, dtype: str) -> None:
-    root = zarr.create_group(tmp_path / "old.zarr", zarr_format=2)
-    compressor = Blosc("zstd", 3, Blosc.SHUFFLE)
-    for name, shape in (("image", (2, 16, 16)), ("labels", (16, 16))):
-        array = root.create_array(
-            name, shape=shape, chunks=shape, dtype=dtype, compressors=compressor
-        )
-        array[...] = np.arange(np.prod(shape)).reshape(shape)
-    raster = opened(tmp_path / "old.zarr")
-    tile_raster(raster, tmp_path / "tiled.zarr", (4, 32, 40), method="link")
-    result = opened(tmp_path / "tiled.zarr")
-    expected = np.tile(np.asarray(raster.image[...]), (2, 2, 3))[:, :, :40]
-    np.testing.assert_array_equal(result.image[...], expected)
-    original = (tmp_path / "old.zarr/image/0.0.0").stat().st_ino
-    assert set(inodes(tmp_path / "tiled.zarr/images")) == {original}
 
 
 @pytest.mark.parametrize(
@@ -332,67 +170,6 @@ def square(path: Path) -> Path:
     return path
 
 
-def test_link_refuses_where_no_chunk_can_be_shared(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    with pytest.raises(InputError, match="use method: copy") as caught:
-        tile_raster(raster, tmp_path / "tiled.zarr", (3, 33, 49), (3, 10, 11), method="link")
-    assert "\n" not in str(caught.value)
-    assert sorted(os.listdir(tmp_path)) == ["source.zarr"]
-
-
-def refusing_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    link = os.link
-
-    def refuse(existing: Path, new: Path) -> None:
-        if existing.suffix == ".partial":  # how zarr itself puts a file in place
-            link(existing, new)
-        else:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-
-
-def test_link_clones_or_copies_where_the_file_system_does_not_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    raster = store(tmp_path / "source.zarr")
-    refusing_links(monkeypatch)
-    found = tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), method="link")
-    check(tmp_path / "tiled.zarr", raster, (4, 64, 96))
-    assert found.linked == 0
-    assert found.cloned + found.copied == 48
-    assert "48 of 72 chunk files could not be linked" in caplog.text
-    assert not set(inodes(tmp_path / "tiled.zarr")) & set(inodes(tmp_path / "source.zarr"))
-
-
-def test_link_clones_where_the_file_system_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    raster = store(tmp_path / "source.zarr")
-    refusing_links(monkeypatch)
-
-    def clone(target: int, request: int, source: int) -> None:
-        assert request == 0x40049409
-        os.pwrite(target, os.pread(source, 1 << 20, 0), 0)
-
-    monkeypatch.setattr(linking.fcntl, "ioctl", clone)
-    found = tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), method="link")
-    check(tmp_path / "tiled.zarr", raster, (4, 64, 96))
-    assert (found.cloned, found.copied) == (48, 0)
-    assert "48 share blocks, 0 were copied" in caplog.text
-
-
-def test_link_copies_across_file_systems(tmp_path: Path) -> None:
-    shared = Path("/dev/shm")
-    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system")
-    raster = store(tmp_path / "source.zarr")
-    with tempfile.TemporaryDirectory(dir=shared) as folder:
-        found = tile_raster(raster, Path(folder) / "tiled.zarr", (4, 64, 96), method="link")
-        check(Path(folder) / "tiled.zarr", raster, (4, 64, 96))
-        assert (found.linked, found.copied) == (0, 48)
-
-
 def test_copy_makes_a_file_for_each_chunk(tmp_path: Path) -> None:
     raster = store(tmp_path / "source.zarr")
     found = tile_raster(raster, tmp_path / "tiled.zarr", (6, 70, 100), method="copy")
@@ -442,18 +219,6 @@ def test_labels_of_2401_sparse_chunks_fit_200_megabytes(tmp_path: Path) -> None:
     files = [f for f in (path / "labels/labels/s0/c").rglob("*") if f.is_file()]
     assert len(files) == 2
     assert all(2401 * f.stat().st_size < 200e6 for f in files)
-
-
-def test_link_leaves_chunks_of_background_unstored(tmp_path: Path) -> None:
-    root = spatialdata_store.create(tmp_path / "source.zarr")
-    image = spatialdata_store.create_image(
-        root, "image", (2, 16, 32), (2, 16, 16), np.uint8, CHANNELS
-    )
-    image[:, :, :16] = 7
-    spatialdata_store.create_labels(root, "labels", (16, 32), (16, 16), np.uint8)
-    raster = opened(tmp_path / "source.zarr")
-    tile_raster(raster, tmp_path / "tiled.zarr", (4, 16, 64), method="link")
-    check(tmp_path / "tiled.zarr", raster, (4, 16, 64))
 
 
 def test_every_repeat_has_labels_of_its_own_and_the_means_of_the_source(tmp_path: Path) -> None:
@@ -535,151 +300,6 @@ def test_shards_that_are_no_multiples_of_the_chunks_are_refused(tmp_path: Path, 
     raster = store(tmp_path / "source.zarr")
     with pytest.raises(InputError, match="multiples of the chunks"):
         tile_raster(raster, tmp_path / "t.zarr", (4, 64, 96), (2, 16, 16), "copy", shard=shard)
-
-
-def test_a_failure_leaves_the_old_result_and_the_next_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raster = store(tmp_path / "source.zarr")
-    tile_raster(raster, tmp_path / "tiled.zarr", (2, 32, 48), method="copy")
-    commit, calls = tile._Block._commit, []
-
-    def fail_late(*arguments: Any) -> None:
-        calls.append(1)
-        if len(calls) > 5:
-            raise OSError(errno.ENOSPC, "No space left on device", "image")
-        commit(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tile._Block, "_commit", fail_late)
-        with pytest.raises(OSError, match="No space"):
-            tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), (2, 20, 20), "copy")
-    check(tmp_path / "tiled.zarr", raster, (2, 32, 48))
-    found = tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), (2, 20, 20), "copy")
-    assert found.kept >= 5
-    check(tmp_path / "tiled.zarr", raster, (4, 64, 96))
-    assert sorted(os.listdir(tmp_path)) == ["source.zarr", "tiled.zarr"]
-
-
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raster = store(tmp_path / "source.zarr")
-    replace = os.replace
-
-    def full(old: Path, new: Path) -> None:
-        if "c" in Path(new).parts:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(old, new)
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match="what is written stays") as caught:
-        tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), (2, 20, 20), "copy")
-    assert "\n" not in str(caught.value)
-
-
-def test_copies_that_do_not_fit_are_refused_before_they_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raster = store(tmp_path / "source.zarr")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(InputError, match="or use method: link"):
-        tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), method="copy")
-    assert not (tmp_path / "tiled.zarr").exists()
-
-
-KILLED = """
-import sys
-from harpy_core.raster import open_raster
-from harpy_core.tiling import tile
-left = int(sys.argv[3])
-tile.AT_WORK = 1
-commit, repeat = tile._Block._commit, tile.repeat_file
-def dying(work):
-    def step(*arguments):
-        global left
-        left -= 1
-        if left < 0:
-            print("stuck", flush=True)
-            sys.stdin.read()
-        return work(*arguments)
-    return step
-tile._Block._commit, tile.repeat_file = dying(commit), dying(repeat)
-raster = open_raster(sys.argv[1], "image", "labels")
-tile.tile_raster(raster, sys.argv[2], (4, 64, 100), (2, 16, 16), sys.argv[4], threads=1)
-"""
-
-
-@pytest.mark.parametrize("method", ["link", "copy"])
-@pytest.mark.parametrize("committed", [3, 20, 60])
-def test_a_killed_job_goes_on_where_it_stopped(tmp_path: Path, method: Any, committed: int) -> None:
-    raster = store(tmp_path / "source.zarr")
-    whole, path = tmp_path / "whole.zarr", tmp_path / "tiled.zarr"
-    tile_raster(raster, whole, (4, 64, 100), (2, 16, 16), method)
-    arguments = [tmp_path / "source.zarr", path, str(committed), method]
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as job:
-        assert job.stdout is not None
-        assert job.stdout.readline() == b"stuck\n"
-        job.kill()
-    assert not path.exists()
-    before = {f: f.stat() for f in tmp_path.glob(".tiled.zarr.work-*/store/*/*/s0/c/**/*")}
-    kept = {s.st_ino for f, s in before.items() if f.is_file()}
-    assert kept
-    found = tile_raster(raster, path, (4, 64, 100), (2, 16, 16), method)
-    assert found.kept >= committed
-    assert kept <= set(inodes(path))
-    assert tree_digest(path) == tree_digest(whole)
-    check(path, raster, (4, 64, 100))
-    assert sorted(os.listdir(tmp_path)) == ["source.zarr", "tiled.zarr", "whole.zarr"]
-
-
-def test_two_runs_on_one_path_do_not_mix(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    with sole_writer(tmp_path / "tiled.zarr"), pytest.raises(InputError, match="is writing it"):
-        tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), method="copy")
-
-
-def test_what_another_source_left_is_not_taken(tmp_path: Path) -> None:
-    raster = store(tmp_path / "source.zarr")
-    left = tmp_path / ".tiled.zarr.partial-0123456789abcdef/store/images/image/s0/c/0/0"
-    left.mkdir(parents=True)
-    (left / "0").write_bytes(b"of another run")
-    found = tile_raster(raster, tmp_path / "tiled.zarr", (4, 64, 96), method="copy")
-    assert found.kept == 0
-    check(tmp_path / "tiled.zarr", raster, (4, 64, 96))
-    assert sorted(os.listdir(tmp_path)) == ["source.zarr", "tiled.zarr"]
-
-
-def test_memory_does_not_grow_with_the_target(tmp_path: Path) -> None:
-    root = spatialdata_store.create(tmp_path / "source.zarr")
-    rng = np.random.default_rng(0)
-    image = spatialdata_store.create_image(
-        root, "image", (2, 700, 700), (2, 512, 512), "u2", CHANNELS
-    )
-    image[...] = rng.integers(0, 4000, image.shape)
-    labels = spatialdata_store.create_labels(root, "labels", (700, 700), (512, 512), "u4")
-    labels[...] = blobs((700, 700))
-    peaks = [peak_of_tiling(tmp_path, size) for size in (1024, 8192)]
-    assert peaks[1] < peaks[0] + 60e6
-
-
-def peak_of_tiling(folder: Path, size: int) -> int:
-    """Peak resident bytes of a process that tiles to 4 x size x size (0.5 GB for 8192)."""
-    script = """
-import resource, sys
-from harpy_core.raster import open_raster
-from harpy_core.tiling import tile
-raster = open_raster(sys.argv[1], "image", "labels")
-size = int(sys.argv[3])
-tile.tile_raster(raster, sys.argv[2], (4, size, size), (2, 512, 512), "copy", threads=2)
-print(next(l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM")))
-"""
-    arguments = [folder / "source.zarr", folder / f"tiled_{size}.zarr", str(size)]
-    told = subprocess.run(
-        [sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True
-    )
-    return 1024 * int(told.stdout.split()[-1])
 
 
 def test_the_mean_over_the_tiled_store_is_that_of_the_source_repeat_by_repeat(
