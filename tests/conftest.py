@@ -54,11 +54,14 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     from s3fs import S3FileSystem
     from servers import KEYS, s3_server
 
+    from harpy_core.storage import buckets
+
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS["aws_access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["aws_secret_access_key"])
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
-    # A client that is kept has the server of the test that made it.
+    # Clients that are kept have the server of the test that made them.
     S3FileSystem.clear_instance_cache()
+    buckets._filesystem.cache_clear()
     with s3_server() as server:
         yield server
 
