@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from scipy import ndimage
 
 from harpy_core.kernels import corners
 
@@ -158,6 +157,9 @@ def holes(
     begin: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray, length: np.ndarray, flat: bool
 ) -> np.ndarray:
     """Pixels of each instance with those of its holes, (instances, 1) int64."""
+    # Every engine has this module behind its own functions, and few ask for holes.
+    from scipy import ndimage
+
     found = np.zeros((len(begin) - 1, 1), np.int64)
     for i, mask in enumerate(_masks(begin, z, y, x, length)):
         own = mask[0] if flat else mask

@@ -13,7 +13,6 @@ from zarr.core.sync import sync
 
 from harpy_core.errors import InputError
 from harpy_core.raster.chunks import ChunkFiles
-from harpy_core.raster.remote_store import open_remote
 from harpy_core.storage.folders import address_of
 from harpy_core.storage.publishing import MARK
 
@@ -44,6 +43,9 @@ def open_stored(
     address = address_of(path)
     if address is None:
         return zarr.open_group(path, mode="r")
+    # Its clients take a sixth of a second to import.
+    from harpy_core.raster.remote_store import open_remote
+
     store = open_remote(address, options, anonymous=False)
     try:
         return zarr.open_group(store, mode="r")
