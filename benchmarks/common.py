@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import platform
 import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -83,6 +84,28 @@ def tissue_store(
             bar.advance(size)
     done.touch()
     return path
+
+
+_READ = 2**23
+
+
+def read_past_the_cache(paths: Sequence[Path], streams: int) -> None:
+    """Read files with some threads, into aligned buffers and past the page cache."""
+
+    def read(some: Sequence[Path]) -> None:
+        buffer = mmap.mmap(-1, _READ)
+        for path in some:
+            file = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            offset = 0
+            while (found := os.preadv(file, [buffer], offset)) == _READ:
+                offset += found
+            os.close(file)
+
+    threads = [threading.Thread(target=read, args=(paths[i::streams],)) for i in range(streams)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def seconds(work: Callable[[], Any]) -> float:

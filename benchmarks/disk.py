@@ -12,8 +12,6 @@ its link carries.
 from __future__ import annotations
 
 import argparse
-import mmap
-import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from common import DENSE, SHAPE, Table, decode_all, median_seconds, record, seconds, tissue_store
+from common import (
+    DENSE,
+    SHAPE,
+    Table,
+    decode_all,
+    median_seconds,
+    read_past_the_cache,
+    record,
+    seconds,
+    tissue_store,
+)
 
 import harpy_core as hc
 from harpy_core.benchmark.page_cache import InputFiles
@@ -37,27 +45,7 @@ LATENCY = 0.03
 """Seconds before the first byte of an answer."""
 LINK = 200e6
 """Bytes that the link carries in a second."""
-_BLOCK = 2**23
 _SLACK = 0.02
-
-
-def read_past_the_cache(paths: Sequence[Path], streams: int) -> None:
-    """Read files with some threads, into aligned buffers and past the page cache."""
-
-    def read(some: Sequence[Path]) -> None:
-        buffer = mmap.mmap(-1, _BLOCK)
-        for path in some:
-            file = os.open(path, os.O_RDONLY | os.O_DIRECT)
-            offset = 0
-            while (found := os.preadv(file, [buffer], offset)) == _BLOCK:
-                offset += found
-            os.close(file)
-
-    threads = [threading.Thread(target=read, args=(paths[i::streams],)) for i in range(streams)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def read_through_the_cache(files: InputFiles, streams: int) -> None:
