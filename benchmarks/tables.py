@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "results" / "recorded"
@@ -212,9 +213,16 @@ def against_harpy() -> Iterator[str]:
 def peers() -> Iterator[str]:
     """Lines of the table of all that measure the same cells, in Markdown."""
     content = json.loads((RECORDED / "peers.json").read_text(encoding="utf-8"))
-    ((title, rows),) = content["tables"].items()
-    yield f"| {title} | time | peak RSS | CPU |"
-    yield "|---|---|---|---|"
+    for number, (title, rows) in enumerate(content["tables"].items()):
+        if number:
+            yield ""
+        yield f"| {title} | time | peak RSS | CPU |"
+        yield "|---|---|---|---|"
+        yield from _finished(rows)
+
+
+def _finished(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of those that finished or did not."""
     found = {row["what"]: row["value"] for row in rows}
     for what, value in found.items():
         name, _, version = what.partition(" (")
