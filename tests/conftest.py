@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +33,26 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 * 2**30
+"""More than what the tests that run at the same time have in files."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let temporary files be in memory, where that has room.
+
+    A disk makes the tests wait, and its journal a third of their work. Tests that need a disk ask
+    for the fixture `disk`; the long forms, which are asked for by their mark, write too much.
+    """
+    long = not config.option.markexpr.startswith("not ")
+    if long or "TMPDIR" in os.environ or not MEMORY.is_dir():
+        return
+    # Tests run and load what they write.
+    runs = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK)
+    if runs and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The workflow first: its files take longest, and the others fill up the time beside them."""
     items.sort(key=lambda item: "workflow" not in item.path.parts[-2:-1])
@@ -46,6 +68,13 @@ def client() -> Iterator[Client]:
 
     with cluster.local(workers=2, threads_per_worker=1, memory_limit="2GB") as started:
         yield started
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder on a disk, of whose files some pages are in memory and some are not."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -57,6 +57,12 @@ StandIn = Callable[[str], str]
 
 
 @pytest.fixture
+def tmp_path(disk: Path) -> Path:
+    """A folder whose files can be read from a disk again."""
+    return disk
+
+
+@pytest.fixture
 def stand_in(tmp_path: Path) -> StandIn:
     """Make an interpreter that runs the given code instead of the stage."""
 

@@ -16,6 +16,12 @@ from harpy_core.raster import open_raster
 
 
 @pytest.fixture
+def tmp_path(disk: Path) -> Path:
+    """Files that a page cache stands before."""
+    return disk
+
+
+@pytest.fixture
 def array(tmp_path: Path) -> zarr.Array:
     pixels = np.random.default_rng(0).integers(0, 2**16, (4, 512, 512)).astype(np.uint16)
     array = zarr.create_array(tmp_path / "a.zarr", data=pixels, chunks=(1, 512, 512))

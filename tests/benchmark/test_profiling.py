@@ -255,16 +255,16 @@ time.sleep(0.3)
     assert many - one == pytest.approx(0.3, abs=0.1)
 
 
-def test_bytes_and_faults_of_dead_children_are_kept(tmp_path: Path) -> None:
+def test_bytes_and_faults_of_dead_children_are_kept(disk: Path) -> None:
     code = f"""
 import os
 for number in range(3):
     if os.fork() == 0:
-        with open({str(tmp_path)!r} + f"/{{number}}", "wb") as out:
+        with open({str(disk)!r} + f"/{{number}}", "wb") as out:
             out.write(b"x" * 8_000_000)
             os.fsync(out.fileno())
             os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        with open({str(tmp_path)!r} + f"/{{number}}", "rb") as back:
+        with open({str(disk)!r} + f"/{{number}}", "rb") as back:
             back.read()
         os._exit(0)
     os.wait()

@@ -298,12 +298,12 @@ def test_a_corrupt_shard_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shards", [None, (2, 512, 1024)])
 def test_a_chunk_asked_for_ahead_comes_from_the_disk_alone(
-    shards: tuple[int, ...] | None, tmp_path: Path
+    shards: tuple[int, ...] | None, disk: Path
 ) -> None:
     values = np.random.default_rng(1).integers(0, 2**16, (2, 512, 1024)).astype("u2")
     chunks = (1, 256, 512)
     array = zarr.create_array(
-        tmp_path / "image", data=values, chunks=chunks, shards=shards, compressors=None
+        disk / "image", data=values, chunks=chunks, shards=shards, compressors=None
     )
     files = InputFiles.of(array)
     try:

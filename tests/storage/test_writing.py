@@ -18,6 +18,12 @@ from harpy_core.storage.writing import BLOCK, BUFFER, LARGE, write_flushed
 SIZES = st.integers(0, 3 * BLOCK) | st.sampled_from([LARGE - 1, LARGE, BUFFER, BUFFER + 1])
 
 
+@pytest.fixture
+def tmp_path(disk: Path) -> Path:
+    """A folder whose files can be written past the page cache."""
+    return disk
+
+
 def content(size: int) -> bytes:
     return np.random.default_rng(size).bytes(size)
 
