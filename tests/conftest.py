@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -56,6 +56,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The workflow first: its files take longest, and the others fill up the time beside them."""
     items.sort(key=lambda item: "workflow" not in item.path.parts[-2:-1])
+
+
+ONE_RUN = ("tests/workflow/test_finished.py", "tests/workflow/test_run.py")
+"""Files that look at one finished run of the workflow, which takes half a minute."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests of a file, and of files that share what takes long to make."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return ONE_RUN[0] if file in ONE_RUN else file
+
+    return Scheduling(config, log)
 
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
