@@ -20,9 +20,11 @@ ROOT = Path(__file__).parents[2]
 Ended = subprocess.CompletedProcess[str]
 
 # Importing Snakemake takes longer than most of what it is asked here: a server imports it once, and
-# every call is a fresh process forked from there.
+# what it imports on the way; every call is a fresh process forked from there.
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["snakemake.cli"])
+_FORKED.set_forkserver_preload(
+    ["snakemake.cli", "snakemake.report.html_reporter", "smart_open", "nbformat"]
+)
 
 
 def command(*arguments: str, cores: int = 2) -> list[str]:
