@@ -67,7 +67,9 @@ setup: $(VENV)/.ready
 run: setup
 	$(BIN)/snakemake --cores $(CORES)
 
-test: lint types pytest
+# Beside each other: lint and types are one process each.
+test: setup
+	+$(MAKE) --no-print-directory --jobs lint types pytest
 
 lint: setup
 	$(BIN)/ruff check
