@@ -15,7 +15,8 @@ def main(snakemake):
         report = Path(folder, target.name)
         # The first Snakemake holds the lock of the working directory: --nolock.
         command = [sys.executable, "-m", "snakemake", "--nolock"]
-        command += [*snakemake.params.start, "--report", str(report), "--", *snakemake.input]
+        command += [*snakemake.params.start, "--report", str(report)]
+        command += ["--report-stylesheet", snakemake.params.look, "--", *snakemake.input]
         ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         logger.info("%s\n%s", " ".join(command), ended.stdout)
         ended.check_returncode()

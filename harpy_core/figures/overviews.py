@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from harpy_core.benchmark.summaries import median_of
@@ -14,23 +18,31 @@ from harpy_core.errors import InputError
 from harpy_core.figures import style
 from harpy_core.figures.sweeps import COLOUR, called, scale_values
 
+_Line = tuple[str, ...]
+
 _COLUMNS = (
-    ("case", 0.0),
-    ("job", 0.13),
-    ("by", 0.24),
-    ("image (c × y × x)", 0.40),
-    ("cache, files", 0.555),
-    ("threads", 0.69),
-    ("seconds", 0.75),
-    ("Gpx/s", 0.87),
-    ("peak RSS", 0.93),
+    "case",
+    "job",
+    "by",
+    "image (c × y × x)",
+    "cache, files",
+    "threads",
+    "seconds",
+    "Gpx/s",
+    "peak RSS",
 )
+_MEASURED = ["case", "stage", "engine", "cache"]
+_HEAD: Mapping[str, Any] = {"size": 8.5, "weight": "bold"}
+_CELL: Mapping[str, Any] = {"size": 8}
+_BESIDE = 0.25
+"""Inches between two columns."""
 
 
 def overview(sweeps: Sequence[str | os.PathLike[str]], out_png: str | os.PathLike[str]) -> None:
     """Draw a table of the fastest setting of every case, job, engine and state of the cache.
 
-    Below it, memory against the size of the image.
+    Where there are several of a case and job with the same state of the cache, each time is
+    followed by its ratio to the shortest. Below the table, memory against the size of the image.
 
     Parameters
     ----------
@@ -49,10 +61,11 @@ def overview(sweeps: Sequence[str | os.PathLike[str]], out_png: str | os.PathLik
     runs = runs[runs["failed"].isna()]
     if runs.empty:
         raise InputError("no measured run came to its end: there is nothing to show")
-    lines = list(_lines(runs, failed))
+    lines = [*_lines(runs), *_failures(failed)]
     with style.applied():
         height = 0.28 * (len(lines) + 2)
-        figure = style.new_figure(11, 0.9 + height + 3.0)
+        starts = _starts(lines)
+        figure = style.new_figure(max(11, starts[-1] + 0.8), 0.9 + height + 3.0)
         machines = runs[["cpu_model", "cores", "memory_gb"]].drop_duplicates()
         style.add_title(
             figure,
@@ -63,17 +76,17 @@ def overview(sweeps: Sequence[str | os.PathLike[str]], out_png: str | os.PathLik
             + " · finding the instances counts on every side · GB is 1e9 bytes",
         )
         table, memory = figure.subplots(2, 1, height_ratios=(height, 3.0))
-        _write(table, lines)
+        _write(table, lines, starts)
         _memory(memory, runs)
         style.save(figure, out_png)
 
 
-def _lines(runs: pd.DataFrame, failed: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    for (case, stage, _, cache), group in runs.groupby(["case", "stage", "engine", "cache"]):
-        medians = group.groupby("workers")["wall_s"].median()
-        best = group[group["workers"] == medians.idxmin()]
+def _lines(runs: pd.DataFrame) -> Iterator[_Line]:
+    medians = runs.groupby([*_MEASURED, "workers"])["wall_s"].median()
+    times = medians.groupby(_MEASURED).min()
+    for (case, stage, engine, cache), group in runs.groupby(_MEASURED):
+        best = group[group["workers"] == medians[case, stage, engine, cache].idxmin()]
         first = best.iloc[0]
-        time, speed = median_of(best["wall_s"].tolist()), best["gigapixels_per_s"].median()
         linked = first["distinct_files"] < first["files"]
         files = f"{first['files']:.0f} links to {first['distinct_files']:.0f}"
         yield (
@@ -83,35 +96,69 @@ def _lines(runs: pd.DataFrame, failed: pd.DataFrame) -> Iterator[tuple[str, ...]
             str(first["shape"]).replace("x", "×"),
             f"{cache}, " + (files if linked else f"{first['files']:.0f} files"),
             f"{first['workers'] * first['threads_per_worker']:.0f}",
-            f"{time.value:.3g}" + (f" [{time.low:.3g}, {time.high:.3g}]" if time.runs > 1 else ""),
-            f"{speed:.3g}",
-            f"{best['peak_rss_gb'].max():.3g} GB",
+            _time(best["wall_s"].tolist(), times[case, stage, :, cache].tolist()),
+            _digits(best["gigapixels_per_s"].median()),
+            f"{_digits(best['peak_rss_gb'].max())} GB",
         )
-    for (case, stage, engine, cache), group in failed.groupby(["case", "stage", "engine", "cache"]):
+
+
+def _failures(failed: pd.DataFrame) -> Iterator[_Line]:
+    for (case, stage, engine, cache), group in failed.groupby(_MEASURED):
         why = str(group["failed"].iloc[0]).split(": ")[-1][:60]
-        yield (
-            str(case),
-            str(stage),
-            str(engine),
-            "",
-            str(cache),
-            "",
-            f"failed {len(group)}×: {why}",
-            "",
-            "",
-        )
+        told = f"failed {len(group)}×: {why}"
+        yield (str(case), str(stage), str(engine), "", str(cache), "", told, "", "")
 
 
-def _write(axes: Axes, lines: Sequence[tuple[str, ...]]) -> None:
+def _time(seconds: Sequence[float], medians: Sequence[float]) -> str:
+    """Median of some runs, its interval, and its ratio to the shortest of several medians."""
+    time = median_of(seconds)
+    interval = f" [{_digits(time.low)}, {_digits(time.high)}]" if time.runs > 1 else ""
+    ratio = f" · {_digits(time.value / min(medians))}×" if len(medians) > 1 else ""
+    return _digits(time.value) + interval + ratio
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _starts(lines: Sequence[_Line]) -> list[float]:
+    """Inches from the table's left edge to each column, and to its right edge."""
+    starts, end = [0.0], 0.0
+    for number, name in enumerate(_COLUMNS):
+        widths = [_inches(line[number], _CELL) for line in lines]
+        # Why a run failed goes on over the columns to its right, where it has nothing.
+        last = number == len(_COLUMNS) - 1
+        within = [
+            w for w, line in zip(widths, lines, strict=True) if last or any(line[number + 1 :])
+        ]
+        end = max([end, *(starts[-1] + width for width in widths)])
+        starts.append(starts[-1] + max([_inches(name, _HEAD), *within]) + _BESIDE)
+    return [*starts[:-1], max(end, starts[-1] - _BESIDE)]
+
+
+def _inches(text: str, look: Mapping[str, Any]) -> float:
+    font = FontProperties(**look)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return width / 72
+
+
+def _write(axes: Axes, lines: Sequence[_Line], starts: Sequence[float]) -> None:
     style.bare(axes)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(len(lines) + 0.5, -0.5)
-    for name, x in _COLUMNS:
-        axes.text(x, 0, name, weight="bold", size=8.5, va="center")
-    for number, line in enumerate(lines, start=1):
-        axes.axhline(number - 0.5, color=style.GRID, linewidth=0.8)
-        for (_, x), text in zip(_COLUMNS, line, strict=True):
-            axes.text(x, number, text, size=8, va="center")
+    axes.set_ylim(len(lines) + 0.8, -0.5)
+    for number, line in enumerate([_COLUMNS, *lines]):
+        if number:
+            axes.axhline(number - 0.5, color=style.GRID, linewidth=0.8)
+        for start, text in zip(starts, line, strict=False):
+            axes.annotate(
+                text,
+                (0, number),
+                (72 * start, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                **(_HEAD if number == 0 else _CELL),
+            ).set_in_layout(False)
 
 
 def _memory(axes: Axes, runs: pd.DataFrame) -> None:
@@ -123,13 +170,17 @@ def _memory(axes: Axes, runs: pd.DataFrame) -> None:
             peaks["peak_rss_gb"],
             markers[str(stage)],
             color=COLOUR[str(engine)],
+            fillstyle="none",
             label=f"{stage}, {called(group)}",
         )
     axes.set_xscale("log")
+    # Whole decades, so that the place of a single image can be read.
+    sizes = np.log10(runs["pixels"] / 1e9)
+    axes.set_xlim(10 ** np.floor(sizes.min() - 0.01), 10 ** np.ceil(sizes.max() + 0.01))
     scale_values(axes, runs["peak_rss_gb"].to_numpy())
     axes.set_title("Memory against the size of the image: peak RSS (GB) of every number of workers")
     axes.set_xlabel("gigapixels, all channels")
     axes.grid(axis="y")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4)

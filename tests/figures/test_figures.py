@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -280,6 +281,37 @@ def test_failed_runs_are_left_out_of_the_panels_and_told_on_the_page(
     texts = [text.get_text() for text in seen[0].axes[0].texts]
     assert "failed 9×: out of memory" in texts
     assert "3.5 [2.5, 4.5]" in texts
+
+
+def test_no_text_of_the_page_on_all_sweeps_runs_into_another(
+    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(sweep_csv)
+    slow = table.assign(
+        case="a case with a name of some forty letters",
+        shape="100 x 12 x 100000 x 100000",
+        distinct_files=4,
+        wall_s=12_000 * table["wall_s"] * np.where(table["engine"] == "harpy", 9, 1),
+    )
+    failed = slow.assign(case="b", failed="exit status 1: " + 60 * "why ")
+    pd.concat([table, slow, failed]).to_csv(sweep_csv, index=False)
+    seen: list[Any] = []
+    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
+    figures.overview([sweep_csv], tmp_path / "x.png")
+    figure = seen[0]
+    figure.draw_without_rendering()
+    boxes: dict[float, list[Any]] = {}
+    for text in figure.axes[0].texts:
+        if text.get_text():
+            boxes.setdefault(text.xy[1], []).append(text.get_window_extent())
+    assert len(boxes) == 1 + 3 * 2
+    for row in boxes.values():
+        assert all(one.x1 + 4 < next_.x0 for one, next_ in pairwise(row))
+        assert row[-1].x1 < figure.bbox.x1
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "42,000 [30,000, 54,000] · 1×" in texts
+    assert "378,000 [270,000, 486,000] · 9×" in texts
+    assert "100 × 12 × 100000 × 100000" in texts
 
 
 def test_bars_carry_their_ratio_to_the_shortest(

@@ -20,6 +20,12 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 
+SCREENSHOTS = Path(__file__).parents[2] / "build/screenshots"
+"""Folder of what the tests saw, for people to look at; CI keeps it."""
+
+OURS = "document.body && document.body.dataset.ready === 'yes'"
+"""An expression that is true when one of our pages is ready."""
+
 needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
@@ -53,8 +59,8 @@ class Tab:
     def __init__(self, to: BinaryIO, answers: BinaryIO) -> None:
         self._to, self._answers, self._asked, self._session = to, answers, 0, ""
 
-    def open(self, page: Path, size: tuple[int, int], fragment: str = "") -> None:
-        """Open a page in a window of some pixels, and wait until its script says it is ready."""
+    def open(self, page: Path, size: tuple[int, int], fragment: str, ready: str) -> None:
+        """Open a page in a window of some pixels, and wait until it is ready."""
         target = self._told("Target.createTarget", url="about:blank")["targetId"]
         attached = self._told("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -67,9 +73,13 @@ class Tab:
             mobile=False,
         )
         self._told("Page.navigate", url=f"{page.resolve().as_uri()}#{fragment}")
+        self.wait(ready)
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression of the page's script is true."""
         latest = time.monotonic() + 60
-        while self.value("document.body && document.body.dataset.ready") != "yes":
-            assert time.monotonic() < latest, self.value("document.body.innerText")
+        while not self.value(f"Boolean({expression})"):
+            assert time.monotonic() < latest, (expression, self.value("document.body.innerText"))
             time.sleep(0.05)
 
     def value(self, expression: str) -> Any:
@@ -97,9 +107,12 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self._mouse(kind, where, button="left", clickCount=1, modifiers=8 if shift else 0)
 
-    def screenshot(self, png: Path) -> None:
-        """Write what the window shows."""
-        png.write_bytes(base64.b64decode(self._told("Page.captureScreenshot")["data"]))
+    def screenshot(self, name: str) -> bytes:
+        """Keep a picture (PNG) of what the window shows, and return it."""
+        picture = base64.b64decode(self._told("Page.captureScreenshot")["data"])
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        (SCREENSHOTS / f"{name}.png").write_bytes(picture)
+        return picture
 
     def _mouse(self, kind: str, at: tuple[float, float], **more: Any) -> None:
         self._told("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], **more)
@@ -126,7 +139,9 @@ class Tab:
 
 
 @contextmanager
-def opened(page: Path, size: tuple[int, int] = (1000, 1200), fragment: str = "") -> Iterator[Tab]:
+def opened(
+    page: Path, size: tuple[int, int] = (1000, 1200), fragment: str = "", ready: str = OURS
+) -> Iterator[Tab]:
     """Open a page, to be pointed at and clicked on.
 
     Parameters
@@ -135,6 +150,8 @@ def opened(page: Path, size: tuple[int, int] = (1000, 1200), fragment: str = "")
         Width and height of the window.
     fragment
         What follows # in the address.
+    ready
+        An expression that is true when the page can be used.
     """
     (theirs, ours), (back, answers) = os.pipe(), os.pipe()
     # Some of its processes write there until they have noticed that the first has ended.
@@ -154,7 +171,7 @@ def opened(page: Path, size: tuple[int, int] = (1000, 1200), fragment: str = "")
         with open(ours, "wb") as to, open(back, "rb") as read:
             try:
                 tab = Tab(to, read)
-                tab.open(page, size, fragment)
+                tab.open(page, size, fragment, ready)
                 yield tab
             finally:
                 process.kill()

@@ -6,10 +6,13 @@ import hashlib
 import json
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import browser
 import numpy as np
+import pytest
 from calls import snakemake
 from rocrate.rocrate import ROCrate
 
@@ -57,15 +60,73 @@ def test_view_says_what_to_open_where_there_is_no_napari(finished: Path) -> None
     assert f"open {(finished / 'results/index.html').as_uri()} in a browser" in ended.stdout
 
 
-@browser.needed
-def test_a_browser_opens_the_report(finished: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Tab]:
+    """The report, open in a browser."""
+    folder = tmp_path_factory.mktemp("report")
     with zipfile.ZipFile(finished / "results/report.zip") as archive:
-        archive.extractall(tmp_path)
-    document = browser.shown(tmp_path / "report/report.html")
-    # Every word is in its scripts too.
-    seen = re.sub(r"<(script|style)\b.*?</\1>", "", document, flags=re.DOTALL)
-    for part in ("Workflow", "Statistics", "About", "Results", "Each case of the config"):
-        assert part in seen, part
+        archive.extractall(folder)
+    page = folder / "report/report.html"
+    with browser.opened(
+        page, (1440, 900), ready="document.querySelector('#rulegraph canvas')"
+    ) as tab:
+        yield tab
+
+
+@browser.needed
+def test_the_report_opens_on_what_was_measured(report: browser.Tab) -> None:
+    report.wait("document.querySelector('#overview').naturalWidth > 1000")
+    assert len(report.screenshot("report")) > 20_000
+    # All of it is in the window, as wide as the room beside the menu.
+    left, top, right, bottom = report.value(
+        "(box => [box.left, box.top, box.right, box.bottom])"
+        "(document.querySelector('#overview').getBoundingClientRect())"
+    )
+    menu = report.value("document.querySelector('nav').clientWidth")
+    assert menu < left < menu + 50
+    assert 1440 - 50 < right < 1440
+    assert 0 < top < bottom < 900
+    entries = report.value("document.querySelector('#app > div > nav').innerText").split("\n")
+    assert entries[-2:] == ["At a glance", "ihc"]
+
+
+@browser.needed
+def test_the_report_shows_every_picture_and_table_with_caption_category_and_labels(
+    finished: Path, report: browser.Tab
+) -> None:
+    results = finished / "results"
+    made = [*results.rglob("figures/*.png"), *results.rglob("sweep.csv")]
+    parts = {"Tissue": 1, "Instances": 2, "Benchmark": 7}
+    seen = [_shown(report, ["At a glance"], 0)]
+    seen += [_shown(report, ["ihc", part], row) for part in parts for row in range(parts[part])]
+    assert sorted(seen) == sorted(str(path.relative_to(finished)) for path in made)
+
+
+def _shown(report: browser.Tab, menus: list[str], row: int) -> str:
+    """Path of a result that the report shows whole, after the clicks that lead to it."""
+    report.value("document.querySelector('nav ol a').click()")
+    for name in menus:
+        links = "[...document.querySelectorAll('nav ul a')]"
+        report.value(f"{links}.find(link => link.innerText.trim() === {name!r}).click()")
+    line = f"document.querySelectorAll('nav tbody tr')[{row}]"
+    labels = report.value(f"[...{line}.cells].slice(0, -1).map(cell => cell.innerText)")
+    report.value(f"{line}.querySelector('a:last-of-type').click()")
+    path = report.value("document.querySelector('nav ol li.grow').innerText")
+    told = report.value("document.querySelector('#app > div > nav').innerText")
+    assert len(labels) == 2 and all(label and label in told for label in labels), path
+    assert len(report.value("document.querySelector('nav .prose').innerText")) > 60, path
+    # What is said of it is not cut, once the menu has grown to its width.
+    report.wait("(nav => nav.scrollWidth <= nav.clientWidth)(document.querySelector('nav'))")
+    link = "document.querySelector('nav td a')"
+    if path.endswith(".csv"):
+        file = Path(unquote(urlsplit(report.value(f"{link}.href")).path))
+        assert file.read_text().startswith("case,stage,engine")
+    else:
+        report.value(f"{link}.click()")
+        picture = "(document.querySelector('#app > div > div img') || {})"
+        report.wait(f"{picture}.naturalWidth > 500 && {picture}.src.endsWith({Path(path).name!r})")
+        report.screenshot(f"report-{Path(path).stem}")
+    return str(path)
 
 
 @browser.needed

@@ -227,5 +227,6 @@ rule report:
         mem_mb=2000,
     params:
         start=own_start(),
+        look=workflow.source_path("../report/report.css"),
     script:
         "../../scripts/report.py"
