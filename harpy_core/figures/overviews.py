@@ -82,10 +82,10 @@ def overview(sweeps: Sequence[str | os.PathLike[str]], out_png: str | os.PathLik
 
 
 def _lines(runs: pd.DataFrame) -> Iterator[_Line]:
-    medians = runs.groupby([*_MEASURED, "workers"])["wall_s"].median()
-    times = medians.groupby(_MEASURED).min()
-    for (case, stage, engine, cache), group in runs.groupby(_MEASURED):
-        best = group[group["workers"] == medians[case, stage, engine, cache].idxmin()]
+    for (case, stage, _, cache), group in runs.groupby(_MEASURED):
+        best = group[group["workers"] == group.groupby("workers")["wall_s"].median().idxmin()]
+        same = runs[(runs["case"] == case) & (runs["stage"] == stage) & (runs["cache"] == cache)]
+        medians = same.groupby(["engine", "workers"])["wall_s"].median()
         first = best.iloc[0]
         linked = first["distinct_files"] < first["files"]
         files = f"{first['files']:.0f} links to {first['distinct_files']:.0f}"
@@ -96,7 +96,7 @@ def _lines(runs: pd.DataFrame) -> Iterator[_Line]:
             str(first["shape"]).replace("x", "×"),
             f"{cache}, " + (files if linked else f"{first['files']:.0f} files"),
             f"{first['workers'] * first['threads_per_worker']:.0f}",
-            _time(best["wall_s"].tolist(), times[case, stage, :, cache].tolist()),
+            _time(best["wall_s"].tolist(), medians.groupby("engine").min().tolist()),
             _digits(best["gigapixels_per_s"].median()),
             f"{_digits(best['peak_rss_gb'].max())} GB",
         )

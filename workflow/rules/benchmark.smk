@@ -14,7 +14,7 @@ rule sweep:
             caption="../report/sweep.rst",
             category="{case}",
             subcategory="Benchmark",
-            labels={"figure": "every measured run", "stage": "all"},
+            labels={"figure": "every measured run"},
         ),
         samples="<results>/{case}/benchmark/samples.csv.gz",
     log:
