@@ -76,6 +76,7 @@ def report(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @browser.needed
 def test_the_report_opens_on_what_was_measured(report: browser.Tab) -> None:
     report.wait("document.querySelector('#overview').naturalWidth > 1000")
+    report.wait("document.getAnimations().length === 0")
     assert len(report.screenshot("report")) > 20_000
     # All of it is in the window, as wide as the room beside the menu.
     left, top, right, bottom = report.value(
