@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 import harpy_core
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 CONDA = {
     "dask": "dask-core",
@@ -129,6 +130,14 @@ def test_the_conda_recipe_asks_for_the_same() -> None:
     assert recipe["package"]["name"] == PROJECT["name"]
     assert recipe["package"]["version"] == harpy_core.__version__
     assert conda(recipe["requirements"]["run"]) == expected([])
+    builds = map(Requirement, PYPROJECT["build-system"]["requires"])
+    assert conda(recipe["requirements"]["host"]) == {
+        "python": PROJECT["requires-python"],
+        "pip": "",
+        **{found.name: str(found.specifier) for found in builds},
+    }
+    scripts = [" = ".join(pair) for pair in PROJECT["scripts"].items()]
+    assert recipe["build"]["entry_points"] == scripts
     assert recipe["about"]["license"] == PROJECT["license"]
 
 
