@@ -18,6 +18,7 @@ from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Extract
 from harpy_core.errors import InputError
 from harpy_core.running.given import given_cores
 from harpy_core.statistics.asked import of_section
+from harpy_core.viewing.bundles import PACKED, read_bundle
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -243,29 +244,55 @@ def plan(**typed: Any) -> None:
     help="Crops of this image's instances, in a folder or at an address, to show on the page.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing OUTPUT.")
+@click.option(
+    "--vitessce",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Serve a page with Vitessce to the browsers of this machine, until Ctrl-C. FOLDER holds "
+    f"what this leaves in it: {PACKED}.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of that page; without it, one that is free.",
+)
 @options_of(Extract, "diameter")
 def view(
-    table: Path, output: Path | None, crops: str | None, overwrite: bool, **typed: Any
+    table: Path,
+    output: Path | None,
+    crops: str | None,
+    overwrite: bool,
+    vitessce: Path | None,
+    port: int | None,
+    **typed: Any,
 ) -> None:
-    """Show image, labels and table: in napari, or as a page of linked views."""
+    """Show image, labels and table: in napari, as a page of linked views, or with Vitessce."""
     window = max(section_of(Extract, {"diameter": typed["diameter"]}).window(1))
     if not table.is_dir():
         raise InputError(f"{table}: there is no such table; harpy-core aggregate makes one")
+    if output is not None and vitessce is not None:
+        raise InputError(f"--vitessce = {vitessce}: its page is served, not written; no --output")
+    if vitessce is None and port is not None:
+        raise InputError(f"--port = {port}: only a served page has one; give --vitessce")
     if output is not None:
         _refuse_taken(output, overwrite)
-    elif crops is not None:
-        raise InputError(f"--crops = {crops}: a page shows them; give its --output")
+    elif crops is not None and vitessce is None:
+        raise InputError(f"--crops = {crops}: a page shows them; give its --output, or --vitessce")
+    bundle = None if vitessce is None else read_bundle(vitessce)
     info = _described(typed)
     from harpy_core.raster import open_described
-    from harpy_core.viewing import napari
-    from harpy_core.viewing.pages import write_page
+    from harpy_core.viewing import napari, pages, scenes, site
 
-    raster = open_described(info)
+    raster, name = open_described(info), Path(info.uri).name
+    if bundle is not None:
+        scene = scenes.Scene(raster, table, name, window, crops)
+        site.serve({name: scene}, bundle, port or 0)
+        return
     if output is None:
         napari.opened(raster, table, info.uri)
         napari.run()
         return
-    shown = write_page(raster, table, output, Path(info.uri).name, window, crops)
+    shown = pages.write_page(raster, table, output, name, window, crops)
     click.echo(f"{output}: {shown:,} instances")
 
 

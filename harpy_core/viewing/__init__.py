@@ -1,1 +1,1 @@
-"""Results to look at: an index of them all, a page of linked views, and napari where it is."""
+"""Results to look at: an index of them all, a page of linked views, napari, and Vitessce."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harpy_core.errors import InputError
-from harpy_core.extract.crops import Crops
+from harpy_core.extract.crops import Crops, open_crops
 from harpy_core.raster.chunks import ChunkFiles
+from harpy_core.viewing.fields import Measured
+
+MOST_PLANES = 12
+"""Channels whose pixels a page holds; the statistics of all are there."""
 
 SIDE = 64
 """Pixels of a thumbnail's longer side, at most."""
@@ -39,6 +44,32 @@ class Thumbnails:
 
     ids: np.ndarray
     pixels: np.ndarray
+
+
+def crops_of(
+    path: str | os.PathLike[str], names: Sequence[str], measured: Measured
+) -> Crops | None:
+    """Open the crops of an image with some channels; None if there are none in them.
+
+    Raises
+    ------
+    InputError
+        They are of other labels, or of a channel that the image does not have.
+    """
+    crops = open_crops(path)
+    refuse_others(crops, measured.ids, measured.centroids)
+    unknown = [name for name in crops.channels if name not in names]
+    if unknown:
+        raise InputError(
+            f"{path}: channel {unknown[0]!r} is not one of the image: extract by its names"
+        )
+    return crops if len(crops) else None
+
+
+def with_pixels(names: Sequence[str], crops: Crops | None) -> list[int]:
+    """Numbers of the channels whose pixels a page holds: those of the crops come first."""
+    cut = range(0) if crops is None else map(list(names).index, crops.channels)
+    return sorted(list(dict.fromkeys([*cut, *range(len(names))]))[:MOST_PLANES])
 
 
 def refuse_others(crops: Crops, ids: np.ndarray, centroids: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+import requests
 import tifffile
+from page_servers import packed
 from servers import Bucket
 
 import harpy_core as hc
@@ -319,10 +322,46 @@ def test_view_writes_a_page_of_the_table(typed: Typed, store: Path) -> None:
     code, _, told = typed(*call, "--crops", "crops.zarr")
     assert (code, told) == (
         2,
-        "harpy-core: --crops = crops.zarr: a page shows them; give its --output\n",
+        "harpy-core: --crops = crops.zarr: a page shows them; give its --output, or --vitessce\n",
     )
     code, _, told = typed("view", store, "--table", "nowhere.zarr")
     assert (code, told) == (
         2,
         "harpy-core: nowhere.zarr: there is no such table; harpy-core aggregate makes one\n",
     )
+
+
+def test_view_serves_a_page_until_it_is_interrupted(typed: Typed, store: Path) -> None:
+    assert typed("aggregate", store, "-o", "table.zarr")[0] == 0
+    packed(Path("npm"))
+    call = ["view", str(store), "--table", "table.zarr"]
+    command = [sys.executable, "-c", "import harpy_core.cli as cli; cli.main()", *call]
+    command += ["--vitessce", "npm"]
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Those whom a shell starts in the background are started without Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert run.stdout is not None
+        address, told = run.stdout.readline().split(": ")
+        assert told == "484 instances\n"
+        assert requests.get(f"{address}vitessce.json", timeout=10).json()["name"] == store.name
+        assert requests.get(f"{address}crops/7", timeout=10).status_code == 200
+        run.send_signal(signal.SIGINT)
+        out, errors = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert (run.returncode, out.splitlines()[-1], errors) == (0, "stopped", "")
+    refused = {
+        ("--vitessce", "nowhere"): "nowhere: no vitessce-4; in a folder of its own run: npm pack",
+        ("--vitessce", "npm", "-o", "a.html"): "--vitessce = npm: its page is served, not written",
+        ("--port", "8000"): "--port = 8000: only a served page has one; give --vitessce",
+    }
+    for options, expected in refused.items():
+        code, _, told = typed(*call, *options)
+        assert (code, told.count("\n"), expected in told) == (2, 1, True)
+    assert not Path("a.html").exists()

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,7 +60,7 @@ class Tab:
     def __init__(self, to: BinaryIO, answers: BinaryIO) -> None:
         self._to, self._answers, self._asked, self._session = to, answers, 0, ""
 
-    def open(self, page: Path, size: tuple[int, int], fragment: str, ready: str) -> None:
+    def open(self, address: str, size: tuple[int, int], ready: str) -> None:
         """Open a page in a window of some pixels, and wait until it is ready."""
         target = self._told("Target.createTarget", url="about:blank")["targetId"]
         attached = self._told("Target.attachToTarget", targetId=target, flatten=True)
@@ -72,7 +73,7 @@ class Tab:
             deviceScaleFactor=1,
             mobile=False,
         )
-        self._told("Page.navigate", url=f"{page.resolve().as_uri()}#{fragment}")
+        self._told("Page.navigate", url=address)
         self.wait(ready)
 
     def wait(self, expression: str) -> None:
@@ -90,14 +91,12 @@ class Tab:
 
     def point(self, element: str, at: tuple[float, float] = (0.5, 0.5)) -> tuple[float, float]:
         """Move the pointer to a place of an element, in shares of its sides."""
-        self.value(f"where = document.querySelector({json.dumps(element)})")
-        self.value("where.scrollIntoView({block: 'nearest'})")
-        box = self.value(
-            "(box => [box.x, box.y, box.width, box.height])(where.getBoundingClientRect())"
+        self.value(
+            f"document.querySelector({json.dumps(element)}).scrollIntoView({{block: 'nearest'}})"
         )
-        x, y = (box[i] + at[i] * box[i + 2] for i in range(2))
-        self._mouse("mouseMoved", (x, y))
-        return x, y
+        where = self._place(element, at)
+        self._mouse("mouseMoved", where)
+        return where
 
     def click(
         self, element: str, at: tuple[float, float] = (0.5, 0.5), shift: bool = False
@@ -107,12 +106,36 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self._mouse(kind, where, button="left", clickCount=1, modifiers=8 if shift else 0)
 
+    def drag(self, element: str, corners: Sequence[tuple[float, float]]) -> None:
+        """Draw a line around places of an element, in shares of its sides, with the button down."""
+        closed = [*corners, corners[0]]
+        first = self.point(element, closed[0])
+        time.sleep(0.5)
+        self._mouse("mousePressed", first, button="left", buttons=1, clickCount=1)
+        for begin, end in pairwise(closed):
+            for share in (0.25, 0.5, 0.75, 1):
+                at = [a + share * (b - a) for a, b in zip(begin, end, strict=True)]
+                self._mouse(
+                    "mouseMoved", self._place(element, (at[0], at[1])), button="left", buttons=1
+                )
+                # Who listens does so once a frame.
+                time.sleep(0.05)
+        last = self._place(element, closed[0])
+        self._mouse("mouseReleased", last, button="left", clickCount=1)
+
     def screenshot(self, name: str) -> bytes:
         """Keep a picture (PNG) of what the window shows, and return it."""
         picture = base64.b64decode(self._told("Page.captureScreenshot")["data"])
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         (SCREENSHOTS / f"{name}.png").write_bytes(picture)
         return picture
+
+    def _place(self, element: str, at: tuple[float, float]) -> tuple[float, float]:
+        box = self.value(
+            "(box => [box.x, box.y, box.width, box.height])"
+            f"(document.querySelector({json.dumps(element)}).getBoundingClientRect())"
+        )
+        return box[0] + at[0] * box[2], box[1] + at[1] * box[3]
 
     def _mouse(self, kind: str, at: tuple[float, float], **more: Any) -> None:
         self._told("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], **more)
@@ -140,12 +163,17 @@ class Tab:
 
 @contextmanager
 def opened(
-    page: Path, size: tuple[int, int] = (1000, 1200), fragment: str = "", ready: str = OURS
+    page: Path | str,
+    size: tuple[int, int] = (1000, 1200),
+    fragment: str = "",
+    ready: str = OURS,
 ) -> Iterator[Tab]:
     """Open a page, to be pointed at and clicked on.
 
     Parameters
     ----------
+    page
+        Its file, or its address on this machine.
     size
         Width and height of the window.
     fragment
@@ -171,7 +199,8 @@ def opened(
         with open(ours, "wb") as to, open(back, "rb") as read:
             try:
                 tab = Tab(to, read)
-                tab.open(page, size, fragment, ready)
+                address = page if isinstance(page, str) else page.resolve().as_uri()
+                tab.open(f"{address}#{fragment}", size, ready)
                 yield tab
             finally:
                 process.kill()
@@ -179,13 +208,15 @@ def opened(
 
 
 def _command(profile: str) -> list[str]:
-    """Chromium without a window and without a network."""
+    """Chromium without a window and without a network; it draws WebGL with the processor."""
     return [
         str(CHROMIUM),
         "--headless",
         "--no-sandbox",
-        "--disable-gpu",
+        "--use-gl=angle",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
         "--disable-background-networking",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         f"--user-data-dir={profile}",
     ]

@@ -15,7 +15,8 @@ import harpy_core as hc
 from harpy_core.aggregate.store import aggregate_to_store
 from harpy_core.errors import InputError
 from harpy_core.raster import Raster
-from harpy_core.viewing.pages import SIDE, write_page
+from harpy_core.viewing.fields import SIDE
+from harpy_core.viewing.pages import write_page
 
 
 def test_the_page_holds_the_pixels_labels_and_statistics_of_the_image(tmp_path: Path) -> None:

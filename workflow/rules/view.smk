@@ -1,7 +1,7 @@
 # Purpose: what a person opens: a page of each image with linked views, and an index of everything.
 # Inputs:  the descriptions, tables and crops of the images; all that a run makes
 # Outputs: results/<case>/view.html; results/index.html and ro-crate-metadata.json; napari's windows,
-#          where it is installed
+#          where it is installed, or pages with Vitessce, where its folder is named
 
 
 rule page:
@@ -54,7 +54,7 @@ rule index:
 
 
 rule view:
-    """Open every image in napari, where that is installed and there is a display."""
+    """Open every image in napari, or serve it with Vitessce, where one of them is there."""
     input:
         rasters=[ASKED.raster_of(name) for name in ASKED.measured()],
         tables=[f"<results>/{name}/table.manifest.json" for name in ASKED.measured()],
