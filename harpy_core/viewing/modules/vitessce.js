@@ -55,7 +55,7 @@ function Crops({ coordinationScopes, side, first }) {
   const shown = (chosen.length ? chosen : first).slice(0, MOST);
   const told = chosen.length
     ? `Crops of the selected cells: ${shown.length} of ${chosen.length}`
-    : "Crops: select cells with the lasso of a view";
+    : "Crops: select cells with the lasso of the scatter plot";
   const crop = (name) =>
     h(Crop, { key: name, name, side, marked: name === obsHighlight, onPoint: setObsHighlight });
   const pointed = obsHighlight !== null && !shown.includes(obsHighlight) ? [obsHighlight] : [];
