@@ -142,7 +142,8 @@ def test_a_file_that_is_unlike_is_named_before_a_run_and_on_opening(
         with pytest.raises(hc.InputError, match=told) as error:
             refusing()
         assert "\n" not in str(error.value)
-        assert "export" in str(error.value)
+        # A long path is shortened in the middle of a line.
+        assert str(folder)[:40] in str(error.value)
     _, problems = inspection.inspect(source(folder, labels=labels))
     assert len(problems) == 1
 

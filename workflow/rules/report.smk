@@ -227,6 +227,7 @@ rule report:
         mem_mb=2000,
     params:
         start=own_start(),
-        look=workflow.source_path("../report/report.css"),
+        # Its text: its path is another one in every run.
+        look=Path(workflow.source_path("../report/report.css")).read_text(),
     script:
         "../../scripts/report.py"
