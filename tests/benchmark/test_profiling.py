@@ -137,7 +137,7 @@ import os
 for _ in range(2):
     if os.fork() == 0:
         block = bytearray(b'x') * 150_000_000
-        time.sleep(0.4)
+        time.sleep(1.2)
         os._exit(0)
     os.wait()
 """
