@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from harpy_core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from harpy_core.aggregate.aggregation import aggregate_stats
     from harpy_core.aggregate.layers import aggregate_layers
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from harpy_core.training.batches import CropBatches
     from harpy_core.training.dataset import CropDataset as CropDataset
     from harpy_core.training.normalisation import crop_percentiles
-
-__version__ = "0.1.0"
 
 _HOME = {
     "CropBatches": "training.batches",

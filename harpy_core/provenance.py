@@ -14,6 +14,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parent
 _PACKAGE = _ROOT.name
+# The package itself only forwards names: importing it needs none of the modules behind them. Its
+# version makes no result: what a new one changes, changes the modules.
+_SILENT = {_PACKAGE, f"{_PACKAGE}.version"}
 # "import a.b as c, d", also after a colon or a semicolon; "from a import (b, c as d)".
 _IMPORT = re.compile(
     r"(?:^|[;:])[ \t]*(?:import[ \t]+([\w., \t]+)"
@@ -77,8 +80,7 @@ def _first_words(names: str) -> Iterator[str]:
 def _imports(module: str) -> frozenset[str]:
     source = _file_of(module).read_text("utf-8")
     names = {*names_imported(source), *_NAMED.findall(source)}
-    # The package itself only forwards names: importing it needs none of the modules behind them.
-    return frozenset(name for name in names if name != _PACKAGE and _is_module(name))
+    return frozenset(name for name in names - _SILENT if _is_module(name))
 
 
 def _is_module(name: str) -> bool:

@@ -12,6 +12,7 @@ import harpy_core
 ROOT = Path(harpy_core.__file__).parent
 
 ROOMS = (
+    "version",
     "errors",
     "provenance",
     "phases",
@@ -55,7 +56,7 @@ def imports() -> Iterator[tuple[str, str, str]]:
                 names = [node.module]
             for name in names:
                 package, *inside = name.split(".")
-                if package == ROOT.name and inside and inside[0] != "__version__":
+                if package == ROOT.name and inside:
                     yield room, inside[0], f"{file.relative_to(ROOT)}:{node.lineno}"
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harpy_core import __version__
 from harpy_core.aggregate.label_work import LabelTable, LabelWork
 from harpy_core.aggregate.merging import Measured, StatisticsTable, TileWork
 from harpy_core.aggregate.neighbors import TOUCHING, Neighbors, checked_neighbors, matrices
@@ -36,6 +35,7 @@ from harpy_core.statistics.declared import Statistic, words_of
 from harpy_core.statistics.shapes import refuse_impossible
 from harpy_core.tiles.grid import Edges, Together, between, splittable
 from harpy_core.tiles.labels import checked_labels
+from harpy_core.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import harpy_core
 from harpy_core.benchmark.peer import end_with_parent
 from harpy_core.benchmark.specs import INPUT_ERROR_STATUS, RunSpec, StageReport
 from harpy_core.config.crops import CropSettings
@@ -32,6 +31,7 @@ from harpy_core.running import cluster
 from harpy_core.running.ending import leave
 from harpy_core.running.progress import track
 from harpy_core.storage.manifest import write_json
+from harpy_core.version import __version__
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,7 +80,7 @@ def run_stage(spec: RunSpec, scratch: Path) -> StageReport:
         ended=ended,
         pixels=len(info.channels) * math.prod(info.image_shape[1:]),
         tasks=plan.tasks,
-        software=f"harpy_core {harpy_core.__version__}",
+        software=f"harpy_core {__version__}",
         python=platform.python_version(),
         instances=count,
         packages={name: version(name) for name in _PACKAGES},

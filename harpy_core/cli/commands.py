@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from harpy_core import __version__
 from harpy_core.cli.options import as_options, options_of, section_of
 from harpy_core.config.crops import CropSettings
 from harpy_core.config.models import DATASETS, Aggregate, Case, Cluster, Extract, Source
 from harpy_core.errors import InputError
 from harpy_core.running.given import given_cores
 from harpy_core.statistics.asked import of_section
+from harpy_core.version import __version__
 from harpy_core.viewing.bundles import PACKED, read_bundle
 
 if TYPE_CHECKING:

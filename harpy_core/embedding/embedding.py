@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from harpy_core import __version__
 from harpy_core.aggregate.store import quiet_consolidation, write_table
 from harpy_core.embedding.models import Model, Named, open_model
 from harpy_core.embedding.parts import part_of
@@ -34,6 +33,7 @@ from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.training.batches import CropBatches
 from harpy_core.training.normalisation import Normalise, channel_numbers, crop_percentiles
+from harpy_core.version import __version__
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from harpy_core import __version__
 from harpy_core.config.crops import Codec, CropSettings, Padding
 from harpy_core.extract import estimate
 from harpy_core.extract.crops import Crops, open_crops
@@ -36,6 +35,7 @@ from harpy_core.storage.destinations import Destination
 from harpy_core.storage.locks import sole_writer
 from harpy_core.storage.manifest import digest_of
 from harpy_core.tiles.grid import Together, split_channels
+from harpy_core.version import __version__
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harpy_core import __version__
 from harpy_core.raster.info import RasterInfo
 from harpy_core.storage.manifest import read_manifest, write_json
+from harpy_core.version import __version__
 
 FILE = "ro-crate-metadata.json"
 """Name that RO-Crate gives to its metadata, in the folder that it describes."""

@@ -1,0 +1,3 @@
+"""The version, which results and programs are told."""
+
+__version__ = "0.1.0"
