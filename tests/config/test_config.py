@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
-import zipfile
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from configs import FILE, all_told, store, told, with_case, with_source
 
-from harpy_core.config.cases import image_cases
 from harpy_core.config.documents import DEFAULT_CONFIG, generated
 from harpy_core.config.mistakes import load
 from harpy_core.config.models import DATASETS, Benchmark, Config, Stage
@@ -23,43 +20,6 @@ from harpy_core.errors import InputError
 from harpy_core.planning import preflight
 
 ROOT = Path(__file__).parents[2]
-FILE = "config/config.yaml"
-TIFF = b"II*\0" + bytes(16)
-
-
-def with_case(**sections: Any) -> dict[str, Any]:
-    """A config of one case, ``liver``, with its source."""
-    return {"cases": {"liver": {"source": {"uri": "ihc"}, **sections}}}
-
-
-def with_source(**keys: Any) -> dict[str, Any]:
-    """A config of one case, ``liver``, with nothing but its source."""
-    return {"cases": {"liver": {"source": keys}}}
-
-
-def all_told(mapping: dict[str, Any]) -> list[str]:
-    """The lines that a bad config gets."""
-    with pytest.raises(InputError) as caught:
-        preflight.checked(mapping, FILE)
-    lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{FILE}: ") for line in lines)
-    return [line.removeprefix(f"{FILE}: ") for line in lines]
-
-
-def told(mapping: dict[str, Any]) -> str:
-    """The line that a config with one mistake gets."""
-    (line,) = all_told(mapping)
-    return line
-
-
-def store(path: Path, images: list[str], labels: list[str]) -> Path:
-    """The metadata of a SpatialData store, and nothing else."""
-    ngff = {"omero": {"channels": [{"label": "DAPI"}, {"label": "CD3"}]}}
-    for group in ("", *(f"images/{n}" for n in images), *(f"labels/{n}" for n in labels)):
-        folder = path / group
-        folder.mkdir(parents=True)
-        (folder / "zarr.json").write_text(json.dumps({"attributes": {"ome": ngff}}))
-    return path
 
 
 def test_a_case_needs_only_its_source() -> None:
@@ -292,81 +252,6 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_bytes(text)
 
 
-def test_a_source_that_is_not_there_is_told_with_the_registered_names() -> None:
-    line = told(with_source(uri="tisue"))
-    assert line.startswith("cases.liver.source.uri = tisue: there is no such path in ")
-    assert line.endswith("(did you mean tissue?)")
-
-
-def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
-    assert "holds no Zarr metadata" in told(with_source(uri=str(tmp_path)))
-
-
-def test_a_tiff_that_is_none_is_told(tmp_path: Path) -> None:
-    image = tmp_path / "image.tif"
-    image.write_text("<html>not found</html>")
-    assert "is not a TIFF" in told(with_source(uri=str(image), labels=str(image)))
-
-
-def test_a_tiff_needs_its_labels(tmp_path: Path) -> None:
-    (tmp_path / "image.tif").write_bytes(TIFF)
-    line = told(with_source(uri=str(tmp_path / "image.tif")))
-    assert (
-        line
-        == "cases.liver.source.labels = null: it holds no labels: give the path of a label TIFF"
-    )
-
-
-def test_labels_of_a_tiff_are_found_beside_it(tmp_path: Path) -> None:
-    for name in ("image.tif", "labels.tif"):
-        (tmp_path / name).write_bytes(TIFF)
-    mapping = with_source(uri=str(tmp_path / "image.tif"), labels="labels.tif")
-    config = preflight.checked(mapping, FILE)
-    watched = preflight.watched_files(config.cases["liver"].source)
-    assert watched == [str(tmp_path / "image.tif"), str(tmp_path / "labels.tif")]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_an_unreadable_source_is_told(tmp_path: Path) -> None:
-    image = tmp_path / "image.tif"
-    image.write_bytes(TIFF)
-    image.chmod(0)
-    assert "cannot be read" in told(with_source(uri=str(image), labels=str(image)))
-
-
-def test_elements_that_are_not_there_are_told_with_those_that_are(tmp_path: Path) -> None:
-    uri = str(store(tmp_path / "s.zarr", ["tissue", "dapi"], ["cells", "nuclei"]))
-    assert told(with_source(uri=uri, image="dapi", labels="cels")) == (
-        "cases.liver.source.labels = cels: no such labels element: there are cells, nuclei "
-        "(did you mean cells?)"
-    )
-    assert told(with_source(uri=uri, labels="cells")) == (
-        "cases.liver.source.image = null: name the image to use: there are dapi, tissue"
-    )
-
-
-def test_the_only_elements_need_no_name(tmp_path: Path) -> None:
-    uri = str(store(tmp_path / "s.zarr", ["tissue"], ["cells"]))
-    preflight.checked(with_source(uri=uri), FILE)
-
-
-def test_channels_that_are_not_there_are_told(tmp_path: Path) -> None:
-    uri = str(store(tmp_path / "s.zarr", ["tissue"], ["cells"]))
-    line = told(with_source(uri=uri, channels=["DAPI", "CD33"]))
-    assert line.startswith("cases.liver.source.channels[1] = CD33: no such channel: there are DAPI")
-
-
-@pytest.mark.parametrize("top", ["", "s.zarr"])
-def test_zipped_stores_are_looked_into(tmp_path: Path, top: str) -> None:
-    folder = store(tmp_path / "s.zarr", ["tissue"], ["cells"])
-    archive = tmp_path / "s.zarr.zip"
-    with zipfile.ZipFile(archive, "w") as written:
-        for file in folder.rglob("zarr.json"):
-            written.write(file, Path(top, file.relative_to(folder)))
-    preflight.checked(with_source(uri=str(archive), labels="cells"), FILE)
-    assert "there are cells" in told(with_source(uri=str(archive), labels="nuclei"))
-
-
 def test_workers_are_one_list_or_one_for_each_stage() -> None:
     for given, expected in (
         ([1, 4], {"aggregate": [1, 4], "extract": [1, 4]}),
@@ -375,19 +260,6 @@ def test_workers_are_one_list_or_one_for_each_stage() -> None:
         sweep = load(with_case(benchmark={"workers": given}), FILE).cases["liver"].benchmark
         assert sweep is not None
         assert sweep.workers.model_dump() == expected
-
-
-def test_a_store_takes_the_place_of_a_published_dataset(tmp_path: Path) -> None:
-    place = store(tmp_path / "tonsil.zarr", ["image_tiled"], ["labels_cells_harpy"])
-    mapping = with_source(uri="macsima-tonsil")
-    mapping["datasets"] = {"macsima-tonsil": {"store": str(place)}}
-    config = preflight.checked(mapping, FILE)
-    source = image_cases(config)["liver"].source
-    assert (source.uri, source.image, source.labels) == (
-        str(place),
-        "image_tiled",
-        "labels_cells_harpy",
-    )
 
 
 def test_more_workers_for_one_stage_than_cores_are_refused() -> None:
@@ -463,7 +335,7 @@ def test_statistics_with_parameters_need_them_and_functions_their_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_stats.py").write_text("def here(pixels, coordinates):\n    return 0\n")
-    for section, told in (
+    for section, line in (
         ({"stats": ["mean", "pearson_corr_coeff"]}, "pearson_corr_coeff: pairs = []"),
         (
             {"stats": ["mean", "manders_coloc_coeff"], "pairs": [["a", "b"]]},
@@ -474,7 +346,7 @@ def test_statistics_with_parameters_need_them_and_functions_their_file(
         ({"stats": ["mean"], "rings": 0}, "give 1 to 999 rings"),
     ):
         case = {"source": {"uri": "ihc"}, "aggregate": section}
-        with pytest.raises(InputError, match=re.escape(told)):
+        with pytest.raises(InputError, match=re.escape(line)):
             load({"cases": {"a": case}}, "config.yaml")
     fine = {
         "stats": ["own_stats:here", "radial_mean", "manders_coloc_coeff"],

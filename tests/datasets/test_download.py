@@ -2,184 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
-import hashlib
 import json
 import os
-import re
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from faulty_servers import SIZE, Fault, Server, digest
 
-from harpy_core.config.models import Origin
-from harpy_core.datasets import REGISTRY, fetch
 from harpy_core.datasets import download as module
-from harpy_core.datasets.download import ATTEMPTS, download, fetch_archive, unpack_archive
+from harpy_core.datasets.download import ATTEMPTS, download
 from harpy_core.errors import InputError
-from harpy_core.raster import open_raster
-from harpy_core.storage import spatialdata_store
-
-SIZE = 4_000_000
-
-
-@dataclass
-class Fault:
-    """A fault of one request."""
-
-    status: int = 0
-    retry_after: str = ""
-    stop_at: float = 1.0
-    """Part of the whole file after which nothing more comes."""
-    how: str = "close"
-    """End of the answer: close, reset, or stall."""
-    ignores_range: bool = False
-    ignores_version: bool = False
-    more_length: int = 0
-    """Bytes that the announced length is off by."""
-    more_total: int = 0
-    shift: int = 0
-    """Bytes that the range sent is off by."""
-    tag: str | None = None
-    """Sent instead of the right one; empty for none."""
-    swap: bytes | None = None
-    """Content of the file from this request on."""
-
-
-@dataclass
-class Server:
-    """Content of a real HTTP server, with a record of its requests and answers."""
-
-    content: bytes
-    tag: str = '"one"'
-    faults: list[Fault] = field(default_factory=list)
-    requests: list[dict[str, str]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    sent: int = 0
-    url: str = ""
-    final: Path | None = None
-    seen_early: bool = False
-    released: threading.Event = field(default_factory=threading.Event)
-
-
-def handler(server: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            server.requests.append(dict(self.headers))
-            server.paths.append(self.path)
-            fault = server.faults.pop(0) if server.faults else Fault()
-            self.watch()
-            if fault.swap is not None:
-                server.content, server.tag = fault.swap, f'"{hashlib.md5(fault.swap).hexdigest()}"'
-            if fault.status:
-                self.refuse(fault)
-                return
-            first = self.begin(fault)
-            if first is not None:
-                self.give(fault, first)
-
-        def watch(self) -> None:
-            server.seen_early |= server.final is not None and server.final.exists()
-
-        def refuse(self, fault: Fault) -> None:
-            self.send_response(fault.status)
-            if fault.retry_after:
-                self.send_header("Retry-After", fault.retry_after)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def begin(self, fault: Fault) -> int | None:
-            """The answer's head; the first byte that is to be sent."""
-            size = len(server.content)
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            known = fault.ignores_version or self.headers.get("If-Range") == server.tag
-            first = 0
-            if wanted and known and not fault.ignores_range:
-                first = int(wanted[1])
-                if first >= size:
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{size}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return None
-                first += fault.shift
-                self.send_response(206)
-                span = f"bytes {first}-{size - 1}/{size + fault.more_total}"
-                self.send_header("Content-Range", span)
-            else:
-                self.send_response(200)
-            self.send_header("Content-Length", str(size - first + fault.more_length))
-            tag = server.tag if fault.tag is None else fault.tag
-            if tag:
-                self.send_header("ETag", tag)
-            self.end_headers()
-            return first
-
-        def give(self, fault: Fault, first: int) -> None:
-            body = server.content[first : int(fault.stop_at * len(server.content))]
-            for at in range(0, len(body), 1 << 16):
-                piece = body[at : at + (1 << 16)]
-                self.watch()
-                self.wfile.write(piece)
-                server.sent += len(piece)
-            self.wfile.flush()
-            if fault.stop_at == 1.0 and not fault.more_length:
-                return
-            if fault.how == "stall":
-                server.released.wait(30)
-            elif fault.how == "reset":
-                time.sleep(0.2)  # until what was sent is there
-                linger = struct.pack("ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                self.connection.close()
-            else:
-                self.connection.shutdown(socket.SHUT_RDWR)
-
-        def finish(self) -> None:
-            with contextlib.suppress(OSError):  # reset by ourselves
-                super().finish()
-
-    return Handler
-
-
-class Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        pass  # clients that go away
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    state = Server(np.random.default_rng(0).bytes(SIZE), final=tmp_path / "store.zip")
-    with Quiet(("127.0.0.1", 0), handler(state)) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
-        state.url = f"http://127.0.0.1:{running.server_port}/store.zip"
-        yield state
-        state.released.set()
-        running.shutdown()
-        thread.join()
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def fetched(server: Server, folder: Path, **settings: Any) -> None:
@@ -478,85 +319,3 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
     assert sum(f.stat().st_size for f in tmp_path.glob("*.part")) == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free + 1))
     fetched(server, tmp_path, beside=beside)
-
-
-# Stores -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """A small SpatialData store as a zip with one folder."""
-    root = spatialdata_store.create(tmp_path / "made" / "sdata.zarr")
-    image = spatialdata_store.create_image(root, "image", (2, 8, 8), (1, 8, 8), "u2", ["a", "b"])
-    image[...] = np.arange(128).reshape(2, 8, 8)
-    spatialdata_store.create_labels(root, "labels", (8, 8), (8, 8), "u4")[...] = 1
-    path = tmp_path / "sdata.zip"
-    with zipfile.ZipFile(path, "w") as opened:
-        for file in (tmp_path / "made").rglob("*"):
-            opened.write(file, file.relative_to(tmp_path / "made"))
-        opened.writestr("__MACOSX/sdata.zarr/._zarr.json", "x")
-    return path
-
-
-def is_the_store(path: Path) -> bool:
-    found = open_raster(path, "image", "labels")
-    return np.array_equal(found.image[...], np.arange(128).reshape(2, 8, 8))
-
-
-def test_a_zipped_store_is_fetched_unpacked_and_opened(
-    tmp_path: Path, server: Server, archive: Path
-) -> None:
-    server.content = archive.read_bytes()
-    fetch_archive(server.url, digest(server.content), tmp_path / "data" / "fetched.zarr")
-    assert os.listdir(tmp_path / "data") == ["fetched.zarr"]
-    assert is_the_store(tmp_path / "data" / "fetched.zarr")
-
-
-def test_an_archive_that_was_fetched_is_not_fetched_again_where_unpacking_failed(
-    tmp_path: Path, server: Server, archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.content = archive.read_bytes()
-    path = tmp_path / "data" / "fetched.zarr"
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "unzip", lambda *_, **__: (_ for _ in ()).throw(InputError("full")))
-        with pytest.raises(InputError, match="full"):
-            fetch_archive(server.url, digest(server.content), path)
-    fetch_archive(server.url, digest(server.content), path)
-    assert len(server.requests) == 1
-    assert is_the_store(path)
-
-
-@pytest.mark.parametrize("name", ["macsima-tonsil", "merscope-liver"])
-def test_a_mirror_takes_the_place_of_the_published_address(
-    tmp_path: Path, server: Server, archive: Path, name: str
-) -> None:
-    server.content = archive.read_bytes()
-    base = server.url.rpartition("/")[0] + "/copies/"
-    origin = Origin(mirror=base, sha256=digest(server.content))
-    fetch(name, tmp_path / "fetched.zarr", origin)
-    file = REGISTRY[name].origin.partition("/public_datasets/")[2]
-    assert server.paths == [f"/copies/{file}"]
-    assert is_the_store(tmp_path / "fetched.zarr")
-
-
-def test_a_mirror_without_a_digest_must_hold_the_published_file(
-    tmp_path: Path, server: Server, archive: Path
-) -> None:
-    server.content = archive.read_bytes()
-    origin = Origin(mirror=server.url.rpartition("/")[0])
-    with pytest.raises(InputError, match=REGISTRY["macsima-tonsil"].sha256):
-        fetch("macsima-tonsil", tmp_path / "fetched.zarr", origin)
-    assert not (tmp_path / "fetched.zarr").exists()
-
-
-def test_a_local_archive_is_checked_and_unpacked_and_stays(tmp_path: Path, archive: Path) -> None:
-    content = archive.read_bytes()
-    origin = Origin(archive=str(archive), sha256=digest(content))
-    fetch("merscope-liver", tmp_path / "fetched.zarr", origin)
-    assert is_the_store(tmp_path / "fetched.zarr")
-    assert archive.read_bytes() == content
-    with pytest.raises(InputError, match="instead of 0000"):
-        unpack_archive(archive, "0" * 64, tmp_path / "other.zarr")
-    with pytest.raises(InputError, match="no such file"):
-        unpack_archive(tmp_path / "none.zip", "0" * 64, tmp_path / "other.zarr")
-    assert not (tmp_path / "other.zarr").exists()

@@ -1,10 +1,8 @@
-"""Opening what people have: stores of any version, archives, TIFFs; being told what is wrong."""
+"""Opening what people have: stores of any version, and archives."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ import tifffile
 import zarr
 from stores import (
     NAMES,
+    assert_is_coarse,
     assert_is_whole,
     cells,
     ngff,
@@ -27,9 +26,7 @@ from stores import (
 
 import harpy_core as hc
 from harpy_core.raster import RasterInfo, describe, open_described, open_raster
-from harpy_core.raster.chunks import Slices
 from harpy_core.raster.fingerprints import fingerprint
-from harpy_core.raster.tiff_array import TiffArray
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -153,14 +150,6 @@ def test_labels_below_their_image_are_found(tmp_path: Path) -> None:
         open_raster(tmp_path / "i.zarr", "0", "cells")
 
 
-# Levels -------------------------------------------------------------------------------------------
-
-
-def assert_is_coarse(raster: Any) -> None:
-    np.testing.assert_array_equal(raster.image[...], pixels()[:, ::2, ::2])
-    np.testing.assert_array_equal(raster.labels[...], cells()[::2, ::2])
-
-
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_a_level_is_that_of_the_image_and_of_the_labels(version: str, tmp_path: Path) -> None:
     ome_zarr(tmp_path / "i.zarr", version)
@@ -266,118 +255,6 @@ def test_labels_that_ngff_places_elsewhere_are_refused(
     assert "\n" not in str(error.value)
 
 
-# TIFF ---------------------------------------------------------------------------------------------
-
-
-def test_a_pyramid_in_a_tiff_has_its_levels(tmp_path: Path) -> None:
-    for name, values, axes in (("image", pixels(), "CYX"), ("labels", cells(), "YX")):
-        with tifffile.TiffWriter(tmp_path / f"{name}.ome.tif", bigtiff=True) as tiff:
-            more = {"tile": (16, 16), "photometric": "minisblack", "compression": "zlib"}
-            metadata = {"axes": axes, **({"Channel": {"Name": NAMES}} if axes == "CYX" else {})}
-            tiff.write(values, subifds=1, metadata=metadata, **more)
-            coarse = np.ascontiguousarray(values[..., ::2, ::2])
-            tiff.write(coarse, subfiletype=1, metadata=None, **more)
-    image, labels = str(tmp_path / "image.ome.tif"), str(tmp_path / "labels.ome.tif")
-    assert_is_whole(open_raster(image, labels=labels))
-    assert_is_coarse(open_raster(image, labels=labels, level=1))
-    assert_is_coarse(open_described(describe(image, labels=labels, level=1)))
-    with pytest.raises(hc.InputError, match="no level 2; there are 0 to 1"):
-        open_raster(image, labels=labels, level=2)
-
-
-def test_a_series_of_a_tiff_is_chosen_by_name_or_number(tmp_path: Path) -> None:
-    other = (pixels() // 2).astype("u2")
-    with tifffile.TiffWriter(tmp_path / "two.ome.tif") as tiff:
-        for name, values in (("overview", other), ("slide", pixels())):
-            metadata = {"axes": "CYX", "Name": name, "Channel": {"Name": NAMES}}
-            tiff.write(values, photometric="minisblack", metadata=metadata)
-    _, labels = tiffs(tmp_path)
-    for series in ("slide", "1"):
-        assert_is_whole(open_raster(tmp_path / "two.ome.tif", series, labels))
-    with pytest.raises(hc.InputError, match=r"which of its images\? .*0 'overview' .*1 'slide'"):
-        open_raster(tmp_path / "two.ome.tif", labels=labels)
-    with pytest.raises(hc.InputError, match="no image 'he'; found overview, slide, or 0 to 1"):
-        open_raster(tmp_path / "two.ome.tif", "he", labels)
-
-
-def test_a_tiff_of_more_than_4_gb_is_read_beyond_them(tmp_path: Path) -> None:
-    """A sparse file: the disk holds its last strips only."""
-    path = tmp_path / "big.tif"
-    metadata = {"axes": "CYX"}
-    tifffile.imwrite(
-        path, shape=(3, 30_000, 30_000), dtype="u2", rowsperstrip=100, bigtiff=True,
-        photometric="minisblack", metadata=metadata,
-    )  # fmt: skip
-    written = tifffile.memmap(path, mode="r+")
-    end = np.arange(250 * 30_000).astype("u2").reshape(250, 30_000)
-    written[2, -250:] = end
-    written.flush()
-    assert path.stat().st_size > 2**32
-    array = TiffArray(str(path))
-    assert array.chunks == (1, 100, 30_000)
-    np.testing.assert_array_equal(array[2, -250:], end)
-    chunk = np.empty(array.chunks, "u2")
-    Slices(array, str(path)).read((2, 299, 0), chunk)
-    np.testing.assert_array_equal(chunk[0], end[-100:])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"tile": (16, 16)},
-        {"compression": "zlib", "tile": (16, 16)},
-        {"rowsperstrip": 7},
-        {"bigtiff": True, "byteorder": ">"},
-    ],
-    ids=str,
-)
-def test_an_ome_tiff_with_a_label_tiff_is_opened(options: dict[str, Any], tmp_path: Path) -> None:
-    image, labels = tiffs(tmp_path, **options)
-    for given in (labels, "labels.tif"):
-        raster = open_raster(image, labels=given)
-        assert_is_whole(raster)
-    found = hc.aggregate_stats(raster.image, raster.labels, ["mean", "max"])
-    expected = hc.aggregate_stats(pixels(), cells(), ["mean", "max"])
-    np.testing.assert_array_equal(found.layers["mean"], expected.layers["mean"])
-    np.testing.assert_array_equal(found.layers["max"], expected.layers["max"])
-
-
-def test_a_tiff_with_one_channel_or_a_depth_has_the_axes_it_says(tmp_path: Path) -> None:
-    image, labels = str(tmp_path / "i.ome.tif"), str(tmp_path / "l.ome.tif")
-    tifffile.imwrite(labels, cells())
-    for values, axes in ((pixels((1, 40, 50)), "CYX"), (pixels((1, 40, 50))[0], "YX")):
-        tifffile.imwrite(image, values, metadata={"axes": axes})
-        raster = open_raster(image, labels=labels)
-        assert_is_whole(raster, ["0"])
-        assert raster.image.shape == (1, 40, 50)
-        np.testing.assert_array_equal(raster.image[0, 3:9], pixels((1, 40, 50))[0, 3:9])
-        np.testing.assert_array_equal(
-            hc.aggregate_stats(raster.image, raster.labels).X,
-            hc.aggregate_stats(pixels((1, 40, 50)), cells()).X,
-        )
-    tifffile.imwrite(image, pixels((3, 4, 40, 50)), metadata={"axes": "CZYX"})
-    tifffile.imwrite(labels, cells((4, 40, 50)), metadata={"axes": "ZYX"})
-    assert_is_whole(open_raster(image, labels=labels), ["0", "1", "2"])
-
-
-def test_a_tiff_is_indexed_like_an_array(tmp_path: Path) -> None:
-    array, values = TiffArray(tiffs(tmp_path)[0]), pixels()
-    for key in (1, slice(1, 3), (..., 4), (slice(None), 3), (0, slice(2, 9), slice(3, 7)), ...):
-        np.testing.assert_array_equal(array[key], values[key])
-    np.testing.assert_array_equal(np.asarray(array), values)
-
-
-def test_a_tiff_that_was_written_again_is_read_again(tmp_path: Path) -> None:
-    image, labels = tiffs(tmp_path)
-    np.asarray(open_raster(image, labels=labels).image[...])
-    changed = pixels()[::-1].copy()
-    tifffile.imwrite(tmp_path / "new.tif", changed, photometric="minisblack", compression="zlib")
-    os.replace(tmp_path / "new.tif", image)
-    raster = open_raster(image, labels=labels)
-    np.testing.assert_array_equal(np.asarray(raster.image[...]), changed)
-
-
 # Channels and descriptions ------------------------------------------------------------------------
 
 
@@ -434,122 +311,6 @@ def test_a_fingerprint_follows_the_files_and_nothing_else(tmp_path: Path) -> Non
     shutil.copytree(tmp_path / "g", tmp_path / "h")
     same = [fingerprint(zarr.open_array(tmp_path / n / "raw" / "image"), times=False) for n in "gh"]
     assert same[0] == same[1]
-
-
-# Mistakes -----------------------------------------------------------------------------------------
-
-
-def faulty_stores(folder: Path) -> None:
-    """OME-Zarr images with a mistake each."""
-    for name in ("twice", "few", "time", "turned", "floats", "small", "broken"):
-        ome_zarr(folder / f"{name}.zarr", "0.5")
-    named = {"twice": ["DAPI", "CD3", "DAPI"], "few": ["DAPI", "CD3"]}
-    for name, channels in named.items():
-        listed = {"channels": [{"label": channel} for channel in channels]}
-        edit(folder / f"{name}.zarr", omero=listed)
-    for name, axes in (("turned", "yqc"), ("time", "tcyx")):
-        root = zarr.open_group(folder / f"{name}.zarr", mode="w")
-        ngff(root, "", pixels((2, 3, 40, 50)[-len(axes) :]), axes, "0.5")
-        ngff(root, "labels/cells", cells(), "yx", "0.5")
-    labels = folder / "floats.zarr" / "labels"
-    ngff(zarr.open_group(labels, mode="w"), "cells", cells().astype("f4") / 2, "yx", "0.5")
-    labels = folder / "small.zarr" / "labels"
-    ngff(zarr.open_group(labels, mode="w"), "cells", cells()[:30], "yx", "0.5")
-    edit(folder / "broken.zarr", multiscales=[{"axes": [{"name": "c"}], "datasets": [{}]}])
-
-
-def edit(path: Path, **metadata: Any) -> None:
-    group = zarr.open_group(path)
-    found: Any = group.attrs["ome"]
-    group.attrs["ome"] = {**found, **metadata}
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of sound sources and of ones that cannot be used."""
-    folder = tmp_path_factory.mktemp("faulty")
-    tiffs(folder)
-    ome_zarr(folder / "i.zarr", "0.5")
-    plain(folder / "g")
-    (folder / "text.zarr").write_text("no store")
-    (folder / "text.tif").write_text("no image")
-    (folder / "folder").mkdir()
-    tifffile.imwrite(folder / "small.tif", cells()[:30])
-    tifffile.imwrite(folder / "floats.tif", cells().astype("f4") / 2)
-    tifffile.imwrite(folder / "time.ome.tif", cells((3, 40, 50)), metadata={"axes": "TYX"})
-    tifffile.imwrite(
-        folder / "twice.ome.tif",
-        pixels(),
-        photometric="minisblack",
-        metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3", "DAPI"]}},
-    )
-    faulty_stores(folder)
-    with zipfile.ZipFile(folder / "two.zip", "w") as archive:
-        for name in ("a/zarr.json", "b/zarr.json"):
-            archive.writestr(name, "{}")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("uri", "image", "labels", "channels", "told"),
-    [
-        ("nowhere.zarr", "a", "b", None, "nowhere.zarr: nothing there"),
-        ("nowhere.tif", None, "labels.tif", None, "nowhere.tif: nothing there"),
-        ("text.zarr", "a", "b", None, "text.zarr: neither a folder, a zip nor a TIFF"),
-        ("text.tif", None, "labels.tif", None, "text.tif: is not a TIFF"),
-        ("folder", "a", "b", None, "folder: no Zarr group there"),
-        ("two.zip", "a", "b", None, "two.zip: 2 folders at the top"),
-        ("image.ome.tif", None, None, None, "a TIFF holds no labels; give labels"),
-        ("image.ome.tif", None, "nowhere.tif", None, "nowhere.tif: nothing there"),
-        ("image.ome.tif", None, "/nowhere.zarr", None, "/nowhere.zarr: nothing there"),
-        ("image.ome.tif", None, "folder", None, "folder: neither a TIFF nor a Zarr array"),
-        ("image.ome.tif", "7", "labels.tif", None, "no image '7'"),
-        ("image.ome.tif", None, "small.tif", None, "do not cover the same pixels"),
-        ("image.ome.tif", None, "floats.tif", None, "labels are float32, and one is 3.5"),
-        ("image.ome.tif", None, "time.ome.tif", None, "time points: choose one with t"),
-        ("image.ome.tif", None, "labels.tif", ["CD4"], "channel 'CD4' is not there.*CD3"),
-        ("i.zarr", "nothing", "cells", None, "images 'nothing' is not there"),
-        ("i.zarr", None, "nuclei", None, "labels 'nuclei' is not there; found cells"),
-        ("i.zarr", None, "cells", ["CD4"], "channel 'CD4' is not there.*DAPI, CD3, CD20"),
-        ("g", "raw/image", None, None, "which labels"),
-        ("g", "raw/image", "floats", None, "labels are float32, and one is 3.5"),
-        ("g", "raw/image", "small", None, "do not cover the same pixels"),
-        ("g", "raw/image", "solid", None, "do not cover the same pixels"),
-        ("g", "empty", "cells", None, "g/empty: no multiscales in its metadata"),
-        (
-            "twice.ome.tif",
-            None,
-            "labels.tif",
-            None,
-            "'DAPI' appears twice",
-        ),
-        (
-            "twice.zarr",
-            None,
-            "cells",
-            None,
-            "'DAPI' appears twice",
-        ),
-        ("few.zarr", None, "cells", None, "channels of the image: 2 names for an image of 3"),
-        ("time.zarr", None, None, None, "2 time points: choose one with t: 0 to 1"),
-        ("turned.zarr", None, "cells", None, "axes are y, q, c .*state them, such as axes: zcyx"),
-        ("floats.zarr", None, "cells", None, "labels are float32, and one is 3.5"),
-        ("small.zarr", None, "cells", None, "do not cover the same pixels"),
-        ("broken.zarr", None, "cells", None, "multiscales metadata cannot be understood"),
-    ],
-)
-def test_a_mistake_is_told_in_one_line(
-    uri: str,
-    image: str | None,
-    labels: str | None,
-    channels: list[str] | None,
-    told: str,
-    faulty: Path,
-) -> None:
-    with pytest.raises(ValueError, match=told) as error:
-        np.asarray(open_raster(faulty / uri, image, labels, channels).labels[...])
-    assert isinstance(error.value, hc.InputError)
-    assert "\n" not in str(error.value)
 
 
 # The same input -----------------------------------------------------------------------------------

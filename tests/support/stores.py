@@ -93,6 +93,11 @@ def assert_is_whole(raster: Any, names: list[str] | None = None) -> None:
     assert raster.channels == (names or NAMES)
 
 
+def assert_is_coarse(raster: Any) -> None:
+    np.testing.assert_array_equal(raster.image[...], pixels()[:, ::2, ::2])
+    np.testing.assert_array_equal(raster.labels[...], cells()[::2, ::2])
+
+
 def assert_passes_the_check(uri: Any, **keys: Any) -> None:
     """The check before a run, and that of the rule `check`, find nothing wrong."""
     source = {"uri": str(uri), **keys}
