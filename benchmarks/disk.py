@@ -1,4 +1,4 @@
-"""Statistics and crops of distinct files from a disk or a web server, against the way there.
+"""Statistics and crops of distinct files from a disk, a web server or S3, against the way there.
 
     python benchmarks/disk.py [--data FOLDER] [--record FILE]
 
@@ -18,7 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -179,23 +180,34 @@ def serve(folder: str) -> None:
     server.serve_forever()
 
 
-def from_server(store: Path, repeats: int) -> Table:
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A web server of the files of a folder, in a process of its own; its address."""
+    command = [sys.executable, __file__, "--serve", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        finally:
+            server.terminate()
+
+
+def from_server(store: Path, repeats: int, scheme: str) -> Table:
     """Measure the mean over a slow link: the bytes that arrive, against those that it carries."""
-    table = Table(f"mean over a link of {LINK / 1e6:.0f} MB/s, {LATENCY * 1e3:.0f} ms, 2 x 2")
+    table = Table(f"mean by {scheme} over {LINK / 1e6:.0f} MB/s, {LATENCY * 1e3:.0f} ms, 2 x 2")
     group = zarr.open_group(store, mode="r")
     size = InputFiles.of(group["lz4"], group["labels"]).size
-    command = [sys.executable, __file__, "--serve", str(store.parent)]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
-        cluster.local(2, 2, "4GB") as client,
-    ):
-        assert server.stdout is not None
-        address = f"http://127.0.0.1:{int(server.stdout.readline())}/{store.name}"
-        raster = hc.open_raster(address, image="lz4", labels="labels")
+    # Of an S3, the first folder of a path is the bucket.
+    inside = store.relative_to(store.parents[1]).as_posix()
+    with served(store.parents[1]) as server, cluster.local(2, 2, "4GB") as client:
+        address, options = {
+            "http": (f"{server}/{inside}", None),
+            "s3": (f"s3://{inside}", {"endpoint_url": server, "anon": True}),
+        }[scheme]
+        raster = hc.open_raster(address, "lz4", "labels", storage_options=options)
         work = partial(hc.aggregate_stats, raster.image, raster.labels, ("mean",), client=client)
         # A second thread waits for its chunk while the first decodes.
         taken = median_seconds(work, repeats)
-        server.terminate()
     table.add("stored bytes", size / 1e9, "GB")
     table.add("mean", taken, "s")
     table.add("share of the link", size / taken / LINK, "", ">= 0.85")
@@ -216,7 +228,7 @@ def main() -> None:
     store = tissue_store(options.data, "dense", SHAPE, DENSE, ("lz4", "zstd"))
     tables = [
         from_disk(store, options.data, options.repeats),
-        from_server(store, options.repeats),
+        *(from_server(store, options.repeats, scheme) for scheme in ("http", "s3")),
     ]
     record(options.record, tables)
 
