@@ -48,7 +48,7 @@ from common import (
 import harpy_core as hc
 from harpy_core.aggregate.merging import TileWork, measure_tile
 from harpy_core.instances.finding import find_instances
-from harpy_core.kernels import ENGINES, compiled, gpu
+from harpy_core.kernels import ENGINES, compiled, gpu, gpu_sessions
 from harpy_core.kernels.blosc import decodes
 from harpy_core.raster import Raster
 from harpy_core.running import cluster
@@ -91,7 +91,7 @@ class Clock:
         import cupy
 
         self.cupy, self.repeats = cupy, repeats
-        self.session = gpu.session_of_thread()
+        self.session = gpu_sessions.session_of_thread()
         self.stream = self.session.card._stream
 
     def seconds(self, work: Callable[[], Any]) -> float:
@@ -132,7 +132,7 @@ class Clock:
         host, buffer = card.pinned(COPIED), card.empty(COPIED)
         return COPIED / self.seconds(lambda: card.put(host, buffer))
 
-    def copies(self, planes: np.ndarray) -> list[gpu.Planes]:
+    def copies(self, planes: np.ndarray) -> list[gpu_sessions.Planes]:
         """Put as many copies of the planes on the card as its caches do not hold."""
         properties = self.cupy.cuda.runtime.getDeviceProperties(0)
         there = self.session.planes(planes)
@@ -141,7 +141,7 @@ class Clock:
         for _ in range(number):
             buffer = self.session.card.empty(there.buffer.size)
             self.session.card.put(planes, buffer)
-            found.append(gpu.Planes(buffer, there.pitch, None))
+            found.append(gpu_sessions.Planes(buffer, there.pitch, None))
         self.session.card.wait()
         return found
 

@@ -23,7 +23,7 @@ from tables import EXACT, assert_close, assert_same_bits, measured, scale_of, ti
 import harpy_core as hc
 from harpy_core.aggregate.merging import TileWork, measure_tile
 from harpy_core.instances.finding import find_instances
-from harpy_core.kernels import compiled, gpu, layout, reference
+from harpy_core.kernels import compiled, gpu, gpu_sessions, gpu_types, layout, reference
 from harpy_core.planning.plan import plan_aggregate, plan_extract
 from harpy_core.raster.reading import reader_of
 from harpy_core.running.tasks import Task
@@ -272,7 +272,7 @@ def test_gathering_leaves_the_rest_of_the_windows_alone(dtype: str) -> None:
 def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
     """Count how often arrays of some size go to the card."""
     sizes: Counter[int] = Counter()
-    kind = type(gpu._new_card())
+    kind = type(gpu_sessions._new_card())
     put = kind.put
 
     def counting(self: Any, host: np.ndarray, buffer: Any, offset: int = 0) -> None:
@@ -339,14 +339,14 @@ def test_a_task_takes_no_more_of_the_card_than_its_plan_says(
     chunks = (2, *(min(n, 96) for n in shape[1:]))
     arrays = as_form("zarr", image, chunks, tmp_path), as_form("zarr", labels, chunks[1:], tmp_path)
     held: list[int] = []
-    room = gpu.Session.room
+    room = gpu_sessions.Session.room
 
     def counting(self: Any, purpose: str, size: int) -> Any:
         buffer = room(self, purpose, size)
         held.append(sum(b.size for b in self._buffers.values()))
         return buffer
 
-    monkeypatch.setattr(gpu.Session, "room", counting)
+    monkeypatch.setattr(gpu_sessions.Session, "room", counting)
     with threads(1):
         hc.aggregate_stats(*arrays, STATISTICS, engine="cupy")
     plan = plan_aggregate(*arrays, STATISTICS, instances=len(cells))
@@ -384,9 +384,9 @@ def test_the_table_says_which_engine_measured_it() -> None:
 
 def test_pixel_types_of_the_kernels_are_all_there_are() -> None:
     measured_types = {np.dtype(t).newbyteorder("=").str[1:] for t in PIXELS} - {"b1", "f2"}
-    kernels = set(gpu.every_kernel())
+    kernels = set(gpu_types.every_kernel())
     for name in measured_types:
         for loop in layout.LOOPS[layout.family_of(np.dtype(name))]:
             for ignore_nan in (False, True):
-                sums = gpu.sums_type(np.dtype(name), loop, ignore_nan)
+                sums = gpu_types.sums_type(np.dtype(name), loop, ignore_nan)
                 assert {f"reduce<{sums}>", f"merge_parts<{sums}>"} <= kernels

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harpy_core.kernels import gpu, layout
+from harpy_core.kernels import gpu, gpu_cards, gpu_types, layout
 
 
 @cache
@@ -30,11 +30,11 @@ class Program:
 
     def __init__(self, architecture: str, *options: str) -> None:
         self._program = ctypes.c_void_p()
-        source = gpu.SOURCE.read_bytes()
+        source = gpu_cards.SOURCE.read_bytes()
         self._call("CreateProgram", source, b"gpu.cu", 0, None, None, create=True)
-        for kernel in gpu.every_kernel():
+        for kernel in gpu_types.every_kernel():
             self._call("AddNameExpression", kernel.encode())
-        flags = [*gpu.OPTIONS, f"--gpu-architecture={architecture}", *options]
+        flags = [*gpu_cards.OPTIONS, f"--gpu-architecture={architecture}", *options]
         given = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
         failed = nvrtc().nvrtcCompileProgram(self._program, len(flags), given)
         self.log = self._text("ProgramLog")
@@ -74,14 +74,14 @@ def test_every_kernel_of_every_pixel_type_compiles_to_ptx(architecture: str) -> 
     compiled = program(f"compute_{architecture}")
     assert f".target sm_{architecture}" in compiled.ptx
     entries = set(re.findall(r"\.entry (\w+)\(", compiled.ptx))
-    assert {compiled.name(kernel) for kernel in gpu.every_kernel()} == entries
+    assert {compiled.name(kernel) for kernel in gpu_types.every_kernel()} == entries
     assert not compiled.log.strip("\0 \n"), compiled.log
 
 
 def test_kernels_keep_everything_in_registers_and_load_16_bytes_at_a_time() -> None:
     log = program("sm_90", "--ptxas-options=-v").log
     reports = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-    assert len(reports) >= len(list(gpu.every_kernel()))
+    assert len(reports) >= len(list(gpu_types.every_kernel()))
     assert all(report == ("0", "0") for report in reports), log
     ptx = program("compute_90").ptx
     for body in re.findall(r"\.entry \w*reduce\w*\((.*?)\n}", ptx, re.DOTALL):
@@ -89,11 +89,11 @@ def test_kernels_keep_everything_in_registers_and_load_16_bytes_at_a_time() -> N
 
 
 def test_the_kernels_know_the_same_words_as_the_layout() -> None:
-    source = gpu.SOURCE.read_text(encoding="utf-8")
+    source = gpu_cards.SOURCE.read_text(encoding="utf-8")
     for kind in ("u2", "u4", "f4"):
         family = layout.family_of(np.dtype(kind))
         for loop in layout.LOOPS[family]:
-            name = gpu.sums_type(np.dtype(kind), loop, False).partition("<")[0]
+            name = gpu_types.sums_type(np.dtype(kind), loop, False).partition("<")[0]
             body = source[source.index(f"struct {name} ") :]
             found = {
                 key: int(re.search(rf"int {key} = (\d+);", body)[1])
@@ -103,4 +103,4 @@ def test_the_kernels_know_the_same_words_as_the_layout() -> None:
                 "WORDS": layout.words_of(family, loop),
                 "CHANNELS": gpu.CHANNELS[loop],
             }
-    assert f"__launch_bounds__({gpu.BLOCK})" in source
+    assert f"__launch_bounds__({gpu_cards.BLOCK})" in source

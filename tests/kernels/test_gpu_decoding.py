@@ -22,7 +22,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 import harpy_core as hc
 from harpy_core.errors import InputError
-from harpy_core.kernels import gpu
+from harpy_core.kernels import gpu_sessions
 from harpy_core.kernels.blosc import Encoded, streams_of
 
 pytestmark = pytest.mark.usefixtures("card")
@@ -33,7 +33,7 @@ BITS, BYTES, NOTHING = Blosc.BITSHUFFLE, Blosc.SHUFFLE, Blosc.NOSHUFFLE
 
 def on_the_card(content: bytes, size: int) -> bytes | None:
     """Decode a chunk on the card; None where it is left to the processor."""
-    session = gpu.session_of_thread()
+    session = gpu_sessions.session_of_thread()
     # The shape says no more here than that a plane ends on a border of 16 bytes.
     chunk = Encoded(np.frombuffer(content, np.uint8), (1, 16), np.dtype("u1"), size, no_decoder)
     planes = session._decoded(chunk)
@@ -196,7 +196,7 @@ def test_the_streams_of_a_chunk_lie_inside_it() -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Record the encoded chunks that were decoded on the card."""
     found: list[bool] = []
-    decode = gpu.Session._decoded
+    decode = gpu_sessions.Session._decoded
 
     def counting(self: Any, chunk: Encoded) -> Any:
         planes = decode(self, chunk)
@@ -204,7 +204,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
         return planes
 
     with monkeypatch.context() as patch:
-        patch.setattr(gpu.Session, "_decoded", counting)
+        patch.setattr(gpu_sessions.Session, "_decoded", counting)
         yield found
 
 

@@ -1,7 +1,7 @@
 """A card made of NumPy and a C++ compiler: the engine `cupy` runs on it without a GPU.
 
 `gpu.cu` is compiled as C++ with `emulated.h`, and `EmulatedCard` takes the place of
-`gpu.CupyCard`. Whatever is not CuPy's own is the code that a GPU runs.
+`gpu_cards.CupyCard`. Whatever is not CuPy's own is the code that a GPU runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harpy_core.kernels import gpu
+from harpy_core.kernels import gpu, gpu_cards, gpu_sessions, gpu_types
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 _SHIM = Path(__file__).with_name("emulated.h")
@@ -33,11 +33,11 @@ def built(library: Path) -> ctypes.CDLL:
     assert COMPILER is not None
     if library.exists():
         return ctypes.CDLL(str(library))
-    text = [f'#include "{_SHIM}"', f'#include "{gpu.SOURCE}"']
+    text = [f'#include "{_SHIM}"', f'#include "{gpu_cards.SOURCE}"']
     text += [
         f'extern "C" int kernel_{i}(unsigned x, unsigned y, unsigned threads, void** arguments)'
         f"{{ return emulation::launch({kernel}, x, y, threads, arguments); }}"
-        for i, kernel in enumerate(gpu.every_kernel())
+        for i, kernel in enumerate(gpu_types.every_kernel())
     ]
     source, whole = library.with_suffix(".cpp"), library.with_suffix(".part")
     source.write_text("\n".join(text), encoding="utf-8")
@@ -53,7 +53,7 @@ class EmulatedCard:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._kernels = {kernel: i for i, kernel in enumerate(gpu.every_kernel())}
+        self._kernels = {kernel: i for i, kernel in enumerate(gpu_types.every_kernel())}
         self._guards: list[np.ndarray] = []
 
     def empty(self, size: int) -> np.ndarray:
@@ -90,7 +90,7 @@ class EmulatedCard:
                 values.append(kinds[argument.itemsize](int(argument)))
         places = [ctypes.cast(ctypes.pointer(value), ctypes.c_void_p) for value in values]
         run = getattr(self._library, f"kernel_{self._kernels[kernel]}")
-        if run(*grid, gpu.BLOCK, (ctypes.c_void_p * len(places))(*places)):
+        if run(*grid, gpu_cards.BLOCK, (ctypes.c_void_p * len(places))(*places)):
             raise RuntimeError(f"{kernel}: lanes of a warp did not meet")
 
     def mark(self) -> EmulatedCard:
@@ -110,7 +110,7 @@ class EmulatedCard:
 def emulation(library: ctypes.CDLL) -> Iterator[None]:
     """Let the engine `cupy` of this process run on emulated cards."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "_new_card", lambda: EmulatedCard(library))
-        patch.setattr(gpu, "_local", threading.local())
+        patch.setattr(gpu_sessions, "_new_card", lambda: EmulatedCard(library))
+        patch.setattr(gpu_sessions, "_local", threading.local())
         patch.setattr(gpu, "trouble", lambda: None)
         yield
