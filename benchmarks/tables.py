@@ -147,6 +147,24 @@ def scheduler_tables() -> Iterator[str]:
         )
 
 
+def million_cells() -> Iterator[str]:
+    """Lines of the table of millions of cells, in Markdown."""
+    content = json.loads((RECORDED / "cells.json").read_text(encoding="utf-8"))
+    (rows,) = content["tables"].values()
+    found = {row["what"]: row["value"] for row in rows}
+    yield "| channels | memory: planned | measured | written in | on disk | opened lazily |"
+    yield "|---|---|---|---|---|---|"
+    for name in (what.removesuffix(", time") for what in found if what.endswith("channels, time")):
+        yield (
+            f"| {name.partition(' ')[0]} | {found[f'{name}, memory, planned']:.1f} GB "
+            f"| {found[f'{name}, memory, measured']:.1f} GB | {_rounded(found[f'{name}, time'])} s "
+            f"| {found[f'{name}, table on disk']:.1f} GB of "
+            f"{found[f'{name}, table before compression']:.1f} "
+            f"| in {found[f'{name}, opened lazily, time']:.0f} s, "
+            f"{found[f'{name}, opened lazily, memory'] / 1e3:.1f} GB |"
+        )
+
+
 def _rounded(value: float) -> str:
     """Two digits that count, as much as such a measurement tells."""
     return f"{float(f'{value:.2g}'):,.0f}"
@@ -264,7 +282,7 @@ def distinct() -> Iterator[str]:
 TABLES: dict[str, tuple[Callable[[], Iterable[str]], ...]] = {
     "README.md": (table, distinct, against_harpy),
     "docs/how-to/crops.md": (codec_table,),
-    "docs/scaling.md": (scheduler_tables,),
+    "docs/scaling.md": (scheduler_tables, million_cells),
     "results/recorded/README.md": (peers,),
 }
 """Lines between each pair of marks of a file."""
