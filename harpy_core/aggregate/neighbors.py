@@ -172,7 +172,7 @@ def _face(region: Region, axis: int, end: int) -> Region:
 
 
 def close_pairs(centroids: np.ndarray, distance: float) -> np.ndarray:
-    """Pairs of points that lie no farther apart than a distance, (pairs, 2).
+    """Pairs of points whose distance, as `matrices` has it, is no longer than another, (pairs, 2).
 
     Raises
     ------
@@ -183,13 +183,23 @@ def close_pairs(centroids: np.ndarray, distance: float) -> np.ndarray:
 
     there = np.flatnonzero(np.isfinite(centroids).all(axis=1))
     tree = cKDTree(centroids[there])
-    number = (int(tree.count_neighbors(tree, distance)) - len(there)) // 2
+    # The tree compares squares, and its rounding depends on the other points: ask it for more.
+    reach = distance * (1 + 1e-9)
+    number = (int(tree.count_neighbors(tree, reach)) - len(there)) // 2
     if number * PAIR_BYTES > MOST_BYTES:
         raise InputError(
             f"neighbors = {distance:g}: {number:,} pairs of instances are that close, and would "
             f"take {number * PAIR_BYTES / 1e9:.0f} GB; give a shorter distance"
         )
-    return there[tree.query_pairs(distance, output_type="ndarray")]
+    pairs = there[tree.query_pairs(reach, output_type="ndarray")]
+    return pairs[_distances(centroids, pairs) <= distance]
+
+
+def _distances(centroids: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.sqrt(
+        ((centroids[pairs[:, 0]] - centroids[pairs[:, 1]]) ** 2).sum(axis=1)
+    )
+    return found
 
 
 def matrices(
@@ -223,7 +233,7 @@ def matrices(
         there = np.all(labels_there[place] == labels, axis=1) if len(labels_there) else []
         pairs = first[place[there]]
         values["spatial_borders"] = lengths(sides[there], spacing)
-    far = np.sqrt(((centroids[pairs[:, 0]] - centroids[pairs[:, 1]]) ** 2).sum(axis=1))
+    far = _distances(centroids, pairs)
     values = {"spatial_connectivities": np.ones(len(pairs)), "spatial_distances": far, **values}
     return {name: _symmetric(pairs, value, len(instances)) for name, value in values.items()}
 

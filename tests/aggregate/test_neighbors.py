@@ -100,6 +100,16 @@ def test_instances_are_close_by_their_centroids(case: Case, distance: float) -> 
     assert "spatial_borders" not in found.obsp
 
 
+def test_centroids_that_are_just_as_far_apart_as_the_distance_are_close() -> None:
+    labels = np.arange(1, 50, dtype="u1").reshape(7, 7)
+    places = np.argwhere(labels)
+    squares = ((places[:, np.newaxis] - places) ** 2).sum(axis=2)
+    for square in np.unique(squares[squares > 0]):
+        found = hc.aggregate_stats(None, labels, "area", neighbors=float(np.sqrt(square)))
+        expected = (squares > 0) & (squares <= square)
+        np.testing.assert_array_equal(found.obsp["spatial_connectivities"].toarray(), expected)
+
+
 def test_borders_and_distances_have_the_unit_of_the_sides_of_pixels() -> None:
     labels = np.array([[1, 1, 2], [3, 3, 2]], "u1")
     found = hc.aggregate_stats(None, labels, "area", spacing=(2.0, 0.5), neighbors="touching")
