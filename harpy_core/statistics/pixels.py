@@ -129,8 +129,11 @@ def _interpolated(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.nd
     """Interpolate between two values, from the nearer of them, so as never to go beyond either."""
     with np.errstate(invalid="ignore", over="ignore"):
         step = high - low
-        # No negative zero: which of two zeros comes first is not defined.
-        return np.where(share >= 0.5, high - step * (1 - share), low + step * share) + 0.0
+        found = np.where(share >= 0.5, high - step * (1 - share), low + step * share)
+        # One is infinite, or their distance is.
+        found = np.where(np.isfinite(step), found, low * (1 - share) + high * share)
+        # Nothing lies between a pixel and its like. No negative zero: which comes first is open.
+        return np.where((share == 0) | (low == high), low, found) + 0.0
 
 
 def histogram(values: np.ndarray) -> np.ndarray:

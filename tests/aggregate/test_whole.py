@@ -26,20 +26,28 @@ if TYPE_CHECKING:
 ORDERED = ("median", "q05", "q25", "q99", "iqr", "mad")
 
 
+def quantile(x: np.ndarray, q: float) -> float:
+    """Return NumPy's quantile, which multiplies infinity by 0 where a pixel is infinite."""
+    low, high = (np.quantile(x, q, method=way) for way in ("lower", "higher"))
+    if np.isinf([low, high]).any():
+        return low if low == high else low + high
+    return float(np.quantile(np.where(np.isinf(x), np.sign(x) * 1e30, x), q))
+
+
 def ordered(values: np.ndarray) -> dict[str, float]:
     """Return NumPy's statistics of some pixels."""
     x = values.astype(np.float64)
     if not x.size:
         return dict.fromkeys(ORDERED, np.nan)
     with np.errstate(invalid="ignore"):
-        median = np.quantile(x, 0.5)
+        median = quantile(x, 0.5)
         return {
             "median": median,
-            "q05": np.quantile(x, 0.05),
-            "q25": np.quantile(x, 0.25),
-            "q99": np.quantile(x, 0.99),
-            "iqr": np.quantile(x, 0.75) - np.quantile(x, 0.25),
-            "mad": np.quantile(np.abs(x - median), 0.5),
+            "q05": quantile(x, 0.05),
+            "q25": quantile(x, 0.25),
+            "q99": quantile(x, 0.99),
+            "iqr": quantile(x, 0.75) - quantile(x, 0.25),
+            "mad": quantile(np.abs(x - median), 0.5),
         }
 
 
@@ -96,6 +104,27 @@ def test_nan_spoils_its_instance_and_channel_or_is_left_out(
     table = found(case, "zarr", engine=engine, ignore_nan=ignore_nan)
     assert_equal(table, expected(case, ignore_nan))
     assert np.isnan(table.layers["median"][4, 1])
+
+
+@pytest.mark.parametrize("engine", ["numpy", "numba"])
+@pytest.mark.parametrize(
+    ("pixels", "median"),
+    [
+        ((1, 5, np.inf), 5),
+        ((-np.inf, 2, 3, np.inf), 2.5),
+        ((1, np.inf), np.inf),
+        ((-np.inf, 1), -np.inf),
+        ((-np.inf,), -np.inf),
+        ((np.inf, np.inf, np.inf), np.inf),
+        ((-np.inf, np.inf), np.nan),
+    ],
+)
+def test_infinite_pixels_are_larger_or_smaller_than_all_others(
+    pixels: tuple[float, ...], median: float, engine: str
+) -> None:
+    image = np.array([[pixels]], "f4")
+    table = hc.aggregate_stats(image, np.full(image.shape[1:], 3), "median", engine=engine)
+    np.testing.assert_array_equal(table.X, [[median]])
 
 
 def test_percentiles_stand_beside_statistics_that_are_merged() -> None:
