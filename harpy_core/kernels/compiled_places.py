@@ -23,36 +23,39 @@ def sum_by(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
 
 
 @jit
-def _edge(offset: Any, begin: Any, flat: Any, out: Any) -> None:
-    box = np.zeros(4096, np.bool_)
+def _before(offset: Any, p: Any, z: Any, y: Any, x: Any) -> Any:
+    """Whether a pixel comes before a place, by z, y and x."""
+    if offset[0, p] != z:
+        return offset[0, p] < z
+    if offset[1, p] != y:
+        return offset[1, p] < y
+    return offset[2, p] < x
+
+
+@jit
+def _count_neighbors(
+    offset: Any, begin: Any, down: Any, along: Any, right: Any, found: Any
+) -> None:
+    """Count the neighbours of each pixel a step before it and behind it, in its instance."""
     for i in range(begin.size - 1):
-        first = begin[i]
         last = begin[i + 1]
-        depth = height = width = np.int64(0)
-        for p in range(first, last):
-            depth = max(depth, offset[0, p])
-            height = max(height, offset[1, p])
-            width = max(width, offset[2, p])
-        # An empty border on all sides.
-        width += 3
-        plane = (height + 3) * width
-        size = (depth + 3) * plane
-        if size > box.size:
-            box = np.zeros(2 * size, np.bool_)
-        else:
-            box[:size] = False
-        for p in range(first, last):
-            box[(offset[0, p] + 1) * plane + (offset[1, p] + 1) * width + offset[2, p] + 1] = True
-        for p in range(first, last):
-            at = (offset[0, p] + 1) * plane + (offset[1, p] + 1) * width + offset[2, p] + 1
-            inside = box[at - 1] and box[at + 1] and box[at - width] and box[at + width]
-            if not flat:
-                inside = inside and box[at - plane] and box[at + plane]
-            out[p] = not inside
+        # The place behind the next pixel comes later, as the pixels do.
+        q = begin[i]
+        for p in range(begin[i], last):
+            z = offset[0, p] + down
+            y = offset[1, p] + along
+            x = offset[2, p] + right
+            while q < last and _before(offset, q, z, y, x):
+                q += 1
+            if q < last and offset[0, q] == z and offset[1, q] == y and offset[2, q] == x:
+                found[p] += 1
+                found[q] += 1
 
 
 def edge(offset: np.ndarray, begin: np.ndarray, flat: bool) -> np.ndarray:
     """Find the pixels that have a neighbour outside their instance; see `reference.edge`."""
-    out = np.empty(offset.shape[1], np.bool_)
-    _edge(offset, begin, flat, out)
-    return out
+    steps = [(0, 0, 1), (0, 1, 0), *([] if flat else [(1, 0, 0)])]
+    found = np.zeros(offset.shape[1], np.uint8)
+    for step in steps:
+        _count_neighbors(offset, begin, *step, found)
+    return found < 2 * len(steps)

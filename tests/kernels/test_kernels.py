@@ -179,6 +179,18 @@ def test_pixels_of_a_rank_are_those_of_sorted_pixels(
         np.testing.assert_array_equal(found[i], expected)
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_edges_take_no_memory_for_the_pixels_between_distant_parts(
+    flat: bool, kernels: ModuleType
+) -> None:
+    near = np.argwhere(np.ones((1, 3, 3) if flat else (3, 3, 3)))
+    far = near + np.array([0 if flat else 2**30 - 3, 2**30 - 3, 2**29])
+    offset = np.ascontiguousarray(np.concatenate([near, far]).T.astype(np.int32))
+    found = kernels.edge(offset, np.array([0, offset.shape[1]]), flat)
+    middle = len(near) // 2
+    assert np.flatnonzero(~found).tolist() == [middle, len(near) + middle]
+
+
 def test_the_table_of_labels_finds_what_was_put_in() -> None:
     rng = np.random.default_rng(6)
     labels = np.unique(rng.integers(1, 2**64 - 1, 5000, np.uint64))
