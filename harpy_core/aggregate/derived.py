@@ -11,8 +11,6 @@ import numpy as np
 from harpy_core.aggregate.merging import Measured
 from harpy_core.aggregate.parents import Parents
 from harpy_core.errors import InputError
-from harpy_core.raster.grown import GrownLabels, LabelsWithout
-from harpy_core.raster.label_views import WholeNumbers
 from harpy_core.statistics.asked import Asked
 from harpy_core.statistics.derived import Derived, parsed
 
@@ -77,28 +75,34 @@ class DerivedColumn:
 
 
 def derived_columns(
-    formulas: Mapping[str, str] | None, layers: Mapping[str, Any], asked: Asked
+    formulas: Mapping[str, str] | None, origins: Mapping[str, Any], asked: Asked
 ) -> tuple[DerivedColumn, ...]:
     """Resolve formulas over layers, and how instances of two layers are matched.
 
     Those of layers that are made of the same labels are matched by their labels; others by the
     parent, if the second layer is the first of all, or made of it.
 
+    Parameters
+    ----------
+    origins
+        Labels whose instances each layer has, by the layer's name.
+    asked
+        Statistics and shapes that are asked for.
+
     Raises
     ------
     InputError
         See `harpy_core.statistics.derived.parsed`; or instances cannot be matched.
     """
-    names = list(layers)
-    origins = [_origin(labels) for labels in layers.values()]
+    names, made_of = list(origins), list(origins.values())
     columns = []
     for one in parsed(formulas or {}, names, asked):
         first, second = (
             0 if operand.layer is None else names.index(operand.layer)
             for operand in (one.first, one.second)
         )
-        alike = origins[first] is origins[second]
-        if not alike and origins[second] is not origins[0]:
+        alike = made_of[first] is made_of[second]
+        if not alike and made_of[second] is not made_of[0]:
             raise InputError(
                 f"derived: {one.name} = {one.formula!r}: an instance of {names[first]} may have "
                 f"none or several of {names[second]}: both must be made of the same labels by "
@@ -124,10 +128,3 @@ def with_derived(
         else:
             added[column.first] = replace(one, layers={**one.layers, **new})
     return added
-
-
-def _origin(labels: Any) -> Any:
-    """Return the labels whose instances some labels have."""
-    while isinstance(labels, GrownLabels | LabelsWithout | WholeNumbers):
-        labels = labels.arrays[0]
-    return labels

@@ -155,7 +155,7 @@ class Together:
             `spacing` and `neighbors` of `harpy_core.aggregate_stats`.
         """
         _refuse_unlike(raster.layers)
-        columns = derived_columns(derived, raster.layers, resolved(stats))
+        columns = derived_columns(derived, raster.origins, resolved(stats))
         return cls(
             tuple(
                 Aggregation.of(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from harpy_core.errors import InputError
 from harpy_core.kernels.layout import FARTHEST
-from harpy_core.raster.grown import GrownLabels, LabelsWithout
+from harpy_core.raster.grown import GrownLabels, LabelsWithout, grown
+from harpy_core.raster.raster import as_labels, unwrapped
 from harpy_core.raster.reading import is_dask, reader_of
 
 
@@ -23,8 +25,7 @@ def expand_labels(labels: Any, distance: float) -> Any:
     Parameters
     ----------
     labels
-        (y, x) or (z, y, x) integers; 0 is background: a NumPy, Zarr or Dask array, or one that
-        `open_raster` opened.
+        (y, x) or (z, y, x), as `harpy_core.aggregate_stats` takes them; 0 is background.
     distance
         Longest distance, in pixels, between the centres of a pixel and of one of the instance.
 
@@ -35,7 +36,7 @@ def expand_labels(labels: Any, distance: float) -> Any:
     Raises
     ------
     InputError
-        The distance is not a number from 0 to 10,000.
+        The distance is not a number from 0 to 10,000, or the labels are no whole numbers.
     """
     return _grown(labels, None, _checked("distance", distance))
 
@@ -60,7 +61,8 @@ def label_rings(labels: Any, inner: float, outer: float) -> Any:
     Raises
     ------
     InputError
-        The distances are not numbers from 0 to 10,000, or the outer one is not the larger.
+        The distances are not numbers from 0 to 10,000, the outer one is not the larger, or the
+        labels are no whole numbers.
     """
     low, high = _checked("inner", inner), _checked("outer", outer)
     if low >= high:
@@ -76,7 +78,7 @@ def subtract_labels(labels: Any, others: Any) -> Any:
     labels
         See `expand_labels`.
     others
-        Labels of the same shape; which pixels have one counts, not which.
+        Labels, or a mask, of the same shape: which pixels have one counts, not which they have.
 
     Returns
     -------
@@ -85,8 +87,9 @@ def subtract_labels(labels: Any, others: Any) -> Any:
     Raises
     ------
     InputError
-        The shapes differ.
+        The shapes differ, or the labels are no whole numbers.
     """
+    labels, others = as_labels(labels), unwrapped(others, "labels")
     if tuple(labels.shape) != tuple(others.shape):
         raise InputError(
             f"labels {tuple(labels.shape)} and others {tuple(others.shape)} do not cover the same "
@@ -100,8 +103,8 @@ def subtract_labels(labels: Any, others: Any) -> Any:
     return LabelsWithout([labels, others], [reader_of(one, 3) for one in (labels, others)])
 
 
-def _checked(name: str, distance: float) -> float:
-    if not 0 <= distance <= FARTHEST:
+def _checked(name: str, distance: Any) -> float:
+    if not isinstance(distance, Real) or not 0 <= float(distance) <= FARTHEST:
         raise InputError(
             f"{name} = {distance}: a distance is a number from 0 to {FARTHEST:,}, in pixels"
         )
@@ -109,16 +112,17 @@ def _checked(name: str, distance: float) -> float:
 
 
 def _grown(labels: Any, inner: float | None, outer: float) -> Any:
+    labels = as_labels(labels)
     if not is_dask(labels):
         return GrownLabels(labels, reader_of(labels, 3), inner, outer)
     grow = partial(_grown_block, inner=inner, outer=outer)
+    # Dask takes no depth beyond the array, whose pixels are no farther from each other anyway.
+    depth = {axis: min(math.floor(outer), n - 1) for axis, n in enumerate(labels.shape)}
     return labels.map_overlap(
-        grow, depth=math.floor(outer), boundary="none", dtype=labels.dtype, meta=labels._meta
+        grow, depth=depth, boundary="none", dtype=labels.dtype, meta=labels._meta
     )
 
 
 def _grown_block(block: np.ndarray, inner: float | None, outer: float) -> np.ndarray:
-    from harpy_core.kernels.growth import grown
-
     whole = block if block.ndim == 3 else block[np.newaxis]
-    return grown(np.ascontiguousarray(whole), inner, outer).reshape(block.shape)
+    return grown(whole, inner, outer).reshape(block.shape)

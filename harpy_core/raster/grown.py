@@ -14,6 +14,7 @@ import numpy as np
 
 from harpy_core.raster.views import window
 from harpy_core.tiles.grid import Region
+from harpy_core.tiles.runs import refuse_negative
 
 
 class LabelView(ABC):
@@ -43,8 +44,32 @@ class LabelView(ABC):
     def reader(self, *inner: Any) -> Any:
         """Return a reader of these labels, from one of each array."""
 
+    @property
+    def origin(self) -> Any:
+        """Labels whose instances these are: themselves, unless they keep those of others."""
+        return self
+
     def __getitem__(self, key: Any) -> np.ndarray:
         return window(self.reader(*self._readers), key, self.shape)
+
+
+def origin_of(labels: Any) -> Any:
+    """Return the labels whose instances some labels have."""
+    return labels.origin if isinstance(labels, LabelView) else labels
+
+
+def grown(labels: np.ndarray, inner: float | None, outer: float) -> np.ndarray:
+    """Grow the labels of a tile; see `kernels.growth.grown`.
+
+    Raises
+    ------
+    InputError
+        A label is negative.
+    """
+    from harpy_core.kernels import growth
+
+    refuse_negative(labels)
+    return growth.grown(np.ascontiguousarray(labels), inner, outer)
 
 
 class GrownLabels(LabelView):
@@ -61,6 +86,11 @@ class GrownLabels(LabelView):
     def __init__(self, array: Any, reader: Any, inner: float | None, outer: float) -> None:
         super().__init__([array], [reader])
         self.inner, self.outer = inner, outer
+
+    @property
+    def origin(self) -> Any:
+        """Labels whose instances have grown."""
+        return origin_of(self.arrays[0])
 
     def facts(self) -> list[Any]:
         """Return the distances."""
@@ -84,15 +114,13 @@ class GrownReader:
 
     def read(self, region: Region, out: np.ndarray) -> Sequence[Any]:
         """Read a region and what surrounds it, and grow its labels."""
-        from harpy_core.kernels.growth import grown
-
         larger = self._around(region)
         shape = self._reader.layout(larger)
         # A buffer of its own: these may be grown labels of others.
         buffer = np.empty(shape, self.dtype)
         gaps = self._reader.read(larger, buffer)
         inside = buffer[tuple(slice(0, b - a) for a, b in larger)]
-        found = grown(np.ascontiguousarray(inside), self._inner, self._outer)
+        found = grown(inside, self._inner, self._outer)
         own = zip(region, larger, strict=True)
         out[...] = found[tuple(slice(a - first, b - first) for (a, b), (first, _) in own)]
         return gaps
@@ -112,6 +140,11 @@ class GrownReader:
 
 class LabelsWithout(LabelView):
     """Labels without the pixels of others."""
+
+    @property
+    def origin(self) -> Any:
+        """Labels whose instances are left."""
+        return origin_of(self.arrays[0])
 
     def facts(self) -> list[Any]:
         """Return what is done with the arrays."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harpy_core.errors import InputError
-from harpy_core.raster.grown import LabelView
+from harpy_core.raster.grown import LabelView, origin_of
 from harpy_core.tiles.grid import Edges, Region
 from harpy_core.tiles.scratch import scratch
 
@@ -35,6 +35,11 @@ class WholeNumbers(LabelView):
     def __init__(self, array: Any, floats: Any) -> None:
         super().__init__([array], [floats])
         self.dtype = np.dtype(np.int64)
+
+    @property
+    def origin(self) -> Any:
+        """Labels in floats."""
+        return origin_of(self.arrays[0])
 
     def __getitem__(self, key: Any) -> np.ndarray:
         return whole_numbers(np.asarray(self.arrays[0][key]))

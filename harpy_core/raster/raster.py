@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from harpy_core.errors import InputError
 from harpy_core.raster import axes
 from harpy_core.raster.fingerprints import fingerprint
+from harpy_core.raster.grown import origin_of
 from harpy_core.raster.info import RasterInfo
 from harpy_core.raster.label_views import ConnectedLabels, WholeNumbers, whole_numbers
 from harpy_core.raster.placed import PlacedLabels
@@ -54,12 +55,15 @@ class Raster:
     spacing
         Side of a pixel along (z, ) y and x of the labels in micrometres; None where the image's
         metadata do not say it.
+    origins
+        Labels whose instances each layer has, by the layer's name: those that it is made of.
     """
 
     image: Any
     layers: Mapping[str, Any]
     channels: list[str]
     spacing: tuple[float, ...] | None = None
+    origins: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -89,17 +93,19 @@ class Raster:
         given = labels if isinstance(labels, Mapping) else {LABELS: labels}
         if not given:
             raise InputError("labels: none given; give an array of them")
-        layers = {name: _as_labels(array) for name, array in given.items()}
-        pixels = None if image is None else _unwrapped(image, "image")
+        layers = {name: as_labels(array) for name, array in given.items()}
+        pixels = None if image is None else unwrapped(image, "image")
         for array in layers.values():
             if pixels is not None:
                 refuse_absurd(pixels, "image")
                 refuse_codecs(pixels, "image")
                 _check_image(pixels, array)
         number = 0 if pixels is None else pixels.shape[0]
+        # Before all become Dask arrays, which do not tell what they are made of.
+        origins = {name: origin_of(array) for name, array in layers.items()}
         pixels, *alike = _alike(pixels, *layers.values())
         named = dict(zip(layers, alike, strict=True))
-        return cls(pixels, named, channel_names(channels, number))
+        return cls(pixels, named, channel_names(channels, number), origins=origins)
 
     @property
     def labels(self) -> Any:
@@ -239,8 +245,19 @@ def channel_names(
 # Arrays as they are given -------------------------------------------------------------------------
 
 
-def _unwrapped(array: Any, kind: str) -> Any:
-    """Return the array inside an xarray.DataArray, its axes in order; or the array itself."""
+def unwrapped(array: Any, kind: str) -> Any:
+    """Return the array inside an xarray.DataArray, its axes in order; or the array itself.
+
+    Parameters
+    ----------
+    kind
+        ``image`` or ``labels``.
+
+    Raises
+    ------
+    InputError
+        It is no array, or has other axes.
+    """
     if type(array).__module__.startswith("xarray") and hasattr(array, "dims"):
         array = _in_order(array, kind)
     if any(not hasattr(array, name) for name in ("shape", "dtype", "ndim")):
@@ -271,9 +288,15 @@ def _in_order(array: Any, kind: str) -> Any:
     return (array if order == list(array.dims) else array.transpose(*order)).data
 
 
-def _as_labels(given: Any) -> Any:
-    """Return labels as integers, if they are any, or may be."""
-    labels = _unwrapped(given, "labels")
+def as_labels(given: Any) -> Any:
+    """Return labels as the jobs take them: integers, whose axes are in order.
+
+    Raises
+    ------
+    InputError
+        It is no array (y, x) or (z, y, x) of integers, or of floats that may be whole numbers.
+    """
+    labels = unwrapped(given, "labels")
     refuse_absurd(labels, "labels")
     refuse_codecs(labels, "labels")
     if labels.ndim not in (2, 3):
@@ -318,7 +341,7 @@ def label_connected(labels: Any) -> ConnectedLabels:
     InputError
         It is no array, or a Dask array, or has other axes.
     """
-    mask = _unwrapped(labels, "labels")
+    mask = unwrapped(labels, "labels")
     if is_dask(mask):
         raise InputError(
             "labels: the pieces of a Dask array are not found: store it first (to_zarr), or use "

@@ -65,14 +65,19 @@ def encode_runs(
     InputError
         A label is negative.
     """
+    refuse_negative(labels)
+    _, height, width = plane_shape or labels.shape
+    start, length, slot, ids = kernels.encode(labels, width, height * width)
+    return RunTable(start, length, slot, ids, width, height * width)
+
+
+def refuse_negative(labels: np.ndarray) -> None:
+    """Refuse labels below 0, the background."""
     if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
         raise InputError(
             f"labels hold {labels.min()}: labels must be 0 (background) or positive; "
             "renumber or clip them"
         )
-    _, height, width = plane_shape or labels.shape
-    start, length, slot, ids = kernels.encode(labels, width, height * width)
-    return RunTable(start, length, slot, ids, width, height * width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,15 +227,16 @@ def quotient(one: Any, other: Any) -> np.ndarray:
 
 @given(
     cases(dtypes=("u2",), depths=False),
+    st.sampled_from(["numpy", "zarr", "dask"]),
     st.sampled_from(["numpy", "zarr"]),
     st.sampled_from(["numba", "numpy"]),
 )
 def test_derived_columns_are_arithmetic_on_the_pixels_of_two_layers(
-    case: Case, form: str, engine: str
+    case: Case, pixels_form: str, form: str, engine: str
 ) -> None:
     nuclei = np.roll(case.labels, (2, 1), (0, 1))
     with tempfile.TemporaryDirectory() as folder, tiles_of(case.tile):
-        image = as_form(form, case.image, case.image_chunks, folder)
+        image = as_form(pixels_form, case.image, case.image_chunks, folder)
         cells = as_form(form, case.labels, case.label_chunks, folder, "labels")
         layers = {
             "cell": cells,

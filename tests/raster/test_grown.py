@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 from cases import Case, as_form, cases, tiles_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,6 +132,43 @@ def test_jobs_take_grown_labels(form: str, client: Client, tmp_path: Path) -> No
     np.testing.assert_array_equal(crops.image[...], plain.image[...])
 
 
+@pytest.mark.parametrize("form", ["numpy", "zarr", "dask"])
+def test_a_distance_may_be_longer_than_the_image(form: str, tmp_path: Path) -> None:
+    labels = np.zeros((1, 3, 5), "u4")
+    labels[0, 1, 1:4:2] = 8, 3
+    stored = as_form(form, labels, (1, 2, 2), tmp_path, "labels")
+    np.testing.assert_array_equal(read(hc.expand_labels(stored, 10)), grown(labels, None, 10))
+    np.testing.assert_array_equal(read(hc.label_rings(stored, 1, 99.5)), grown(labels, 1, 99.5))
+
+
+def test_labels_grow_from_all_that_the_jobs_take() -> None:
+    labels = np.zeros((4, 6), "i8")
+    labels[1, 1], labels[3, 4] = 5, 7
+    turned = xr.DataArray(labels.T, dims=("x", "y"))
+    for given_labels in (labels.astype("f4"), turned, turned.chunk(x=3), da.from_array(labels)):
+        for made, expected in (
+            (hc.expand_labels(given_labels, 2), grown(labels, None, 2)),
+            (hc.label_rings(given_labels, 1, 3), grown(labels, 1, 3)),
+            (hc.subtract_labels(given_labels, labels == 5), np.where(labels == 7, 7, 0)),
+            (hc.subtract_labels(labels, given_labels == 5), np.where(labels == 7, 7, 0)),
+        ):
+            np.testing.assert_array_equal(read(made), expected)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.array([[0, -3], [0, 2]]), "labels hold -3: labels must be 0"),
+        (np.array([[0, 1.5], [0, 2]]), "labels are float64, and one is 1.5"),
+        (np.array([[False, True]]), "labels are bool, a binary mask"),
+    ],
+)
+def test_labels_that_the_jobs_refuse_do_not_grow(labels: Any, told: str, lazy: bool) -> None:
+    with pytest.raises(hc.InputError, match=told):
+        read(hc.label_rings(da.from_array(labels) if lazy else labels, 0, 1))
+
+
 def test_grown_labels_are_another_input_than_those_they_are_made_of() -> None:
     labels = np.eye(5, dtype="u1")
     made = [labels, hc.expand_labels(labels, 1), hc.expand_labels(labels, 2)]
@@ -143,6 +181,7 @@ def test_grown_labels_are_another_input_than_those_they_are_made_of() -> None:
     [
         (lambda x: hc.expand_labels(x, -1), "distance = -1: a distance is a number from 0 to 10,"),
         (lambda x: hc.expand_labels(x, float("nan")), "distance = nan"),
+        (lambda x: hc.expand_labels(x, "near"), "distance = near: a distance is a number"),
         (lambda x: hc.label_rings(x, 2, 2), "inner = 2, outer = 2: a ring's outer"),
         (lambda x: hc.subtract_labels(x, x[:2]), r"labels \(4, 4\) and others \(2, 4\)"),
     ],
