@@ -11,8 +11,7 @@ import click
 
 import harpy_core as hc
 from harpy_core.cli.commands import harpy_core as command
-from harpy_core.statistics.asked import PARAMETRIC
-from harpy_core.statistics.declared import of_channels, of_labels
+from harpy_core.config.documents import statistics_tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,7 +76,7 @@ def write(folder: Path) -> None:
     """Write the pages into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "names.md").write_text("\n".join(_names()) + "\n")
-    (folder / "statistics.md").write_text("\n".join(_statistics()) + "\n")
+    (folder / "statistics.md").write_text(statistics_tables())
     (folder / "costs.md").write_text("\n".join(_costs()) + "\n")
     (folder / "commands.md").write_text("\n".join(_commands()) + "\n")
     for page, file in BORROWED.items():
@@ -105,23 +104,6 @@ def _entry(name: str) -> str:
         directive = "autoexception"
     members = "   :members:\n" if directive == "autoclass" else ""
     return f"```{{eval-rst}}\n.. {directive}:: harpy_core.{name}\n{members}```\n"
-
-
-def _statistics() -> Iterator[str]:
-    for title, declared in (
-        ("Of each channel, in `layers`", of_channels(hc.STATISTICS)),
-        ("Shapes, in `obs`", of_labels(hc.STATISTICS)),
-    ):
-        yield f"\n## {title}\n"
-        yield "| name | what it is | unit |"
-        yield "|---|---|---|"
-        for name, statistic in declared.items():
-            yield f"| `{name}` | {statistic.description} | {statistic.unit} |"
-    yield "\n## With parameters\n"
-    yield "| name | what it is | unit |"
-    yield "|---|---|---|"
-    for name, (description, unit) in PARAMETRIC.items():
-        yield f"| `{name}` | {description} | {unit} |"
 
 
 def _costs() -> Iterator[str]:

@@ -114,8 +114,8 @@ def aggregate_stats(
         Name of the labels that the instances belong to, as the table is to have it; None: the name
         that `labels` have where they are given by name, as in ``raster.layers``, else ``labels``.
     spacing
-        Side of a pixel along (z, ) y and x, such as ``raster.spacing``: shapes and distances are in
-        its unit. None: in pixels.
+        Side of a pixel along (z, ) y and x, such as ``raster.spacing``: shapes, and the distances
+        and borders of neighbours, are in its unit. None: in pixels.
     neighbors
         ``touching``: instances are neighbours if pixels of theirs share a side; a number: if their
         centroids are no farther apart. None: neighbours are not found.

@@ -18,8 +18,7 @@ from harpy_core.config.documents import written
 from harpy_core.config.mistakes import shown
 from harpy_core.config.section import Section, remedy_of, rule_of
 from harpy_core.errors import InputError
-from harpy_core.statistics.asked import PARAMETRIC
-from harpy_core.statistics.declared import STATISTICS
+from harpy_core.statistics.declared import PARAMETRIC, STATISTICS
 
 S = TypeVar("S", bound=Section)
 F = TypeVar("F", bound=Callable[..., Any])

@@ -155,8 +155,9 @@ class Aggregate(Section):
     spacing: (
         Literal["metadata"] | Annotated[list[Side], Field(min_length=2, max_length=3)] | None
     ) = key(
-        "Side of a pixel, in whose unit shapes and distances are: metadata (the image's, in "
-        "micrometres), or a number along each of (z, ) y and x, such as [0.5, 0.5]; null: pixels.",
+        "Side of a pixel, in whose unit shapes and the distances of neighbours are: metadata (the "
+        "image's, in micrometres), or a number along each of (z, ) y and x, such as [0.5, 0.5]; "
+        "null: pixels.",
         "spacing is metadata, a list of positive numbers, one for each axis of the labels, or null",
         default=None,
     )

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from harpy_core.errors import InputError
 from harpy_core.statistics.declared import NAME_PATTERN as DECLARED_PATTERN
-from harpy_core.statistics.declared import NAMES, Statistic, chosen, of_channels, of_labels
+from harpy_core.statistics.declared import (
+    NAMES,
+    PARAMETRIC,
+    Statistic,
+    chosen,
+    of_channels,
+    of_labels,
+)
 from harpy_core.statistics.joint import (
     Joint,
     manders_coloc_coeff,
@@ -33,25 +40,6 @@ RINGS = 4
 
 PAIRED = ("pearson_corr_coeff", "manders_overlap_coeff", "manders_coloc_coeff")
 """Names that need pairs of channels."""
-
-PARAMETRIC = {
-    "radial_mean": (
-        "mean in n rings from the centroid: ring k of pixels with k - 1 <= n * r / R < k, r the "
-        "distance to the centroid and R the largest (radial_mean-1 to radial_mean-n)",
-        "intensity",
-    ),
-    "pearson_corr_coeff": ("Pearson's correlation of pairs of channels, in obsm", ""),
-    "manders_overlap_coeff": (
-        "Manders' overlap of pairs of channels, sum(x * y) / (sum(x^2) * sum(y^2))^0.5, in obsm",
-        "",
-    ),
-    "manders_coloc_coeff": (
-        "Manders' colocalisation of pairs of channels, sum(x where y > threshold) / sum(x), both "
-        "ways, in obsm",
-        "",
-    ),
-}
-"""Description and unit of the names that have parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,13 @@ _ALL = (
     Statistic("count", "pixels measured", ("count",), lambda count: count, "pixels"),
     Statistic("sum", "sum of the pixels", ("sum",), lambda total: total, "intensity"),
     Statistic("mean", "mean of the pixels", ("sum", "count"), _ratio, "intensity"),
-    Statistic("var", "variance of the population, m2", ("powers",), lambda p: p.m2, "intensity^2"),
+    Statistic(
+        "var",
+        "variance of the population, m2, with mk = sum((pixel - mean)^k) / n",
+        ("powers",),
+        lambda p: p.m2,
+        "intensity^2",
+    ),
     Statistic(
         "std",
         "standard deviation of the population, m2^0.5",
@@ -202,7 +208,7 @@ _ALL = (
         ("powers",),
         lambda p: _ratio(p.m4, p.m2**2) - 3.0,
     ),
-    Statistic("median", "median", ("pixels",), lambda p: p.quantile(0.5), "intensity"),
+    Statistic("median", "median, q50", ("pixels",), lambda p: p.quantile(0.5), "intensity"),
     Statistic(
         "iqr",
         "interquartile range, q75 - q25",
@@ -263,6 +269,29 @@ STATISTICS: dict[str, Statistic | Shape] = {
 }
 """Statistics of channels, and shapes, by name; percentiles ``q01`` to ``q99`` are statistics too.
 """
+
+PARAMETRIC = {
+    "radial_mean": (
+        "mean in n rings from the centroid: ring k of pixels with k - 1 <= n * r / R < k, r the "
+        "distance to the centroid and R the largest (radial_mean-1 to radial_mean-n)",
+        "intensity",
+    ),
+    "pearson_corr_coeff": (
+        "Pearson's correlation of pairs of channels, "
+        "sum((x - mean(x)) * (y - mean(y))) / (n * std(x) * std(y)), in obsm",
+        "",
+    ),
+    "manders_overlap_coeff": (
+        "Manders' overlap of pairs of channels, sum(x * y) / (sum(x^2) * sum(y^2))^0.5, in obsm",
+        "",
+    ),
+    "manders_coloc_coeff": (
+        "Manders' colocalisation of pairs of channels, sum(x where y > threshold) / sum(x), both "
+        "ways, in obsm",
+        "",
+    ),
+}
+"""Description and unit of the names that have parameters."""
 
 _OTHER_NAMES = {
     "mean": ("average", "intensity_mean", "mean_intensity"),
@@ -331,10 +360,18 @@ def hint(name: str) -> str:
     percentile = re.fullmatch(r"[pq]_?(\d{1,2})", word)
     if percentile and int(percentile[1]):
         return f"did you mean q{int(percentile[1]):02}?"
-    close = get_close_matches(word, STATISTICS, 1) or [
+    close = get_close_matches(word, [*STATISTICS, *PARAMETRIC], 1) or [
         ours for ours, others in _OTHER_NAMES.items() if get_close_matches(word, others, 1)
     ]
-    return f"did you mean {close[0]}?" if close else f"choose from {NAMES}"
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"choose from {NAMES}; {', '.join(PARAMETRIC)}"
+
+
+def percentile_told(number: str) -> str:
+    """Return the description of a percentile."""
+    rank = f"(n - 1) * {number} / 100"
+    return f"percentile {number}: pixel of rank {rank} from 0, linear between two"
 
 
 @functools.cache
@@ -342,7 +379,7 @@ def _percentile(number: int) -> Statistic:
     q = number / 100
     return Statistic(
         f"q{number:02}",
-        f"percentile {number}, linear between two pixels",
+        percentile_told(str(number)),
         ("pixels",),
         lambda p: p.quantile(q),
         "intensity",

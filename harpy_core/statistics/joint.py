@@ -146,7 +146,9 @@ def manders_coloc_coeff(pairs: Pairs, thresholds: Mapping[str, float]) -> Joint:
 def _places(name: str, pairs: Pairs) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
     """Channels of some pairs, and the place of each pair among them."""
     listed = [tuple(pair) for pair in pairs]
-    if not listed or any(len(pair) != 2 or pair[0] == pair[1] for pair in listed):
+    if not listed:
+        raise InputError(f"stats: {name} needs pairs of channels, and there are none; give pairs")
+    if any(len(pair) != 2 or pair[0] == pair[1] for pair in listed):
         raise InputError(f"stats: {name}: pairs = {listed}: give two different channels each")
     if len({frozenset(pair) for pair in listed}) < len(listed):
         raise InputError(f"stats: {name}: pairs = {listed}: give each pair once")

@@ -315,6 +315,8 @@ LABELS = np.eye(6, dtype="i4")
         (IMAGE, LABELS, {"channels": ["a", "a"]}, "'a' appears twice"),
         (IMAGE, LABELS, {"stats": ["mean", "mode"]}, "'mode' is not a statistic"),
         (IMAGE, LABELS, {"stats": ["kurtosi"]}, "did you mean kurtosis"),
+        (IMAGE, LABELS, {"stats": ["radial_men"]}, "did you mean radial_mean"),
+        (IMAGE, LABELS, {"stats": ["q100"]}, "choose from count, .* q01 to q99; radial_mean, "),
         (IMAGE, LABELS, {"stats": []}, "choose at least one"),
         (IMAGE, LABELS, {"engine": "gpu9"}, "'gpu9': not an engine"),
         (IMAGE, LABELS, {"index": [3, 0]}, "index: labels are positive integers.* not 0"),

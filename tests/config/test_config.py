@@ -18,6 +18,7 @@ from harpy_core.config.models import DATASETS, Benchmark, Config, Stage
 from harpy_core.config.sizes import parse_bytes
 from harpy_core.errors import InputError
 from harpy_core.planning import preflight
+from harpy_core.statistics.declared import STATISTICS
 
 ROOT = Path(__file__).parents[2]
 
@@ -300,6 +301,21 @@ def test_generated_files_are_up_to_date(name: str) -> None:
     assert (ROOT / name).read_text(encoding="utf-8") == generated(ROOT)[name], remedy
 
 
+def test_the_readme_has_the_meaning_and_the_unit_of_every_statistic() -> None:
+    rows = re.findall(r"^\| `(\S+)`.* \| (.+) \| (.*) \|$", readme(), re.MULTILINE)
+    told_of = {name: (meaning, unit) for name, meaning, unit in rows}
+    for name, one in STATISTICS.items():
+        assert told_of[name] == (one.description, one.unit)
+    assert {"q01", "radial_mean", "pearson_corr_coeff", "manders_coloc_coeff"} < set(told_of)
+    assert all(meaning not in (name, "") for name, (meaning, _) in told_of.items())
+
+
+def readme() -> str:
+    """Part of the config's README with the statistics."""
+    text = (ROOT / "config/README.md").read_text(encoding="utf-8")
+    return text.partition("## Every statistic")[2].partition("## Every key")[0]
+
+
 def test_every_key_has_a_description() -> None:
     schema = Config.model_json_schema()
     sections = [schema, *schema["$defs"].values()]
@@ -336,7 +352,7 @@ def test_statistics_with_parameters_need_them_and_functions_their_file(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_stats.py").write_text("def here(pixels, coordinates):\n    return 0\n")
     for section, line in (
-        ({"stats": ["mean", "pearson_corr_coeff"]}, "pearson_corr_coeff: pairs = []"),
+        ({"stats": ["mean", "pearson_corr_coeff"]}, "pearson_corr_coeff needs pairs of channels"),
         (
             {"stats": ["mean", "manders_coloc_coeff"], "pairs": [["a", "b"]]},
             "channel 'a' has no threshold",
