@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import warnings
@@ -23,8 +24,13 @@ def settings_of_process() -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in cluster.WORKER_ENVIRONMENT}
 
 
+def lose_the_scheduler() -> None:
+    """Log what a worker logs whose scheduler ended first."""
+    logging.getLogger("distributed.worker").error("Failed to communicate with scheduler")
+
+
 def test_a_local_cluster_has_the_workers_asked_for_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with warnings.catch_warnings():
@@ -42,6 +48,8 @@ def test_a_local_cluster_has_the_workers_asked_for_and_leaves_nothing(
             ) as other:
                 assert other.submit(sum, [1, 2]).result() == 3
             assert client.submit(sum, [3, 4]).result() == 7
+            client.run(lose_the_scheduler)
+    assert capfd.readouterr().err == ""
     assert not list(tmp_path.glob("harpy-core-*"))
 
 
