@@ -126,6 +126,15 @@ def test_every_config_of_ours_can_be_planned(tmp_path: Path) -> None:
     assert planned == set(whole["cases"])
 
 
+def test_the_profile_of_slurm_sets_the_cores_of_every_stage() -> None:
+    """Show that none asks for all that a stage may take, which nothing caps there."""
+    profile = yaml.safe_load((ROOT / "slurm/config.v9+.yaml").read_text(encoding="utf-8"))
+    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    named = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?^    threads: (\S+)$", rules, re.M | re.S)
+    stages = {rule for rule, threads in named if threads in ("NEEDED.threads", "8")}
+    assert stages == set(profile["set-threads"]) >= {"tile", "extract", "one_read", "embed"}
+
+
 def test_parsing_the_workflow_imports_nothing_heavy_of_ours() -> None:
     heavy = ("anndata", "dask", "numba", "numpy", "pandas", "scipy", "skimage", "zarr")
     text = "".join(file.read_text() for file in SHARED)
