@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -33,6 +34,9 @@ WORKER_LOGS = "logs/workers"
 
 _LOOK_SECONDS = 5
 """Interval of questions to SLURM."""
+
+_ANSWER_SECONDS = 20
+"""Time in which a scheduler answers at its address."""
 
 WORKER_ENVIRONMENT = {
     **ONE_THREAD,
@@ -191,14 +195,28 @@ def connect(cluster: Cluster, threads: int, engine: str = AUTO) -> Iterator[Clie
 @contextmanager
 def _by_address(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, timeout="20s")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cluster.address = {address!r}: no Dask scheduler answers there; start one with "
-            "`dask scheduler`, or correct the address"
+        asyncio.run(_answered(address))
+        client = Client(address, timeout=_ANSWER_SECONDS)
+    # The last two come of credentials that are not given, or not asked for.
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        said = " ".join(str(error).split()) or f"nothing in {_ANSWER_SECONDS} seconds"
+        raise TransientError(
+            f"cluster.address = {address!r}: no Dask scheduler answers there ({said}); start one "
+            "with `dask scheduler`, or correct the address (8787 is a dashboard's port), or, for "
+            "tls://, the files in distributed.comm.tls of Dask's configuration"
         ) from error
     with client:
         yield client
+
+
+async def _answered(address: str) -> None:
+    """Return when a scheduler has answered: a client waits for ever for what is none."""
+    client = Client(address, timeout=_ANSWER_SECONDS, asynchronous=True, set_as_default=False)
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await client
+    finally:
+        await client.close()
 
 
 @contextmanager

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dask
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 import harpy_core as hc
 from harpy_core.config.models import Cluster
-from harpy_core.running import cluster, schedule
+from harpy_core.running import cluster, credentials, schedule
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -58,20 +61,48 @@ def test_a_config_without_numbers_takes_what_the_job_was_given() -> None:
         assert list(client.nthreads().values()) == [2]
 
 
-def test_no_scheduler_at_the_address_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "Client", _refused)
-    with (
-        pytest.raises(
-            hc.InputError, match=r"cluster.address = 'tcp://127.0.0.1:9'.*no Dask"
-        ) as error,
-        cluster.connect(Cluster(kind="address", address="tcp://127.0.0.1:9"), threads=1),
-    ):
-        pass
+@pytest.mark.parametrize("protocol", ["tcp", "tls"])
+def test_no_scheduler_at_the_address_is_told_in_one_line(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.5)
+    # It takes what is sent and says nothing, as a server of pages does.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"{protocol}://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            pytest.raises(hc.InputError, match=f"cluster.address = '{address}': no Dask") as error,
+            cluster.connect(Cluster(kind="address", address=address), threads=1),
+        ):
+            pass
     assert "\n" not in str(error.value)
 
 
-def _refused(address: str, timeout: str) -> Client:
-    raise OSError(f"Timed out trying to connect to {address} after {timeout}")
+def test_a_scheduler_with_credentials_takes_those_of_dasks_configuration(tmp_path: Path) -> None:
+    with (
+        credentials.temporary(tmp_path) as security,
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            security=security,
+            dashboard_address="127.0.0.1:0",
+        ) as secured,
+    ):
+        section = Cluster(kind="address", address=secured.scheduler_address)
+        files = security.get_tls_config_for_role("client")
+        named = {
+            "distributed.comm.tls.ca-file": files["ca_file"],
+            "distributed.comm.tls.client.cert": files["cert"],
+            "distributed.comm.tls.client.key": files["key"],
+        }
+        with dask.config.set(named), cluster.connect(section, threads=1) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        with (
+            dask.config.set(named | {"distributed.comm.tls.ca-file": "nowhere.pem"}),
+            pytest.raises(hc.InputError, match=r"No such file.*distributed\.comm\.tls"),
+            cluster.connect(section, threads=1),
+        ):
+            pass
 
 
 def _square(number: int) -> int:
