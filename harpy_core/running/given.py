@@ -64,7 +64,8 @@ def _groups(controller: str) -> Iterator[tuple[Path, int]]:
     for line in _text(_PROC / "self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         root, mount = before.split()[3:5]
-        kind, _, options = after.split()[:3]
+        # A mount may have an empty name.
+        kind, _, options = after.split(" ")[:3]
         if kind == "cgroup2":
             version, path = 2, own.get("", "/")
         elif kind == "cgroup" and controller in options.split(","):
@@ -80,16 +81,23 @@ def _groups(controller: str) -> Iterator[tuple[Path, int]]:
 
 def _of_slurm_cores() -> Iterator[int]:
     """Yield the cores of this task, or of the job on this node."""
-    found = _number("SLURM_CPUS_PER_TASK") or _number("SLURM_CPUS_ON_NODE")
+    found = _number("SLURM_CPUS_PER_TASK") or _cores_of_job()
     if found:
         yield found
+
+
+def _cores_of_job() -> int:
+    """Cores of the job on this node; where only those of all its nodes are known, the fewest."""
+    # Such as 2(x3),4 for three nodes with two and one with four.
+    of_nodes = re.findall(r"(\d+)(?:\(x\d+\))?", os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    return _number("SLURM_CPUS_ON_NODE") or min(map(int, of_nodes), default=0)
 
 
 def _of_slurm_memory() -> Iterator[int]:
     # 0 means all of the node's.
     if per_node := _number("SLURM_MEM_PER_NODE"):
         yield per_node * _MIB
-    per_core, cores = _number("SLURM_MEM_PER_CPU"), _number("SLURM_CPUS_ON_NODE")
+    per_core, cores = _number("SLURM_MEM_PER_CPU"), _cores_of_job()
     if per_core and cores:
         yield per_core * cores * _MIB
     if not per_node and not per_core and (job := os.environ.get("SLURM_JOB_ID")):

@@ -110,6 +110,7 @@ def groups_in(folder: Path, kind: str, limits: dict[str, dict[str, str]], own: s
     (folder / "proc/self/cgroup").write_text(f"1:name=systemd:/x\n{number}{own}\n")
     (folder / "proc/self/mountinfo").write_text(
         "24 1 0:22 / /proc rw,relatime shared:5 - proc proc rw\n"
+        "27 24 0:25 / /mnt/unnamed rw,relatime shared:7 - tmpfs  rw,size=1024k\n"
         f"31 24 0:28 / {folder}/groups rw,relatime shared:9 - {kind} cgroup {options}\n"
     )
 
@@ -166,6 +167,8 @@ def test_a_containers_own_group_is_where_its_mount_begins(machine: Path) -> None
         ({"SLURM_MEM_PER_NODE": "4000", "SLURM_CPUS_ON_NODE": "8"}, 4000 * MIB, 8),
         ({"SLURM_MEM_PER_CPU": "1000", "SLURM_CPUS_ON_NODE": "8"}, 8000 * MIB, 8),
         ({"SLURM_MEM_PER_NODE": "0", "SLURM_CPUS_PER_TASK": "3"}, 1000 * GB, 3),
+        ({"SLURM_JOB_CPUS_PER_NODE": "12(x3),8"}, 1000 * GB, 8),
+        ({"SLURM_JOB_CPUS_PER_NODE": "4(x2)", "SLURM_MEM_PER_CPU": "1000"}, 4000 * MIB, 4),
     ],
 )
 def test_slurms_allocation_counts(
