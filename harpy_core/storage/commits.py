@@ -14,6 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ class WorkFolder:
         """Remove this folder and older ones."""
         shutil.rmtree(self.path)
         # Not before: until there is a result, what another run left can still be resumed.
-        for left in self.target.parent.glob(f".{self.target.name}.work-*"):
+        for left in self.target.parent.glob(f".{escape(self.target.name)}.work-*"):
             shutil.rmtree(left, ignore_errors=True)
             logger.info("%s: removed, a run with other inputs or parameters left it", left)
 

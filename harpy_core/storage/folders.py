@@ -16,6 +16,7 @@ import socket
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from harpy_core.errors import InputError
@@ -177,7 +178,7 @@ def tidy(target: Path, alone: bool = False) -> None:
     left = [
         path
         for kind in ("old", "partial")
-        for path in sorted(target.parent.glob(f".{_literal(target.name)}.{kind}-*"))
+        for path in sorted(target.parent.glob(f".{escape(target.name)}.{kind}-*"))
         if alone or not _alive(path, target, kind)
     ]
     for path in left:
@@ -191,11 +192,6 @@ def tidy(target: Path, alone: bool = False) -> None:
 
 def _beside(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{kind}-{socket.gethostname()}-{os.getpid()}")
-
-
-def _literal(name: str) -> str:
-    """Pattern that matches a name alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _alive(path: Path, target: Path, kind: str) -> bool:

@@ -50,3 +50,13 @@ def test_metadata_that_was_not_finished_is_made_again(tmp_path: Path) -> None:
         work.begin(dying)
     work.begin(lambda folder: folder.mkdir())
     assert list(work.store.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["store*", "sto?e", "[rs]tore"])
+def test_a_result_with_an_odd_name_removes_only_its_own_work(name: str, tmp_path: Path) -> None:
+    other = begun(tmp_path / "store")
+    other.commit("a", other.store / "a", [b"pixels"])
+    WorkFolder(tmp_path / name, "other inputs").begin(lambda folder: folder.mkdir())
+    begun(tmp_path / name).finish(flushed=())
+    assert set(other.records()) == {"a"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, other.path.name}
