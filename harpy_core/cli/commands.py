@@ -324,8 +324,9 @@ def fetch(name: str, output: Path, overwrite: bool) -> None:
 @harpy_core.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("address")
+@click.option("--overwrite", is_flag=True, help="Replace another store at ADDRESS.")
 @options_of(Source, "storage_options")
-def publish(store: Path, address: str, **typed: Any) -> None:
+def publish(store: Path, address: str, overwrite: bool, **typed: Any) -> None:
     """Copy a finished STORE to a bucket, ADDRESS: s3://bucket/folder.
 
     It can be opened there once it is whole. What is there already is not sent again, so that an
@@ -334,7 +335,7 @@ def publish(store: Path, address: str, **typed: Any) -> None:
     options = section_of(Source, {**typed, "uri": address}).storage_options
     from harpy_core.storage import publishing
 
-    objects, sent = publishing.publish(store, address, options)
+    objects, sent = publishing.publish(store, address, options, overwrite)
     click.echo(f"{address}: {objects:,} objects, {sent:,} of them sent now")
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harpy_core.aggregate.checkpoints import Commits
 from harpy_core.aggregate.layers import LayersPart
 from harpy_core.aggregate.store import TableJob
+from harpy_core.errors import InputError
 from harpy_core.extract.crops import Crops
 from harpy_core.extract.extraction import Extraction, checked_settings, extract_instances
 from harpy_core.extract.measured import MeasuredPiece, Measurements, Piece, SlabWork
@@ -92,8 +93,11 @@ def aggregate_and_extract(
         See `aggregate_stats` and `extract_instances`.
     """
     wanted = dict(extract or {})
-    for path, given in ((table, aggregate or {}), (crops, wanted)):
-        _place(path, given).refuse_taken(overwrite)
+    places = _place(table, aggregate or {}), _place(crops, wanted)
+    if str(places[0]) == str(places[1]):
+        raise InputError(f"{table}: the table and the crops need a place each; give another path")
+    for place in places:
+        place.refuse_taken(overwrite)
     engine = engines.resolved(engine, client)
     raster = Raster.of(image, labels, channels)
     if instances is None:

@@ -70,11 +70,15 @@ class Objects:
         Raises
         ------
         InputError
-            It names no bucket, or none of S3, or nothing in a bucket.
+            It names no bucket, or none of S3, or nothing in a bucket, or that in an odd way.
         """
         place = address.rstrip("/")
-        if not re.fullmatch("s3://[^/]+/.*[^/]", place):
-            raise InputError(f"{address}: give an address like s3://bucket/folder/store.zarr")
+        # Names that clients make others of: parts that are empty or dots, and fsspec's chains.
+        if not re.fullmatch(r"s3://[^/]+(/(?!\.\.?(/|$))[^/]+)+", place) or "::" in place:
+            raise InputError(
+                f"{address}: give an address like s3://bucket/folder/store.zarr, without //, . , "
+                ".. and :: in it"
+            )
         return cls(place, dict(options or {}))
 
     @property

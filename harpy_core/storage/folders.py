@@ -81,8 +81,8 @@ def local(path: str | os.PathLike[str]) -> Path:
 def address_of(path: str | os.PathLike[str]) -> str | None:
     """Return the address that is meant; None for a path."""
     # An address that was made a path has lost one of its slashes.
-    found = re.match(r"([a-z][a-z0-9]+:)/+", os.fspath(path))
-    return found and f"{found[1]}//{os.fspath(path)[found.end() :]}".rstrip("/")
+    found = re.match(r"([a-z][a-z0-9]+:)/+", os.fspath(path), re.IGNORECASE)
+    return found and f"{found[1].lower()}//{os.fspath(path)[found.end() :]}".rstrip("/")
 
 
 def sync_folder(path: Path) -> None:

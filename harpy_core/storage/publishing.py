@@ -26,12 +26,15 @@ MARK = ".unfinished"
 
 
 def publish(
-    store: str | os.PathLike[str], address: str, options: Mapping[str, Any] | None = None
+    store: str | os.PathLike[str],
+    address: str,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> tuple[int, int]:
     """Copy a finished store to a bucket, so that it can be opened there once it is whole.
 
     An object that is there already, as its entity tag says, is not sent again: an interrupted copy
-    resumes, and a changed store sends what changed.
+    resumes, and of a store that replaces another one what differs is sent.
 
     Parameters
     ----------
@@ -39,9 +42,11 @@ def publish(
         Folder of a table, of crops or of another Zarr store; its manifest is taken along if it is
         beside it.
     address
-        Address of the copy, s3://bucket/folder; a store that was there is replaced.
+        Address of the copy, s3://bucket/folder.
     options
         Options of s3fs, such as ``endpoint_url``; credentials come from the environment.
+    overwrite
+        Replace another store that is there.
 
     Returns
     -------
@@ -50,8 +55,8 @@ def publish(
     Raises
     ------
     InputError
-        There is no store, the address is not one of a bucket, something else than a store is there,
-        an object is too large, or the server refuses.
+        There is no store, the address is not one of a bucket, something else is there, an object is
+        too large, or the server refuses.
     """
     folder = Path(store)
     files = files_of(folder)
@@ -65,7 +70,13 @@ def publish(
     changed = {name for name, path in files.items() if not _is(there.get(name), path)}
     beside = Objects(place.address.removesuffix(place.name).rstrip("/"), place.options)
     declared = f"{place.name.removesuffix('.zarr')}.manifest.json"
-    if changed or there.keys() - files:
+    is_other = bool(changed or there.keys() - files.keys() - {MARK})
+    if there.keys() & set(ROOT) and is_other and not overwrite:
+        raise InputError(
+            f"{place.address}: another store is there already; choose another address, or give "
+            "--overwrite"
+        )
+    if is_other or MARK in there:
         beside.remove([declared])
         run = f"copy of {folder.absolute()} on {socket.gethostname()}"
         begin(place, run)

@@ -369,6 +369,8 @@ def test_one_read_writes_table_and_crops_to_the_bucket(
         hc.aggregate_and_extract(
             *arrays, tmp_path / "table", tmp_path / "crops", aggregate=stats, extract=OPTIONS
         )
+    with pytest.raises(hc.InputError, match=f"^{ADDRESS}: the table and the crops need a place"):
+        hc.aggregate_and_extract(*arrays, ADDRESS, ADDRESS + "/", aggregate=far, extract=far)
     assert there(bucket) == tree(tmp_path / "crops")
     assert bucket.objects("deep/table/") == tree(tmp_path / "table")
     assert os.listdir(".") == []

@@ -84,12 +84,34 @@ def test_an_interrupted_copy_has_no_root_and_resumes(
     assert publishing.publish(*arguments) == (whole, 0)
 
 
-def test_other_crops_replace_all_that_was_there(tmp_path: Path, bucket: Bucket) -> None:
+def test_other_crops_replace_all_that_was_there_if_that_is_asked_for(tmp_path: Path, bucket: Bucket) -> None:
     crops_in(tmp_path)
     arguments = (tmp_path / "crops.zarr", "s3://results/crops.zarr", bucket.options)
     publishing.publish(*arguments)
     bucket.put(tmp_path / "crops.zarr/zarr.json", "crops.zarr/image/c/99/0/0/0/0")
     crops_in(tmp_path, diameter=6)
+    before = bucket.objects()
+    with pytest.raises(hc.InputError, match=r"crops.zarr: another store is there .*--overwrite"):
+        publishing.publish(*arguments)
+    assert bucket.objects() == before
+    publishing.publish(*arguments, overwrite=True)
+    assert bucket.objects() == files(tmp_path / "crops.zarr", "crops.zarr")
+
+
+def test_a_copy_that_lacks_no_more_than_its_end_resumes(tmp_path: Path, bucket: Bucket) -> None:
+    crops_in(tmp_path)
+    arguments = (tmp_path / "crops.zarr", "s3://results/crops.zarr", bucket.options)
+    with pytest.MonkeyPatch.context() as patch:
+        remove = Objects.remove
+
+        def dying(self: Objects, names: Any) -> None:
+            if publishing.MARK in names:
+                raise TransientError("cut off")
+            remove(self, names)
+
+        patch.setattr(Objects, "remove", dying)
+        with pytest.raises(hc.InputError, match="cut off"):
+            publishing.publish(*arguments)
     publishing.publish(*arguments)
     assert bucket.objects() == files(tmp_path / "crops.zarr", "crops.zarr")
 
@@ -100,6 +122,9 @@ def test_other_crops_replace_all_that_was_there(tmp_path: Path, bucket: Bucket) 
         ("none.zarr", "s3://results/x", "none.zarr: no finished Zarr store is there"),
         ("crops.zarr", "gs://results/x", "give an address like s3://bucket/folder/store.zarr"),
         ("crops.zarr", "s3://results", "give an address like s3://bucket/folder/store.zarr"),
+        ("crops.zarr", "s3://results//x", "give an address like s3://bucket/folder/store.zarr"),
+        ("crops.zarr", "s3://results/x/../y", "give an address like s3://bucket/folder/store.zarr"),
+        ("crops.zarr", "s3://results/x::y", "give an address like s3://bucket/folder/store.zarr"),
         ("crops.zarr", "s3://elsewhere/x", "s3://elsewhere/x: cannot be written .*bucket"),
     ],
 )
@@ -121,10 +146,12 @@ def test_a_store_is_not_copied_over_something_else(tmp_path: Path, bucket: Bucke
     assert bucket.objects() == {"slides/a.tif": b"pixels"}
 
 
-@pytest.mark.parametrize("address", ["s3://results/x", "s3:/results/x", "gs://results/x"])
+@pytest.mark.parametrize(
+    "address", ["s3://results/x", "s3:/results/x", "S3://results/x", "gs://results/x"]
+)
 def test_what_is_made_of_several_files_is_not_written_to_an_address(address: str) -> None:
     with (
-        pytest.raises(hc.InputError, match=f"{address}: .* `harpy-core publish`"),
+        pytest.raises(hc.InputError, match=f"^{address}: .* `harpy-core publish`"),
         staging(address),
     ):
         pass
