@@ -433,7 +433,8 @@ class Cluster(Section):
     queue: str | None = key("SLURM partition of the workers.", NAME_RULE, default=None)
     account: str | None = key("SLURM account of the workers.", NAME_RULE, default=None)
     walltime: str | None = key(
-        "SLURM time limit of the workers, such as 02:00:00.",
+        "SLURM time limit of the workers, such as 02:00:00; null: that of the stage's own job (an "
+        "hour without the workflow).",
         "a time such as 02:00:00",
         default=None,
         pattern=r"^(\d+-)?\d{1,3}:\d{2}(:\d{2})?$",

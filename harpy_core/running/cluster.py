@@ -160,7 +160,9 @@ def local(
 
 
 @contextmanager
-def connect(cluster: Cluster, threads: int, engine: str = AUTO) -> Iterator[Client]:
+def connect(
+    cluster: Cluster, threads: int, engine: str = AUTO, minutes: int = 60
+) -> Iterator[Client]:
     """Start or join the cluster that a config asks for.
 
     Parameters
@@ -171,6 +173,8 @@ def connect(cluster: Cluster, threads: int, engine: str = AUTO) -> Iterator[Clie
         Cores that the job was given on this machine.
     engine
         Engine that will run on it: a worker with a GPU has all cores, or its share, to decode.
+    minutes
+        Time that SLURM gives each worker, if the section does not say.
 
     Raises
     ------
@@ -188,7 +192,7 @@ def connect(cluster: Cluster, threads: int, engine: str = AUTO) -> Iterator[Clie
         with _by_address(str(cluster.address)) as client:
             yield client
     else:
-        with _slurm(cluster, Workers.of(cluster, threads, engine)) as client:
+        with _slurm(cluster, Workers.of(cluster, threads, engine), minutes) as client:
             yield client
 
 
@@ -220,7 +224,7 @@ async def _answered(address: str) -> None:
 
 
 @contextmanager
-def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
+def _slurm(cluster: Cluster, workers: Workers, minutes: int) -> Iterator[Client]:
     """Start workers as jobs, each a share of one node; they listen to each other alone."""
     from dask_jobqueue import SLURMCluster
 
@@ -241,7 +245,7 @@ def _slurm(cluster: Cluster, workers: Workers) -> Iterator[Client]:
             cores=workers.threads,
             processes=1,
             memory=f"{workers.memory}B",
-            walltime=cluster.walltime or "01:00:00",
+            walltime=cluster.walltime or str(minutes),
             queue=cluster.queue,
             account=cluster.account,
             job_extra_directives=directives,

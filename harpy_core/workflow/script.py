@@ -165,7 +165,9 @@ def workers_for(snakemake: Any, plan: Plan) -> Iterator[Client | None]:
     # Importing Dask takes longer than a small stage.
     from harpy_core.running import cluster
 
-    with cluster.connect(where, threads=cores, engine=engine) as client:
+    # What the stage's own job was given, more in a further try.
+    minutes = snakemake.resources.runtime
+    with cluster.connect(where, threads=cores, engine=engine, minutes=minutes) as client:
         fits.refuse_small_workers(plan, client)
         fits.refuse_small_gpus(plan, engine, client)
         yield client

@@ -105,6 +105,24 @@ def test_a_scheduler_with_credentials_takes_those_of_dasks_configuration(tmp_pat
             pass
 
 
+@pytest.mark.parametrize(("walltime", "limit"), [(None, "95"), ("02:00:00", "02:00:00")])
+def test_a_worker_of_slurm_has_the_time_of_its_stage(
+    walltime: str | None, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\ncat > asked\necho 'sbatch: error: none today' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    section = Cluster(kind="slurm", walltime=walltime)
+    with (
+        pytest.raises(hc.InputError, match=r"SLURM refuses the workers \(none today\)"),
+        cluster.connect(section, threads=1, minutes=95),
+    ):
+        pass
+    assert f"#SBATCH -t {limit}\n" in (tmp_path / "asked").read_text()
+
+
 def _square(number: int) -> int:
     return number * number
 

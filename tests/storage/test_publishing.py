@@ -84,7 +84,9 @@ def test_an_interrupted_copy_has_no_root_and_resumes(
     assert publishing.publish(*arguments) == (whole, 0)
 
 
-def test_other_crops_replace_all_that_was_there_if_that_is_asked_for(tmp_path: Path, bucket: Bucket) -> None:
+def test_other_crops_replace_all_that_was_there_if_that_is_asked_for(
+    tmp_path: Path, bucket: Bucket
+) -> None:
     crops_in(tmp_path)
     arguments = (tmp_path / "crops.zarr", "s3://results/crops.zarr", bucket.options)
     publishing.publish(*arguments)
