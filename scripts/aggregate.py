@@ -8,20 +8,20 @@ def main(snakemake):
     with running(snakemake) as logger:
         from harpy_core.aggregate.store import aggregate_to_store
         from harpy_core.instances.finding import Instances
-        from harpy_core.planning.plan import densest_tile
+        from harpy_core.planning.plan import densest_tile, table_settings
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import refuse_changed, tree_digest, write_manifest
-        from harpy_core.workflow.asked import table_arguments, table_settings
+        from harpy_core.workflow.asked import table_arguments
 
         info = RasterInfo.from_json(snakemake.input.raster)
         raster = open_described(info)
         refuse_changed(snakemake.input.instances, snakemake.input.found)
         instances = Instances.read(snakemake.input.instances)
         settings = snakemake.params.aggregate
-        planned = table_settings(settings, instances)
-        densest = densest_tile(info, instances)
+        found = {"instances": len(instances), "densest": densest_tile(info, instances)}
+        planned = table_settings(settings) | found
         arguments = table_arguments(settings, info, raster)
-        with workers(snakemake, "aggregate", info, densest=densest, **planned) as client:
+        with workers(snakemake, "aggregate", info, **planned) as client:
             aggregate_to_store(
                 raster.image,
                 raster.labels,

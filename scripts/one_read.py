@@ -12,15 +12,10 @@ def main(snakemake):
         from harpy_core.extract.extraction import stored_ratio
         from harpy_core.extract.one_read import read_once
         from harpy_core.instances.finding import Instances
-        from harpy_core.planning.plan import densest_tile
+        from harpy_core.planning.plan import densest_tile, table_settings
         from harpy_core.raster import RasterInfo, open_described
         from harpy_core.storage.manifest import refuse_changed, write_json
-        from harpy_core.workflow.asked import (
-            crop_settings,
-            cropped,
-            table_arguments,
-            table_settings,
-        )
+        from harpy_core.workflow.asked import crop_settings, cropped, table_arguments
 
         folder = Path(snakemake.output.read).parent
         table, crops = folder / "table.zarr", folder / "crops.zarr"
@@ -38,8 +33,8 @@ def main(snakemake):
         instances = Instances.read(snakemake.input.instances)
         chosen = cropped(extract, instances)
         arguments = table_arguments(aggregate, info, raster)
-        planned = table_settings(aggregate, instances)
-        planned["densest"] = densest_tile(info, instances)
+        found = {"instances": len(instances), "densest": densest_tile(info, instances)}
+        planned = table_settings(aggregate) | found
         planned |= {"crops": settings, "ratio": stored_ratio(raster, chosen, settings)}
         with workers(snakemake, "one_read", info, **planned) as client:
             job = TableJob.of(

@@ -121,25 +121,18 @@ def aggregate(output: str, overwrite: bool, output_options: str | None, **typed:
     options = _options_of(output, output_options)
     folder = _work_on(output, overwrite, options)
     info = _described(typed)
-    from harpy_core.aggregate.layers import made_layers, opened_layers
     from harpy_core.aggregate.store import aggregate_to_store
     from harpy_core.instances.finding import find_instances
+    from harpy_core.planning.plan import table_settings
     from harpy_core.raster import open_described
+    from harpy_core.workflow.asked import table_arguments
 
     raster = open_described(info)
     engine = typed["engine"] or "auto"
-    layers = section.model_dump()["layers"]
-    made = made_layers(layers, raster, opened_layers(info, layers))
-    stats = of_section(section.model_dump())
-    planned = {
-        "stats": stats,
-        "layers": layers,
-        "derived": section.derived,
-        "neighbors": section.neighbors,
-        "whole_channels": section.whole_channels,
-    }
+    asked = section.model_dump()
+    arguments = table_arguments(asked, info, raster)
     # Workers with less memory than they need end as they start.
-    _announce("aggregate", info, typed, folder, **planned)
+    _announce("aggregate", info, typed, folder, **table_settings(asked))
     with _workers(typed) as client:
         instances = find_instances(
             raster.labels, engine=engine, client=client, progress=True, strict=info.strict
@@ -149,20 +142,11 @@ def aggregate(output: str, overwrite: bool, output_options: str | None, **typed:
             raster.labels,
             output,
             instances,
-            stats,
-            raster.channels,
             engine=engine,
             client=client,
             progress=True,
-            ignore_nan=section.ignore_nan,
-            whole_channels=section.whole_channels,
-            spacing=raster.spacing_of(section.spacing),
-            neighbors=section.neighbors,
-            layers=made,
-            derived=section.derived,
-            strict=info.strict,
-            region=next(iter(raster.layers)),
             storage_options=options,
+            **arguments,
         )
     click.echo(f"{output}: {len(instances):,} instances x {len(raster.channels):,} channels")
 

@@ -176,8 +176,8 @@ def _paired(shape: TileShape, number: int, asked: StageSettings) -> int:
         # Cells that fill the plane have six neighbours on average.
         pairs, faces = 3 * number, shape.plane // min(shape.area) * 2 * WORD
     else:
-        pairs = math.ceil(number * number / shape.plane * shape.depth * 2 * asked.neighbors**2)
-        faces = 0
+        near = number / shape.plane * shape.depth * 4 * asked.neighbors**2
+        pairs, faces = math.ceil(number * min(near, number - 1) / 2), 0
     return pairs * PAIR_BYTES + faces
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ from harpy_core.kernels.registry import AUTO, ENGINES
 from harpy_core.planning.embed_plan import embed_plan
 from harpy_core.planning.fits import free_disk, refuse_unfit, worker_bytes
 from harpy_core.planning.parts import Plan
-from harpy_core.planning.plan import stage_plan
+from harpy_core.planning.plan import stage_plan, table_settings
 from harpy_core.planning.rasters import case_raster, check_layers, source_raster
 from harpy_core.planning.tile_plan import at_work, tile_plan
 from harpy_core.raster.info import RasterInfo
 from harpy_core.running.given import given_cores, given_memory
 from harpy_core.running.workers import KILLED_AT, Workers, engine_here
-from harpy_core.statistics.asked import of_section
 
 TILE_THREADS = 8
 """Cores that the rule tile takes at most."""
@@ -139,21 +137,11 @@ def _plans(
     if case.extract is not None:
         ratio = _sampled_ratio(case.extract, info, results / name / "instances.zarr")
     if case.aggregate is not None:
-        section = case.aggregate.model_dump()
-        planned = partial(
-            stage_plan,
-            info=info,
-            stats=of_section(section),
-            whole_channels=section["whole_channels"],
-            layers=section["layers"],
-            derived=section["derived"],
-            neighbors=section["neighbors"],
-            instances=instances,
-            engine=case.engine,
-        )
+        asked: dict[str, Any] = {"instances": instances, "engine": case.engine}
+        asked |= table_settings(case.aggregate.model_dump())
         if case.one_read:
-            yield planned("one_read", crops=case.extract, ratio=ratio)
-        yield dataclasses.replace(planned("aggregate"), **rest)
+            yield stage_plan("one_read", info, crops=case.extract, ratio=ratio, **asked)
+        yield dataclasses.replace(stage_plan("aggregate", info, **asked), **rest)
     if case.extract is not None:
         plan = extract_plan(case.extract, info, instances, ratio, case.engine)
         yield dataclasses.replace(plan, **rest)

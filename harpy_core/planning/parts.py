@@ -82,7 +82,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class StageSettings:
-    """Settings of a stage, as in `stage_plan`; `whole_arrays` is its engine's."""
+    """Settings of a stage, as in `stage_plan`; `whole_arrays` is its engine's.
+
+    A distance between neighbours is in pixels.
+    """
 
     stats: Stats
     layers: Layers

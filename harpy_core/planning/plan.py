@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from harpy_core.planning.parts import (
 )
 from harpy_core.planning.shapes import TileShape, spatial_tiles
 from harpy_core.raster.info import RasterInfo
-from harpy_core.statistics.asked import Stats
+from harpy_core.statistics.asked import Stats, of_section
 
 if TYPE_CHECKING:
     from harpy_core.instances.finding import Instances
@@ -35,6 +35,7 @@ def stage_plan(
     layers: Layers | None = None,
     derived: Collection[str] | None = None,
     neighbors: str | float | None = None,
+    spacing: str | Sequence[float] | None = None,
     whole_channels: bool = False,
     crops: CropSettings | None = None,
     ratio: float = 1.0,
@@ -62,6 +63,9 @@ def stage_plan(
         Names of the columns derived from theirs.
     neighbors
         What neighbours are, if they are found.
+    spacing
+        Side of a pixel along each axis of the labels, in whose unit a distance between neighbours
+        is; or ``metadata``, for that of the image.
     whole_channels
         Whether whole channels are measured with them.
     crops
@@ -95,7 +99,7 @@ def stage_plan(
         stats=stats,
         layers=layers or {},
         derived=len(derived or ()),
-        neighbors=neighbors,
+        neighbors=_in_pixels(neighbors, info.spacing if isinstance(spacing, str) else spacing),
         whole_channels=whole_channels,
         crops=(crops or CropSettings()).on(info.spacing) if cut else CropSettings(),
         ratio=ratio,
@@ -107,6 +111,19 @@ def stage_plan(
     )
     found = planners[stage](shape, number, instances, asked)
     return _with_angles(found, shape, number, asked) if asked.crops.rotate else found
+
+
+def table_settings(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `stage_plan` takes of a config's section aggregate."""
+    named = ("layers", "derived", "neighbors", "spacing", "whole_channels")
+    return {"stats": of_section(section), **{name: section[name] for name in named}}
+
+
+def _in_pixels(neighbors: str | float | None, sides: Sequence[float] | None) -> str | float | None:
+    """Return a distance between neighbours in pixels, of a circle of as many."""
+    if neighbors is None or isinstance(neighbors, str) or sides is None:
+        return neighbors
+    return neighbors / math.sqrt(sides[-2] * sides[-1])
 
 
 def _with_angles(plan: Plan, shape: TileShape, number: int, asked: StageSettings) -> Plan:

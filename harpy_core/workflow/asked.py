@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from harpy_core.raster import Raster, RasterInfo
 
 
-def table_settings(section: Mapping[str, Any], instances: Instances) -> dict[str, Any]:
-    """Return what `stage_plan` takes of a section aggregate."""
-    named = ("layers", "derived", "neighbors", "whole_channels")
-    taken = {name: section[name] for name in named}
-    return {"stats": of_section(section), "instances": len(instances), **taken}
-
-
 def table_arguments(section: Mapping[str, Any], info: RasterInfo, raster: Raster) -> dict[str, Any]:
     """Return what `aggregate_to_store` takes of a section aggregate and its raster."""
     layers = section["layers"]

@@ -20,7 +20,6 @@ from harpy_core.datasets import REGISTRY
 from harpy_core.kernels.registry import AUTO, has_gpus
 from harpy_core.planning import durations
 from harpy_core.running.workers import PROCESS_BYTES, Workers
-from harpy_core.statistics.asked import of_section
 from harpy_core.workflow.questions import Questions, most_workers
 
 if TYPE_CHECKING:
@@ -221,7 +220,7 @@ class Needs:
         return tile_plan(RasterInfo.from_json(input.raster), tile, others)
 
     def _plan(self, stage: str, wildcards: Any, raster: str, engine: str) -> Plan:
-        from harpy_core.planning.plan import stage_plan
+        from harpy_core.planning.plan import stage_plan, table_settings
         from harpy_core.raster.info import RasterInfo
         from harpy_core.storage.manifest import read_manifest
 
@@ -230,15 +229,11 @@ class Needs:
         return stage_plan(
             stage,
             RasterInfo.from_json(raster),
-            stats=of_section(self._asked.aggregate(wildcards)),
-            whole_channels=self._asked.aggregate(wildcards)["whole_channels"],
-            layers=self._asked.aggregate(wildcards)["layers"],
-            derived=self._asked.aggregate(wildcards)["derived"],
-            neighbors=self._asked.aggregate(wildcards)["neighbors"],
             crops=CropSettings.within(self._asked.extract(wildcards)),
             instances=found.get("instances"),
             densest=found.get("densest_tile"),
             engine=engine,
+            **table_settings(self._asked.aggregate(wildcards)),
         )
 
 

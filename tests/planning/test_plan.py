@@ -6,6 +6,7 @@ import math
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import harpy_core as hc
 from harpy_core.aggregate.slabs import COMMIT_BYTES, COMMIT_COPIES, SLAB_BYTES
 from harpy_core.config.crops import CropSettings
 from harpy_core.extract.extraction import stored_ratio
+from harpy_core.planning.aggregate_plan import PAIR_BYTES
 from harpy_core.planning.parts import Plan
 from harpy_core.planning.plan import plan_aggregate, plan_extract, stage_plan
 from harpy_core.raster import Raster, describe
@@ -261,6 +263,21 @@ def test_a_task_of_a_dask_image_holds_all_channels_of_its_tile() -> None:
     lazy = plan_aggregate(da.from_zarr(array), da.from_zarr(labels), instances=500)
     assert lazy.bytes_per_task - stored.bytes_per_task >= 24 * 2 * 2048**2
     assert lazy.tasks == 4
+
+
+def test_a_distance_between_neighbours_is_planned_in_pixels_whatever_its_unit_is() -> None:
+    image, labels = np.zeros((1, 2000, 3000), "u2"), np.zeros((2000, 3000), "u4")
+    info = replace(Raster.of(image, labels).info(), spacing=(0.25, 1.0))
+    shared: dict[str, Any] = {"info": info, "stats": "mean", "instances": 10**5}
+    alone = stage_plan("aggregate", **shared).result_bytes
+    near = stage_plan("aggregate", neighbors=40.0, **shared).result_bytes
+    assert near > alone
+    for spacing in ("metadata", (0.25, 1.0)):
+        found = stage_plan("aggregate", neighbors=20.0, spacing=spacing, **shared)
+        assert found.result_bytes == near
+    every = stage_plan("aggregate", neighbors=1e9, **{**shared, "instances": 10}).result_bytes
+    few = stage_plan("aggregate", **{**shared, "instances": 10}).result_bytes
+    assert every - few == 45 * PAIR_BYTES
 
 
 def test_the_densest_tile_decides() -> None:
