@@ -213,7 +213,7 @@ class Together:
 
         Returns
         -------
-        Of each layer its run; the tasks, each on one tile of all layers; what they measure in each.
+        The run of each layer; the tasks, each on one tile of all layers; what they measure in each.
         """
         raster = self.jobs[0].raster
         runs = [job.begin(edges, client, label_tiles(raster)) for job in self.jobs]

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 
+from harpy_core.aggregate.whole import HELD_BYTES
+from harpy_core.errors import InputError
 from harpy_core.instances.finding import Instances
 from harpy_core.statistics.label_partials import FINISHED, Measured, merge_moments, shifted
 from harpy_core.statistics.shapes import LABEL_PARTIALS, Shape, label_partials_of
@@ -35,6 +38,12 @@ class Rows:
     y: np.ndarray
     x: np.ndarray
     length: np.ndarray
+
+    BYTES: ClassVar[int] = 16
+    """Bytes of a run."""
+
+    def __len__(self) -> int:
+        return len(self.z)
 
     @classmethod
     def of(
@@ -179,6 +188,7 @@ class ShapeTable:
             if name != "size"
         }
         self._waiting: dict[int, tuple[int, list[Rows]]] = {}
+        self._runs = 0
 
     def add(self, rows: np.ndarray, ids: np.ndarray, geometry: Geometry, part: ShapePart) -> None:
         """Merge a tile, each of whose instances has one row."""
@@ -213,16 +223,32 @@ class ShapeTable:
         for i, (label, count) in enumerate(zip(ids.tolist(), pixels.tolist(), strict=True)):
             before, pieces = self._waiting.pop(label, (0, []))
             pieces.append(part.pieces.piece(i))
+            self._runs += len(pieces[-1])
             if before + count == total[i]:
                 complete.append(rows[i])
                 done.append(pieces)
+                self._runs -= sum(map(len, pieces))
             else:
                 self._waiting[label] = before + count, pieces
+        self._refuse_too_many()
         if done:
             joined = Rows.joined(done)
             made = joined.made(whole_of(self._partials), self._kernels, self._flat)
             for name, words in made.items():
                 self._words[name][complete] = words
+
+    def _refuse_too_many(self) -> None:
+        """Refuse instances whose runs would take more memory while they wait than pixels may."""
+        if self._runs * Rows.BYTES <= HELD_BYTES:
+            return
+        number = {label: sum(map(len, pieces)) for label, (_, pieces) in self._waiting.items()}
+        largest = max(number, key=lambda label: number[label])
+        name = next(shape.name for shape in self._shapes if shape.whole)
+        raise InputError(
+            f"stats: {name} would hold more than {HELD_BYTES / 1e9:.1f} GB of runs of instances "
+            f"that lie in several tiles; {largest} alone has {number[largest]:,} so far: leave it "
+            "out of the labels"
+        )
 
     def finish(
         self, rows: np.ndarray, totals: np.ndarray, bounds: np.ndarray, spacing: tuple[float, ...]

@@ -15,6 +15,7 @@ from scipy import ndimage
 from skimage import measure
 
 import harpy_core as hc
+from harpy_core.aggregate import outlines
 from harpy_core.aggregate.store import aggregate_to_store
 from harpy_core.kernels import engine as kernels_of
 from harpy_core.statistics.declared import of_labels
@@ -270,6 +271,20 @@ def test_what_cannot_be_measured_is_told_in_one_line(
     with pytest.raises(hc.InputError, match=told) as error:
         hc.aggregate_stats(None, labels, **options)
     assert "\n" not in str(error.value)
+
+
+def test_runs_that_take_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.full((40, 6), 5, "u1")
+    labels[:, 3] = 9
+    with tiles_of(1), tempfile.TemporaryDirectory() as folder:
+        stored = as_form("zarr", labels, (10, 6), folder, "labels")
+        # Of 80 runs of label 5 and 40 of label 9 all wait but the last tile's.
+        monkeypatch.setattr(outlines, "HELD_BYTES", 120 * outlines.Rows.BYTES)
+        hc.aggregate_stats(None, stored, "perimeter")
+        monkeypatch.setattr(outlines, "HELD_BYTES", 80 * outlines.Rows.BYTES)
+        told = r"^stats: perimeter would hold more than .* GB of runs .*; 5 alone has 60 so far"
+        with pytest.raises(hc.InputError, match=told), threads(1):
+            hc.aggregate_stats(None, stored, ("area", "perimeter"))
 
 
 def test_a_shape_needs_label_partials_that_exist() -> None:
