@@ -84,7 +84,8 @@ pytest: setup
 	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 test-torch: $(TORCH_VENV)/.ready
-	$(TORCH_VENV)/bin/python -m pytest tests/training/test_loading.py tests/training/test_training.py
+	$(TORCH_VENV)/bin/python -m pytest tests/training/test_loading.py tests/training/test_training.py \
+	  tests/embedding/test_torch_modules.py
 
 test-readers: $(READERS_VENV)/.ready
 	$(READERS_VENV)/bin/python -m pytest tests/raster/test_microscopes.py tests/raster/test_slides.py \

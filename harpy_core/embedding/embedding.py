@@ -69,9 +69,10 @@ def embed(
     crops
         Store that `harpy_core.extract_instances` wrote.
     model
-        Path of an ONNX file with one input; a PyTorch module; a function of NumPy arrays; or
-        ``module:name`` of either, in the working directory or installed. It is given (n, c, y, x)
-        float32, or (n, c, z, y, x) for crops with several planes, and returns a row for each crop.
+        Path of an ONNX file with one input, whose weights may lie in files beside it; a PyTorch
+        module; a function of NumPy arrays; or ``module:name`` of either, in the working directory
+        or installed. It is given (n, c, y, x) float32, or (n, c, z, y, x) for crops with several
+        planes, and returns a row for each crop.
     path
         Folder of the result, which appears when it is complete.
     obsm

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harpy_core.embedding.onnx_files import onnx_files
 from harpy_core.errors import InputError
 from harpy_core.statistics.own import OWN_NAME, code_digest, load
 
@@ -49,19 +50,27 @@ class Model:
             more = np.zeros((self.batch - number, *crops.shape[1:]), crops.dtype)
             crops = np.concatenate([crops, more])
         try:
-            found = np.asarray(self.run(crops), dtype=np.float32)
+            found = _as_float32(np.asarray(self.run(crops)))
         except Exception as error:
             told = " ".join(str(error).split())
             raise InputError(
                 f"model {self.name} failed on crops of {crops.shape}, float32: "
                 f"{type(error).__name__}: {told}"
             ) from error
-        if found.ndim < 2 or len(found) != len(crops):
+        if found.ndim < 2 or len(found) != len(crops) or found[0].size == 0:
             raise InputError(
                 f"model {self.name} returned {found.shape} for {len(crops)} crops: it must return "
                 "a row of numbers for each"
             )
         return np.ascontiguousarray(found[:number].reshape(number, -1))
+
+
+def _as_float32(found: np.ndarray) -> np.ndarray:
+    """Numbers as float32; those that it cannot hold are an error."""
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"returned {found.dtype}, not real numbers")
+    with np.errstate(over="raise"):
+        return found.astype(np.float32)
 
 
 LARGEST_SENT = 16 * 2**20
@@ -164,6 +173,8 @@ def open_model(model: Any, device: str = "auto", threads: int | None = None) -> 
     """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device = {device!r}: choose auto, cpu or cuda")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads = {threads}: give at least 1, or None")
     if isinstance(model, str | os.PathLike):
         text = os.fspath(model)
         if OWN_NAME.fullmatch(text):
@@ -182,10 +193,8 @@ def _of_object(
         return Model(name, digest, model)
     import torch
 
-    weights = hashlib.sha256((digest or repr(model)).encode())
-    for key, value in sorted(model.state_dict().items()):
-        weights.update(key.encode())
-        weights.update(value.detach().cpu().contiguous().numpy().tobytes())
+    from harpy_core.embedding.torch_modules import module_digest
+
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise InputError("device = 'cuda': PyTorch finds no GPU; choose auto or cpu")
@@ -196,10 +205,12 @@ def _of_object(
 
     def run(crops: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            found: np.ndarray = module(torch.from_numpy(crops).to(place)).float().cpu().numpy()
+            numbers = module(torch.from_numpy(crops).to(place)).cpu()
+        # NumPy has no bfloat16.
+        found: np.ndarray = (numbers.float() if numbers.dtype.itemsize < 4 else numbers).numpy()
         return found
 
-    return Model(name, weights.hexdigest(), run)
+    return Model(name, module_digest(model, digest), run)
 
 
 def _of_onnx(path: Path, device: str, threads: int | None) -> Model:
@@ -242,5 +253,8 @@ def _of_onnx(path: Path, device: str, threads: int | None) -> Model:
         found: np.ndarray = session.run(None, {given.name: pixels})[0]
         return found
 
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Model(str(path), digest, run, first if isinstance(first, int) else None)
+    content = hashlib.sha256()
+    for file in onnx_files(path):
+        with open(file, "rb") as opened:
+            hashlib.file_digest(opened, lambda: content)
+    return Model(str(path), content.hexdigest(), run, first if isinstance(first, int) else None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from harpy_core.config.crops import Extract
 from harpy_core.config.measures import Embed
+from harpy_core.embedding.onnx_files import onnx_files
 from harpy_core.embedding.parts import part_of
 from harpy_core.planning.parts import CELLS_PER_PIXEL, TASK_BYTES, Plan
 from harpy_core.planning.shapes import WORD, TileShape
@@ -17,7 +17,7 @@ MODEL_BYTES = 2 * 10**9
 """Memory that a model's library takes beside weights and batches: PyTorch and its CUDA context."""
 
 COPIES_OF_WEIGHTS = 4
-"""Size in memory of a model over that of its file."""
+"""Size in memory of a model over that of its files."""
 
 COPIES_OF_BATCH = 8
 """Size of what a model makes of a batch over the batch's own."""
@@ -48,8 +48,8 @@ def embed_plan(section: Embed, crops: Extract, info: RasterInfo, instances: int 
     chunk = len(crops.channels or info.channels) * window * itemsize(crops.dtype or shape.dtype)
     part = part_of(crops.batch_size)
     result = number * WIDTH * 4
-    is_file = not OWN_NAME.fullmatch(section.model) and Path(section.model).is_file()
-    weights = Path(section.model).stat().st_size if is_file else 0
+    files = [] if OWN_NAME.fullmatch(section.model) else onnx_files(section.model)
+    weights = sum(file.stat().st_size for file in files if file.is_file())
     return Plan(
         stage="embed",
         tasks=math.ceil(number / part),

@@ -19,6 +19,7 @@ from harpy_core.config.mistakes import Mistake, dotted, read, refusal, wrong
 from harpy_core.config.models import DATASETS, PEER, Benchmark, Case, Config, Origin, Source
 from harpy_core.config.paths import looked_in, placed
 from harpy_core.config.section import suggestion
+from harpy_core.embedding.onnx_files import onnx_files
 from harpy_core.errors import InputError, understood
 from harpy_core.raster.channel_list import read_names
 from harpy_core.raster.formats import beside, format_of, is_apart, stem
@@ -211,6 +212,11 @@ def _of_files(case: Case, path: Keys, folder: str) -> Iterator[Mistake]:
         if not Path(file).is_file():
             remedy = f"there is no such file{looked_in(file, folder)}; correct the path"
             yield wrong((*path, *key), file, remedy)
+    model = files.get(("embed", "model"))
+    for weights in onnx_files(model)[1:] if model else ():
+        if not weights.is_file():
+            remedy = f"its weights are in {weights}, which is not there; copy both files"
+            yield wrong((*path, "embed", "model"), model, remedy)
 
 
 def _of_origin(origin: Origin, path: Keys, folder: str) -> Iterator[Mistake]:

@@ -14,6 +14,7 @@ from harpy_core.config.cases import ImageCase, image_cases
 from harpy_core.config.crops import CropSettings, Extract
 from harpy_core.config.models import DATASETS, Aggregate, Benchmark, Case, Config, Section, Source
 from harpy_core.datasets import REGISTRY
+from harpy_core.embedding.onnx_files import onnx_files
 from harpy_core.kernels.registry import AUTO
 from harpy_core.planning import preflight
 from harpy_core.statistics.asked import has_layers, own_code
@@ -205,9 +206,11 @@ class Questions:
         return self.counted(wildcards) if asked else []
 
     def model_file(self, wildcards: Any) -> list[str]:
-        """The file of a case's model, where it is one."""
+        """The files of a case's model, where it is one of ONNX."""
         section = self.case(wildcards).embed
-        return [section.model] if section and not OWN_NAME.fullmatch(section.model) else []
+        if section is None or OWN_NAME.fullmatch(section.model):
+            return []
+        return [str(file) for file in onnx_files(section.model)]
 
     def model_code(self, wildcards: Any) -> str | None:
         """Digest of the code of a case's model, where it is the user's own."""

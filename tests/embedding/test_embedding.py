@@ -16,6 +16,7 @@ from servers import KEYS, Bucket
 
 import harpy_core as hc
 from harpy_core.embedding import embedding, models, parts
+from harpy_core.embedding.onnx_files import onnx_files
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -121,6 +122,43 @@ def test_a_run_that_died_goes_on_where_it_stopped(
     assert sum(calls[7:]) == len(crops) - done // 12 * 12
     np.testing.assert_array_equal(found.obsm["X_embedding"], whole.obsm["X_embedding"])
     assert {place.name for place in tmp_path.glob(".e.zarr*")} == set()
+
+
+def with_weights_beside(path: Path, factor: float) -> None:
+    """Write the network with its weights, times a factor, in a file of their own."""
+    network(path)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        tensor.raw_data = (numpy_helper.to_array(tensor) * np.float32(factor)).tobytes()
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    beside = f"{path.name}.data"
+    onnx.save(model, path, save_as_external_data=True, location=beside, size_threshold=0)
+
+
+def test_weights_in_a_file_beside_an_onnx_file_are_part_of_the_model(
+    crops: Crops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    path = tmp_path / "small.onnx"
+    with_weights_beside(path, 1)
+    assert onnx_files(path) == [path, tmp_path / "small.onnx.data"]
+    graph = path.read_bytes()
+    commit = embedding.WorkFolder.commit
+
+    def dying(self: Any, name: str, *content: Any) -> None:
+        commit(self, name, *content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding.WorkFolder, "commit", dying)
+        with pytest.raises(KeyboardInterrupt):
+            hc.embed(crops, path, tmp_path / "e.zarr")
+    with_weights_beside(path, 2)
+    assert path.read_bytes() == graph
+    found = hc.embed(crops, path, tmp_path / "e.zarr")
+    whole = hc.embed(crops, path, tmp_path / "whole.zarr")
+    np.testing.assert_array_equal(found.obsm["X_embedding"], whole.obsm["X_embedding"])
 
 
 @pytest.mark.parametrize("kind", ["file", "function"])
@@ -249,6 +287,9 @@ def test_what_cannot_be_is_refused_and_nothing_is_touched(crops: Crops, tmp_path
         ("none.onnx", "no such file"),
         (lambda crops: crops[:1].mean(axis=(2, 3)), "must return a row of numbers for each"),
         (lambda crops: crops[:, 99], "failed on crops"),
+        (lambda crops: crops.mean(axis=(2, 3)) * 1j, "complex64, not real numbers"),
+        (lambda crops: np.full((len(crops), 1), 1e300), "overflow"),
+        (lambda crops: np.empty((len(crops), 0)), "must return a row of numbers for each"),
         ("nowhere:model", "there is no module nowhere"),
         (3, "neither an ONNX file"),
     ):
