@@ -285,9 +285,15 @@ class CropSettings(Section):
         first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         if not first["loc"]:
             raise InputError(first["msg"])
-        name = str(first["loc"][0])
+        name, *inside = (str(part) for part in first["loc"])
+        holder: type[Section] = cls
         field = cls.model_fields.get(name)
-        holder = Window if name == "windows" and len(first["loc"]) > 2 else cls
+        if name == "windows" and inside:
+            missing = first["type"] == "missing"
+            inner = [part for part in inside if part != "[key]"][: 1 if missing else 2]
+            name = ".".join([name, *inner])
+            if len(inner) > 1:
+                holder, field = Window, Window.model_fields.get(inner[1])
         remedy = remedy_of(first, holder, rule_of(field) if field else "")
         raise InputError(f"{name} = {first['input']!r}: {remedy}")
 

@@ -355,7 +355,9 @@ class Extraction:
         """
         angle = np.zeros(len(instances))
         if settings.rotate:
-            angle = angles(raster.labels, instances.id, settings.spacing, engine, client, strict)
+            # Without a resolution windows are not resampled: their pixels count as squares.
+            sides = settings.spacing if settings.resolution else None
+            angle = angles(raster.labels, instances.id, sides, engine, client, strict)
         layout = CropLayout.of(raster, settings, instances)
         _, edges = tile_edges(raster)
         image = _extent(raster)

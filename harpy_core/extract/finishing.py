@@ -141,7 +141,15 @@ def refuse_unfit_padding(settings: CropSettings, pixels: np.dtype) -> None:
         They cannot; the message says which they can.
     """
     value = settings.padding
-    if isinstance(value, str) or pixels.kind not in "biu":
+    if isinstance(value, str):
+        return
+    if pixels.kind not in "biu":
+        largest = float(np.finfo(pixels).max) if pixels.kind == "f" else math.inf
+        if abs(value) > largest:
+            raise InputError(
+                f"padding = {value:g}: {pixels} pixels are numbers up to {largest:g}; give one of "
+                "these"
+            )
         return
     least, most = (0, 1) if pixels.kind == "b" else (np.iinfo(pixels).min, np.iinfo(pixels).max)
     if value != int(value) or not least <= value <= most:

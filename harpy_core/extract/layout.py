@@ -91,6 +91,12 @@ class CropLayout:
         wide = [view.size for view in views] + [layout.size] * (not views[0].plain)
         kinds = [layout.dtype, layout.pixels][: 1 + (not views[0].plain)]
         crop = max(map(math.prod, wide)) * layout.group * max(np.dtype(k).itemsize for k in kinds)
+        if crop > LARGEST_CHUNK:
+            raise InputError(
+                f"diameter = {settings.diameter}: what is gathered for a crop would have {crop:,} "
+                f"bytes, and codecs take at most {LARGEST_CHUNK:,}: give a smaller one, or a finer "
+                "resolution"
+            )
         if crop * layout.chunk > LARGEST_CHUNK:
             raise InputError(
                 f"batch_size = {layout.chunk}: a chunk would have {crop * layout.chunk:,} bytes, "

@@ -107,6 +107,15 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert_refused_in_one_line(options, told, tmp_path)
 
 
+@pytest.mark.parametrize(("dtype", "padding"), [("f2", 70_000), ("f2", -70_000), ("f4", 1e39)])
+def test_a_number_that_pixels_of_floats_cannot_have_is_refused(
+    dtype: str, padding: float, tmp_path: Path
+) -> None:
+    with pytest.raises(hc.InputError, match=r"padding = .* pixels are numbers up to"):
+        extracted(tissue(dtype), tmp_path, remove_background=False, padding=padding)
+    assert not any(tmp_path.iterdir())
+
+
 @given(
     case=cases(),
     form=st.sampled_from(FORMS),

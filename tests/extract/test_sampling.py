@@ -187,6 +187,20 @@ def test_a_bar_lies_along_x(degrees: int, tmp_path: Path) -> None:
     assert np.ptp(columns) >= 48
 
 
+def test_the_sides_of_pixels_turn_windows_with_a_resolution_alone(tmp_path: Path) -> None:
+    y, x = np.indices((81, 81)) - 40
+    labels = ((abs(x + y) < 36) & (abs(x - y) < 6)).astype("u1")
+    image = labels[np.newaxis]
+    options: dict[str, Any] = {"diameter": 61, "rotate": True, "spacing": [1.0, 3.0]}
+    plain = hc.extract_instances(image, labels, tmp_path / "plain", **options)
+    np.testing.assert_allclose(plain.angle, np.pi / 4, atol=1e-9)
+    sampled = hc.extract_instances(image, labels, tmp_path / "sampled", resolution=1.0, **options)
+    places = np.stack([np.nonzero(labels)[1] * 3.0, np.nonzero(labels)[0]])
+    values, axes = np.linalg.eigh(np.cov(places))
+    longest = axes[:, values.argmax()]
+    np.testing.assert_allclose(np.tan(sampled.angle), longest[1] / longest[0], 1e-9)
+
+
 SAMPLED: dict[str, Any] = {
     "diameter": 11,
     "resolution": 0.8,
@@ -326,9 +340,11 @@ def _brightness(pixels: np.ndarray) -> np.ndarray:
         ({"resolution": 0.5}, r"resolution = 0.5: nothing tells how large a pixel .* spacing ="),
         ({"resolution": 0, "spacing": (1, 1)}, "resolution = 0: give a number of micrometres"),
         ({"resolution": 1, "spacing": (1, -1)}, r"spacing = -1: spacing is a list of positive"),
-        ({"windows": {"wide": {}}}, "windows = {}: windows are a mapping of a name"),
-        ({"windows": {"wi de": {"diameter": 3}}}, "windows are a mapping of a name"),
-        ({"windows": {"w": {"diamter": 3}}}, "no such key .did you mean diameter"),
+        ({"windows": {"wide": {}}}, "windows.wide = {}: windows are a mapping of a name"),
+        ({"windows": {"wi de": {"diameter": 3}}}, "windows.wi de = .* are a mapping of a name"),
+        ({"windows": {"w": {"diamter": 3}}}, r"windows.w.diamter = 3: .*did you mean diameter"),
+        ({"windows": {"w": {"diameter": 0}}}, r"windows.w.diameter = 0: a window must be at least"),
+        ({"resolution": 1e4, "spacing": (1, 1)}, "diameter = 50: what is gathered for a crop"),
         ({"windows": {"w": {"diameter": 3, "resolution": 2}}}, "give the crops a resolution too"),
         ({"windows": {"w": {"diameter": [1, 3, 3]}}}, "give all windows planes, .* or none"),
     ],
