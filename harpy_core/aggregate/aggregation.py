@@ -122,8 +122,9 @@ def aggregate_stats(
     whole_channels
         Measure whole channels in the same read, for which tiles without labels are read too: var
         gets mean, std, min, max, q01, median and q99 of all pixels (``whole_mean``, …) and of those
-        inside instances (``inside_mean``, …), and uns ``channel_histograms`` both histograms,
-        exact. For integers of up to 16 bits. A chunk that is missing counts as its fill value.
+        inside instances (``inside_mean``, …; each once, where instances overlap), and uns
+        ``channel_histograms`` both histograms, exact. For integers of up to 16 bits. A chunk that
+        is missing counts as its fill value.
 
     Returns
     -------
@@ -448,7 +449,9 @@ class Aggregation:
 
     def histograms(self, counts: np.ndarray | None) -> dict[str, Any] | None:
         """Return the histograms of all channels as a table's uns has them."""
-        return None if counts is None else histograms(counts, self.raster.pixel_type)
+        if counts is None:
+            return None
+        return histograms(counts, self.raster.pixel_type, self.raster.channels)
 
     def channel_table(self, counted: dict[str, Any] | None) -> pd.DataFrame:
         """Return a table's var: the channels, and what their histograms tell."""
@@ -456,7 +459,7 @@ class Aggregation:
 
         if counted is None:
             return pd.DataFrame(index=pd.Index(self.raster.channels, dtype=object))
-        return columns(counted, self.raster.channels)
+        return columns(counted)
 
 
 def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> tuple[float, ...]:

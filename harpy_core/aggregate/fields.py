@@ -17,7 +17,7 @@ import zarr
 from harpy_core.aggregate.regions import layer_names, values_of, without_values
 from harpy_core.aggregate.store import create_layer, quiet_consolidation, write_table
 from harpy_core.errors import InputError
-from harpy_core.statistics.channels import HISTOGRAMS, WHERE, added, columns
+from harpy_core.statistics.channels import HISTOGRAMS, added, columns, in_order
 from harpy_core.storage.folders import staging
 from harpy_core.storage.manifest import digest_of, read_manifest, write_manifest
 
@@ -176,8 +176,8 @@ def _joined(parts: Mapping[str, Any]) -> Any:
     var, counted = first.var, {}
     if all(HISTOGRAMS in part.uns for part in parts.values()):
         names = list(first.var_names)
-        found = added([_in_order(part, names) for part in parts.values()])
-        var, counted = columns(found, names), {HISTOGRAMS: found}
+        found = added([in_order(part.uns[HISTOGRAMS], names) for part in parts.values()])
+        var, counted = columns(found), {HISTOGRAMS: found}
     return AnnData(
         obs=obs,
         var=var,
@@ -199,13 +199,6 @@ def _joined(parts: Mapping[str, Any]) -> Any:
             **counted,
         },
     )
-
-
-def _in_order(table: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return a table's histograms with their channels in an order."""
-    rows = [list(table.var_names).index(name) for name in names]
-    found = table.uns[HISTOGRAMS]
-    return {"least": found["least"], **{name: np.asarray(found[name])[rows] for name in WHERE}}
 
 
 def _stacked(parts: Sequence[Any], rows: Any) -> Any:

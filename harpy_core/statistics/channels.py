@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHERE = ("whole", "inside")
-"""The pixels that are counted: all of them, and those inside instances."""
+"""The pixels that are counted: all of them, and those inside instances, each once."""
 
 QUANTILES = {"q01": 0.01, "median": 0.5, "q99": 0.99}
 """Columns of quantiles, beside those of mean, std, min and max."""
@@ -75,10 +75,11 @@ class ChannelCounts:
         counts = found.reshape(2, len(planes), bins)
         counts[...] = 0
         inside = tuple(slice(0, b - a) for a, b in region)
+        start, length = runs.covered()
         bias = bias_of(planes.dtype)
         for c, plane in enumerate(planes):
             kernels.count_all(plane.reshape(shape)[inside], bias, counts[0, c])
-            kernels.count_runs(plane, runs.start, runs.length, bias, counts[1, c])
+            kernels.count_runs(plane, start, length, bias, counts[1, c])
         there = np.flatnonzero(counts[0].any(axis=0))
         return cls(channels, int(there[0]), counts[..., there[0] : there[-1] + 1].copy())
 
@@ -121,8 +122,10 @@ def refuse_uncountable(dtype: np.dtype) -> None:
         )
 
 
-def histograms(counts: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
+def histograms(counts: np.ndarray, dtype: np.dtype, channels: Sequence[str]) -> dict[str, Any]:
     """Return histograms for a table's uns, cut to the values that are there.
+
+    They name their channels, for a table's uns stays whole where channels are taken from it.
 
     Parameters
     ----------
@@ -130,14 +133,24 @@ def histograms(counts: np.ndarray, dtype: np.dtype) -> dict[str, Any]:
         Pixels of each value, as in `WHERE`.
     dtype
         Type of the pixels.
+    channels
+        Name of each channel.
     """
     there = np.flatnonzero(counts[0].any(axis=0))
     first, last = (int(there[0]), int(there[-1]) + 1) if len(there) else (0, 1)
     named = {name: counts[i, :, first:last] for i, name in enumerate(WHERE)}
-    return {"least": first - bias_of(dtype), **named}
+    return {"channels": np.array(channels, object), "least": first - bias_of(dtype), **named}
 
 
-def columns(found: Mapping[str, Any], channels: Sequence[str]) -> pd.DataFrame:
+def in_order(found: Mapping[str, Any], channels: Sequence[str]) -> dict[str, Any]:
+    """Return the histograms of some of their channels, in the order given."""
+    there = {name: row for row, name in enumerate(found["channels"])}
+    rows = [there[name] for name in channels]
+    named = {name: np.asarray(found[name])[rows] for name in WHERE}
+    return {"channels": np.array(channels, object), "least": int(found["least"]), **named}
+
+
+def columns(found: Mapping[str, Any]) -> pd.DataFrame:
     """Return what follows from histograms: a row for each channel, for a table's var.
 
     Columns are ``whole_mean``, ``whole_std`` (of the population), ``whole_min``, ``whole_max``,
@@ -154,7 +167,7 @@ def columns(found: Mapping[str, Any], channels: Sequence[str]) -> pd.DataFrame:
             for name, rows in made.items()
             for column in ("mean", "std", "min", "max", *QUANTILES)
         },
-        index=pd.Index(list(channels), dtype=object),
+        index=pd.Index(list(found["channels"]), dtype=object),
     )
 
 
@@ -188,7 +201,7 @@ def added(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             first = int(part["least"]) - least
             total[:, first : first + part[name].shape[1]] += np.asarray(part[name])
         named[name] = total
-    return {"least": least, **named}
+    return {"channels": parts[0]["channels"], "least": least, **named}
 
 
 def channel_percentiles(
@@ -203,13 +216,14 @@ def channel_percentiles(
     Parameters
     ----------
     table
-        AnnData of `harpy_core.aggregate_stats` with ``whole_channels=True``.
+        AnnData of `harpy_core.aggregate_stats` with ``whole_channels=True``, or some of its rows
+        and channels: which of its instances are left does not matter.
     percentiles
         Two percentiles, from 0 to 100; linear between two pixels.
     inside
         Take the pixels inside instances; False takes all.
     channels
-        Names of the channels; None for all.
+        Names of the channels; None for all that the table has.
 
     Returns
     -------
@@ -222,21 +236,25 @@ def channel_percentiles(
         The table has no histograms or no such channel, the percentiles are invalid, or a channel
         has no pixel.
     """
-    if HISTOGRAMS not in table.uns:
+    counted = table.uns.get(HISTOGRAMS, {})
+    if "channels" not in counted:
         raise InputError("table: no histograms in it; aggregate with whole_channels=True")
-    low, high = percentiles
-    if not 0 <= low < high <= 100:
+    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise InputError(f"percentiles = {percentiles}: two that rise, from 0 to 100")
-    found, names = table.uns[HISTOGRAMS], list(table.var_names)
-    missing = [name for name in channels or () if name not in names]
+    if isinstance(channels, str):
+        raise InputError(f"channels = {channels!r}: a list of names, or None")
+    names, there = list(table.var_names if channels is None else channels), [*counted["channels"]]
+    missing = [name for name in names if name not in there]
     if missing:
-        raise InputError(f"channels: the table has no channel {missing[0]!r}; it has {names}")
-    rows = [names.index(name) for name in (names if channels is None else channels)]
-    counts, least = np.asarray(found[WHERE[inside]])[rows], int(found["least"])
+        raise InputError(
+            f"channels: the table has no channel {missing[0]!r}; it has {', '.join(there)}"
+        )
+    found = in_order(counted, names)
+    counts, least = found[WHERE[inside]], found["least"]
     if not counts.any(axis=1).all():
         raise InputError("table: a channel has no pixel inside instances; give inside=False")
     each = [Counted(np.flatnonzero(row) + float(least), row[np.flatnonzero(row)]) for row in counts]
     lower, upper = (
-        np.array([float(one.quantile(q / 100)[0, 0]) for one in each]) for q in (low, high)
+        np.array([float(one.quantile(q / 100)[0, 0]) for one in each]) for q in percentiles
     )
     return lower, upper

@@ -45,6 +45,23 @@ class RunTable:
         """Number of instances in the tile."""
         return len(self.ids)
 
+    def covered(self) -> tuple[np.ndarray, np.ndarray]:
+        """First pixel and length of stretches that hold each pixel of the runs once.
+
+        The runs themselves, unless instances overlap.
+        """
+        start, length = self.start, self.length
+        if (start[1:] < start[:-1]).any():
+            order = np.argsort(start, kind="stable")
+            start, length = start[order], length[order]
+        reach = np.maximum.accumulate(start + length)
+        apart = start[1:] >= reach[:-1]
+        if apart.all():
+            return start, length
+        first = np.flatnonzero(np.append(True, apart))
+        last = np.append(first[1:], len(start)) - 1
+        return start[first], (reach[last] - start[first]).astype(length.dtype)
+
 
 def encode_runs(
     labels: np.ndarray, kernels: ModuleType, plane_shape: tuple[int, int, int] | None = None

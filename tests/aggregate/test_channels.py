@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata
 import numpy as np
 import pytest
 from cases import FORMS, NARROW, Case, as_form, cases, counted_reads, tiles_of
@@ -80,8 +81,6 @@ def test_workers_and_statistics_beside_it_change_nothing(client: Client) -> None
 
 
 def test_the_store_has_them_and_fields_of_view_add_up(tmp_path: Path) -> None:
-    import anndata
-
     case = tissue("u2")
     image = as_form("zarr", case.image, (1, 7, 9), tmp_path)
     instances = hc.find_instances(case.labels)
@@ -113,12 +112,41 @@ def test_percentiles_normalise_crops(tmp_path: Path) -> None:
     assert batch.image.max() == 1
 
 
+def test_percentiles_of_a_part_of_a_table_are_those_of_its_channels(tmp_path: Path) -> None:
+    case = tissue("u2")
+    whole = found(case)
+    whole.write_zarr(tmp_path / "table.zarr")
+    for table in (whole, anndata.read_zarr(tmp_path / "table.zarr")):
+        some = table[:5, [2, 0]]
+        inside = case.image[[2, 0]][:, case.labels != 0]
+        expected = np.percentile(inside, (1, 99), axis=1)
+        np.testing.assert_array_equal(hc.channel_percentiles(some), expected)
+
+
+def test_a_pixel_inside_several_instances_counts_once() -> None:
+    case = tissue("u2")
+    boxes = [(3, 4, 12, 9), (5, 6, 20, 12), (5, 6, 7, 8), (9, 2, 11, 20), (12, 4, 15, 9)]
+    corners = [np.array([(a, b), (c, b), (c, d), (a, d)], float) for a, b, c, d in boxes]
+    cells = hc.polygon_labels(corners, case.labels.shape)
+    union = np.zeros(case.labels.shape, "u1")
+    for left, top, right, bottom in boxes:
+        union[top:bottom, left:right] = 1
+    for tile in (1, 10**6):
+        with tiles_of(tile):
+            table = hc.aggregate_stats(case.image, cells, "mean", whole_channels=True)
+        assert_is_numpys(table, Case(case.image, union, (1,), (1,), 1))
+
+
 def test_pixels_without_a_bounded_histogram_and_bad_percentiles_are_refused() -> None:
     with pytest.raises(hc.InputError, match="histogram of float32 pixels is not bounded"):
         found(tissue("f4"))
     table = found(tissue("u1"))
     with pytest.raises(hc.InputError, match="two that rise"):
         hc.channel_percentiles(table, (99, 1))
+    with pytest.raises(hc.InputError, match="two that rise"):
+        hc.channel_percentiles(table, (99,))  # type: ignore[arg-type]
+    with pytest.raises(hc.InputError, match="a list of names"):
+        hc.channel_percentiles(table, channels="0")
     with pytest.raises(hc.InputError, match="has no channel 'DAPI'"):
         hc.channel_percentiles(table, channels=["DAPI"])
     with pytest.raises(hc.InputError, match="whole_channels=True"):
