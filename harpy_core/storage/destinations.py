@@ -127,6 +127,8 @@ class FarWork(WorkFolder):
 
     def begin(self, make: Callable[[Path], None], resume: bool = True) -> None:
         """Prepare the folder as `WorkFolder.begin` does, and the place in the bucket."""
+        # Before anything is made here.
+        publishing.refuse_begun(self.objects, self._run() if self._run_file.exists() else None)
         super().begin(make, resume)
         publishing.begin(self.objects, self._run(), self.at_once)
 

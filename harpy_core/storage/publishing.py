@@ -122,10 +122,30 @@ def begin(place: Objects, run: str, at_once: bool = False) -> None:
     InputError
         Another run writes there, or was killed: that cannot be known from here.
     """
-    known, mine = place.get(MARK), json.dumps({"run": run, "by": myself()})
-    if known is None and not place.put_new(MARK, mine.encode()):
-        known = place.get(MARK)
-    if known is not None and _said(known, "run") != run:
+    mine = json.dumps({"run": run, "by": myself()})
+    if place.get(MARK) is not None or not place.put_new(MARK, mine.encode()):
+        refuse_begun(place, run)
+    if at_once:
+        place.remove(ROOT)
+
+
+def refuse_begun(place: Objects, run: str | None) -> None:
+    """Refuse a place where another run has put its mark.
+
+    Parameters
+    ----------
+    place
+        Address of the store.
+    run
+        Name of the run that may be there; None of one that has no name yet.
+
+    Raises
+    ------
+    InputError
+        Another run writes there, or was killed: that cannot be known from here.
+    """
+    known = place.get(MARK)
+    if known is not None and (run is None or _said(known, "run") != run):
         # Where there is a store, it is as it was: a table is sent when it is complete.
         whole = place.found().keys() & set(ROOT)
         left = f"{place.address}/{MARK}" if whole else "what is there"
@@ -133,8 +153,6 @@ def begin(place: Objects, run: str, at_once: bool = False) -> None:
             f"{place.address}: {_said(known, 'by') or SOMEBODY} is writing it, or was killed: wait "
             f"for it, or, if it is gone, remove {left}"
         )
-    if at_once:
-        place.remove(ROOT)
 
 
 def complete(

@@ -293,6 +293,7 @@ def test_a_second_run_at_an_address_is_refused_while_the_first_is_there(
     mine = f"process {os.getpid()} on {socket.gethostname()}"
     assert told[0].startswith(f"{ADDRESS}: {mine} is writing it, or was killed")
     assert told[0].endswith("wait for it, or, if it is gone, remove what is there")
+    assert os.listdir("elsewhere") == []
     assert there(bucket) == undisturbed
 
 
