@@ -466,9 +466,11 @@ def _checked_spacing(spacing: Sequence[float] | None, axes: int) -> tuple[float,
     """Side of a pixel along each axis; 1 where none is given."""
     if spacing is None:
         return (1.0,) * axes
-    sides = tuple(float(side) for side in spacing)
-    if len(sides) != axes or not all(0 < side < math.inf for side in sides):
+    given = np.asarray(spacing)
+    numbers = given.shape == (axes,) and given.dtype.kind in "iuf"
+    if not numbers or not ((given > 0) & (given < math.inf)).all():
+        told = ", ".join(map(str, given.ravel().tolist()))
         raise InputError(
-            f"spacing = {sides}: give one positive number for each of the labels' {axes} axes"
+            f"spacing = {told}: give one positive number for each of the labels' {axes} axes"
         )
-    return sides
+    return tuple(map(float, given))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,7 +36,7 @@ MOST_BYTES = 2**32
 """Bytes that all pairs may take."""
 
 
-def checked_neighbors(given: str | float | None) -> Neighbors | None:
+def checked_neighbors(given: Any) -> Neighbors | None:
     """Return what was asked for, as it is.
 
     Raises
@@ -47,7 +48,8 @@ def checked_neighbors(given: str | float | None) -> Neighbors | None:
         return None
     if given == TOUCHING:
         return "touching"
-    if isinstance(given, str | bool) or not 0 < given < float("inf"):
+    real = isinstance(given, Real) and not isinstance(given, bool)
+    if not real or not 0 < float(given) < float("inf"):
         raise InputError(
             f"neighbors = {given!r}: give {TOUCHING}, or the longest distance between two centroids"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from types import FunctionType
@@ -15,6 +15,7 @@ from harpy_core.statistics.declared import (
     PARAMETRIC,
     Statistic,
     chosen,
+    hint,
     of_channels,
     of_labels,
 )
@@ -119,9 +120,11 @@ def _declared(stats: Any) -> Iterator[str | Statistic | Shape | Joint]:
         yield from [found] if isinstance(found, Joint) else found
     elif callable(stats):
         yield from _declared(measure(stats))
-    else:
+    elif isinstance(stats, Iterable):
         for one in stats:
             yield from _declared(one)
+    else:
+        raise InputError(f"stats: {stats!r} is not a statistic; {hint(str(stats))}")
 
 
 def _named(name: str) -> Iterator[str | Statistic | Shape | Joint]:
@@ -157,8 +160,9 @@ def radial_mean(rings: int = RINGS) -> tuple[Statistic, ...]:
     InputError
         There is no ring, or there are more than 999.
     """
-    if not 1 <= rings <= 999:
+    if rings not in range(1, 1000):
         raise InputError(f"rings = {rings}: give 1 to 999")
+    rings = int(rings)
     return tuple(
         Statistic(
             f"radial_mean-{ring + 1}",

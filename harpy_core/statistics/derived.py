@@ -89,7 +89,7 @@ def parsed(
 def _parsed(
     name: str, text: str, layers: Collection[str], asked: Asked, complete: bool
 ) -> Derived | None:
-    match = _FORMULA.fullmatch(text)
+    match = _FORMULA.fullmatch(str(text))
     if match is None:
         raise InputError(
             f"derived: {name} = {text!r}: give two of stats with - or / between spaces, such as "

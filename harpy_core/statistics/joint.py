@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from harpy_core.errors import InputError
@@ -126,11 +127,11 @@ def manders_coloc_coeff(pairs: Pairs, thresholds: Mapping[str, float]) -> Joint:
         Threshold of each channel, in its units.
     """
     channels, _ = _places("manders_coloc_coeff", pairs)
-    missing = [name for name in channels if name not in thresholds]
+    missing = [name for name in channels if not isinstance(thresholds.get(name), Real)]
     if missing:
         raise InputError(
-            f"stats: manders_coloc_coeff: channel {missing[0]!r} has no threshold; give one for "
-            "each channel of the pairs"
+            f"stats: manders_coloc_coeff: channel {missing[0]!r} has no threshold; give a number "
+            "for each channel of the pairs"
         )
     both = [way for one, other in pairs for way in ((one, other), (other, one))]
     ways = [(channels.index(one), channels.index(other)) for one, other in both]
@@ -145,7 +146,7 @@ def manders_coloc_coeff(pairs: Pairs, thresholds: Mapping[str, float]) -> Joint:
 
 def _places(name: str, pairs: Pairs) -> tuple[tuple[str, ...], list[tuple[int, int]]]:
     """Channels of some pairs, and the place of each pair among them."""
-    listed = [tuple(pair) for pair in pairs]
+    listed = [(pair,) if isinstance(pair, str) else tuple(pair) for pair in pairs]
     if not listed:
         raise InputError(f"stats: {name} needs pairs of channels, and there are none; give pairs")
     if any(len(pair) != 2 or pair[0] == pair[1] for pair in listed):

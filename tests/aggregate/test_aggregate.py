@@ -318,6 +318,8 @@ LABELS = np.eye(6, dtype="i4")
         (IMAGE, LABELS, {"stats": ["radial_men"]}, "did you mean radial_mean"),
         (IMAGE, LABELS, {"stats": ["q100"]}, "choose from count, .* q01 to q99; radial_mean, "),
         (IMAGE, LABELS, {"stats": []}, "choose at least one"),
+        (IMAGE, LABELS, {"stats": None}, "stats: None is not a statistic; choose from count"),
+        (IMAGE, LABELS, {"stats": ["mean", 5]}, "stats: 5 is not a statistic"),
         (IMAGE, LABELS, {"engine": "gpu9"}, "'gpu9': not an engine"),
         (IMAGE, LABELS, {"index": [3, 0]}, "index: labels are positive integers.* not 0"),
         (IMAGE, LABELS, {"index": [1.5]}, "positive integers.* not 1.5"),

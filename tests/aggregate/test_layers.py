@@ -338,6 +338,7 @@ def test_a_store_has_derived_columns_slab_by_slab_and_nan_in_the_rows_of_other_l
         ("mean / area", "area is a shape, and mean a statistic of channels"),
         ("cell.mean / nucleus.mean", "an instance of cell may have none or several of nucleus"),
         ("ring.bbox - bbox", "ring.bbox is none of stats"),
+        ("ring", "give two of stats with - or / between spaces"),
     ],
 )
 def test_what_cannot_be_derived_is_told_in_one_line(formula: str, told: str) -> None:

@@ -166,7 +166,7 @@ def test_a_table_on_disk_and_one_of_several_fields_have_the_neighbours(tmp_path:
     assert not both[:4, 4:].any()
 
 
-@pytest.mark.parametrize("given_neighbors", ["near", 0, -1.0, float("nan"), True])
+@pytest.mark.parametrize("given_neighbors", ["near", 0, -1.0, float("nan"), True, [30]])
 def test_what_neighbours_cannot_be_is_told_in_one_line(given_neighbors: Any) -> None:
     with pytest.raises(hc.InputError, match=r"neighbors = .*: give touching, or the longest"):
         hc.aggregate_stats(None, np.ones((2, 2), "u1"), "area", neighbors=given_neighbors)

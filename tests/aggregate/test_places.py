@@ -321,6 +321,23 @@ def test_channels_that_are_not_there_are_refused_before_anything_is_read() -> No
         found(tissue("u2"), stats="pearson_corr_coeff")
 
 
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda: hc.radial_mean(0), "rings = 0: give 1 to 999"),
+        (lambda: hc.radial_mean(2.5), "rings = 2.5: give 1 to 999"),
+        (lambda: hc.pearson_corr_coeff([]), "pearson_corr_coeff needs pairs of channels"),
+        (lambda: hc.pearson_corr_coeff(["ab"]), r"pairs = \[\('ab',\)\]: give two different"),
+        (lambda: hc.manders_overlap_coeff([("a", "a")]), "give two different channels each"),
+        (lambda: hc.manders_coloc_coeff(PAIR, {"0": 1}), "channel '1' has no threshold"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_told_in_one_line(ask: Any, told: str) -> None:
+    with pytest.raises(hc.InputError, match=told) as error:
+        ask()
+    assert "\n" not in str(error.value)
+
+
 def test_large_instances_are_kept_where_their_places_are_needed_or_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -261,6 +261,8 @@ def test_a_shape_of_ones_own_is_a_column_beside_the_others() -> None:
         (np.ones((3, 3), "u1"), {"stats": "surface_area"}, "surface_area is not defined .* 2 axes"),
         (np.ones((3, 3), "u1"), {"stats": "area", "spacing": (1, 1, 1)}, "labels' 2 axes"),
         (np.ones((3, 3), "u1"), {"stats": "area", "spacing": (1, -1)}, "one positive number"),
+        (np.ones((3, 3), "u1"), {"stats": "area", "spacing": 0.5}, "spacing = 0.5: give one pos"),
+        (np.ones((3, 3), "u1"), {"stats": "area", "spacing": "metadata"}, "spacing = metadata: "),
         (np.ones((3, 3), "u1"), {"stats": ("area", "mean")}, "image = None: mean is measured"),
         (np.ones((3, 3), "u1"), {"stats": "perimetre"}, "did you mean perimeter"),
     ],
