@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from harpy_core.raster.formats.format import Element
 from harpy_core.raster.placed import PlacedLabels, is_upright
 from harpy_core.raster.placement import difference, relation
 from harpy_core.raster.polygons import PolygonLabels
+from harpy_core.raster.raster import as_labels
 from harpy_core.raster.reading import is_dask, lifted, reader_of
 
 Sides = float | Sequence[float]
@@ -66,17 +68,20 @@ class Laid:
         """Return the matrix from the labels' places z, y and x to those in the image."""
         named = f"{self.keys}scale"
         scale = _by_axis(1.0 if self.scale is None else self.scale, axes, named, 1.0)
-        shift = _by_axis(self.translation or 0.0, axes, f"{self.keys}translation", 0.0)
+        moved = 0.0 if self.translation is None else self.translation
+        shift = _by_axis(moved, axes, f"{self.keys}translation", 0.0)
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise InputError(f"{named} = {self.scale}: give positive numbers")
+        if not np.isfinite(shift).all():
+            raise InputError(f"{self.keys}translation = {self.translation}: give numbers")
         matrix = np.diag([*scale, 1.0])
         matrix[:3, 3] = shift
         return matrix
 
 
 def _by_axis(value: Sides, axes: int, what: str, otherwise: float) -> np.ndarray:
-    if isinstance(value, int | float):
-        return np.array([otherwise] * (3 - axes) + [value] * axes, np.float64)
+    if isinstance(value, Real):
+        return np.array([otherwise] * (3 - axes) + [float(value)] * axes, np.float64)
     if len(value) != axes:
         raise InputError(f"{what} = {list(value)}: give one number, or {axes}, one for each axis")
     return np.array([otherwise] * (3 - axes) + [*value], np.float64)
@@ -98,7 +103,7 @@ def place_labels(
     Parameters
     ----------
     labels
-        (y, x) or (z, y, x) integers: a NumPy or Zarr array, or one that `open_raster` opened.
+        (y, x) or (z, y, x), as `harpy_core.aggregate_stats` takes them, but no Dask array.
     shape
         Pixels of the image along the labels' axes.
     scale
@@ -117,14 +122,17 @@ def place_labels(
     Raises
     ------
     InputError
-        A scale is not positive, or numbers are not whole and `nearest` is not asked for; or it is a
-        Dask array.
+        A scale is not positive, or numbers are not whole and `nearest` is not asked for; or the
+        labels are no whole numbers, a Dask array, or polygons, which have a place of their own.
     """
+    labels = as_labels(labels)
     if is_dask(labels):
         raise InputError("labels: Dask arrays are not placed; use dask.array.repeat and pad")
+    if isinstance(labels, PolygonLabels):
+        raise InputError("labels: give the place of polygons to polygon_labels or read_polygons")
     if len(shape) != labels.ndim:
         raise InputError(f"shape = {tuple(shape)}: give {labels.ndim} numbers, as labels have axes")
-    matrix = Laid(scale, translation).matrix(labels.ndim)
+    matrix = Laid(scale, translation, keys="").matrix(labels.ndim)
     if not nearest and _exact(matrix) is None:
         raise InputError(
             f"scale = {scale}, translation = {translation}: pixels of the labels are not whole "

@@ -191,7 +191,9 @@ def polygon_labels(
     """Labels of an image, given as polygons.
 
     A pixel belongs to a polygon if its centre lies inside an odd number of the polygon's rings, so
-    that inner rings are holes. Polygons may overlap.
+    that inner rings are holes. Polygons may overlap. One in which no centre lies is no instance.
+    Labels that are made of these (`expand_labels`, `label_rings`, `subtract_labels`) give a pixel
+    of several polygons to the last.
 
     Parameters
     ----------
@@ -204,7 +206,7 @@ def polygon_labels(
         Label of each; None numbers them from 1.
     scale, translation
         A corner is at ``x * scale + translation`` in pixels, the first of which reaches from 0 to
-        1; two numbers are along x and y.
+        1; two numbers are along x and y. A negative scale flips.
 
     Returns
     -------
@@ -215,11 +217,16 @@ def polygon_labels(
     Raises
     ------
     InputError
-        A ring has fewer than three corners or one that is no number, or there are not as many
-        labels as polygons, or two of the same.
+        One of them is no polygon, a ring has fewer than three corners or one that is no number, or
+        there are not as many labels as polygons, or two of the same; or the shape, the scale or the
+        translation is no pair of numbers.
     """
-    given = list(getattr(polygons, "geometry", polygons))
-    rings = [list(_rings(one)) for one in given]
+    plane, factor, shift = _checked_place(shape, scale, translation)
+    column = getattr(polygons, "geometry", polygons)
+    if isinstance(getattr(column, "geom_type", None), str):
+        raise InputError(f"polygons: one {column.geom_type}: give a list of polygons")
+    given = list(column)
+    rings = [_rings_of(number, one) for number, one in enumerate(given)]
     for number, parts in enumerate(rings):
         for part in parts:
             if part.ndim != 2 or part.shape[1] < 2 or len(part) < 3 or not np.isfinite(part).all():
@@ -236,16 +243,48 @@ def polygon_labels(
                 "give each one of its own"
             )
     corners = [part[:, :2] for parts in rings for part in parts]
-    places = np.concatenate([np.empty((0, 2)), *corners]) * np.asarray(scale, np.float64)
-    places = places + np.asarray(translation, np.float64)
+    places = np.concatenate([np.empty((0, 2)), *corners]) * factor + shift
     return PolygonLabels(
         labels,
         np.ascontiguousarray(places[:, 0]),
         np.ascontiguousarray(places[:, 1]),
         _offsets(np.array([len(part) for part in corners], np.int64)),
         _offsets(np.array([len(parts) for parts in rings], np.int64)),
-        (int(shape[0]), int(shape[1])),
+        plane,
     )
+
+
+def _checked_place(
+    shape: Any, scale: Any, translation: Any
+) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    sides = np.ravel(shape)
+    if len(sides) != 2:
+        raise InputError(f"shape = {shape}: give the image's pixels along y and x")
+    factor, shift = np.asarray(scale, np.float64), np.asarray(translation, np.float64)
+    for name, value, given in (("scale", factor, scale), ("translation", shift, translation)):
+        if value.shape not in ((), (2,)) or not np.isfinite(value).all():
+            raise InputError(f"{name} = {given}: give a number, or two, along x and y")
+    if not factor.all():
+        raise InputError(f"scale = {scale}: 0 leaves nothing of a polygon; give another number")
+    return (int(sides[0]), int(sides[1])), factor, shift
+
+
+def _rings_of(number: int, polygon: Any) -> list[np.ndarray]:
+    """Rings of a polygon.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    try:
+        return list(_rings(polygon))
+    except (TypeError, ValueError) as error:
+        kind = getattr(polygon, "geom_type", type(polygon).__name__)
+        circle = "; of a circle give .buffer(radius)" if kind == "Point" else ""
+        raise InputError(
+            f"polygons: polygon {number} is no polygon, but of type {kind}: leave it out{circle}"
+        ) from error
 
 
 def _rings(polygon: Any) -> Iterator[np.ndarray]:

@@ -111,14 +111,17 @@ def test_a_pixel_takes_the_label_at_its_centre(
         ({"scale": 1.5}, r"scale = 1.5, .*not whole ones of the image"),
         ({"translation": 0.5}, r"translation = 0.5: .*not whole ones"),
         ({"scale": 0.5}, r"scale = 0.5, .*give whole numbers, or nearest=True"),
-        ({"scale": -1}, "give positive numbers"),
+        ({"scale": -1}, "^scale = -1: give positive numbers"),
+        ({"translation": np.nan}, "^translation = nan: give numbers"),
+        ({"labels": np.ones((4, 4), bool)}, "labels are bool, a binary mask"),
+        ({"labels": hc.polygon_labels([], (4, 4))}, "give the place of polygons to polygon_labels"),
         ({"scale": (1, 1, 1)}, "give one number, or 2"),
         ({"shape": (4, 4, 4)}, "give 2 numbers"),
     ],
 )
 def test_what_cannot_be_placed_is_told_in_one_line(arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(hc.InputError, match=told) as error:
-        hc.place_labels(np.ones((4, 4), "u1"), **{"shape": (8, 8), **arguments})
+        hc.place_labels(**{"labels": np.ones((4, 4), "u1"), "shape": (8, 8), **arguments})
     assert "\n" not in str(error.value)
 
 

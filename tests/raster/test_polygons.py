@@ -166,13 +166,21 @@ SQUARE = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0]])
         ([SQUARE * np.nan], {}, "a ring of polygon 0"),
         ([SQUARE], {"ids": [1, 2]}, "2 different labels for 1 polygons"),
         ([SQUARE, SQUARE], {"ids": [3, 3]}, "1 different labels for 2 polygons"),
+        ([shapely.Point(3, 4)], {}, r"0 is no polygon, but of type Point: .*\.buffer\(radius\)"),
+        ([SQUARE, None], {}, "polygon 1 is no polygon, but of type NoneType"),
+        (["text"], {}, "polygon 0 is no polygon, but of type str"),
+        (shapely.box(0, 0, 2, 2), {}, "one Polygon: give a list of polygons"),
+        ([SQUARE], {"scale": (1, 2, 3)}, "scale = .*: give a number, or two"),
+        ([SQUARE], {"scale": 0}, "scale = 0: 0 leaves nothing"),
+        ([SQUARE], {"translation": np.nan}, "translation = nan: give a number, or two"),
+        ([SQUARE], {"shape": (3, *SHAPE)}, "shape = .*: give the image's pixels along y and x"),
     ],
 )
 def test_polygons_that_are_none_are_told_in_one_line(
     polygons: Any, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(hc.InputError, match=told):
-        hc.polygon_labels(polygons, SHAPE, **options)
+        hc.polygon_labels(polygons, **{"shape": SHAPE, **options})
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"type": "Topology"}', '{"features": []}'])
