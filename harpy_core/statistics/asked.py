@@ -104,6 +104,8 @@ def resolved(stats: Stats) -> Asked:
     for one in wanted:
         if isinstance(one, Joint) and joints.setdefault(one.name, one) is not one:
             raise InputError(f"stats: two are called {one.name!r}; rename one of them")
+        if isinstance(one, Joint) and one.name == "spatial":
+            raise InputError("stats: 'spatial' are the centroids in obsm; rename the function")
     alone = [one for one in wanted if not isinstance(one, Joint)]
     found = {} if joints and not alone else chosen(alone)
     return Asked(of_channels(found), joints, of_labels(found))

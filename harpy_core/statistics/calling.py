@@ -98,6 +98,14 @@ def _batches(begin: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
+def _real(numbers: Any) -> np.ndarray:
+    """What a function returned, as float64."""
+    found = np.asarray(numbers)
+    if found.dtype.kind == "c":
+        raise TypeError("it returned complex numbers")
+    return np.asarray(found, np.float64)
+
+
 def _of_batch(
     function: Callable[..., Any],
     name: str,
@@ -109,8 +117,8 @@ def _of_batch(
     number = len(starts) - 1
     try:
         with _ALONE:
-            numbers = np.asarray(function(pixels, where, starts), dtype=np.float64)
-    except Exception as error:
+            numbers = _real(function(pixels, where, starts))
+    except (Exception, SystemExit) as error:
         told = " ".join(str(error).split())
         raise InputError(
             f"stats: {name} failed on a batch of {number} instances with {pixels.shape[1]} pixels: "
@@ -135,8 +143,8 @@ def _numbers(
 ) -> np.ndarray:
     try:
         with _ALONE:
-            numbers = np.asarray(function(pixels, where), dtype=np.float64).reshape(-1)
-    except Exception as error:
+            numbers = _real(function(pixels, where)).reshape(-1)
+    except (Exception, SystemExit) as error:
         told = " ".join(str(error).split())
         raise InputError(
             f"stats: {name} failed on instance {label} with {pixels.shape[1]} pixels: "

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harpy_core.errors import InputError
-from harpy_core.provenance import names_imported
 from harpy_core.statistics.declared import Statistic
 from harpy_core.statistics.joint import Joint
 
@@ -35,6 +34,37 @@ OWN_PATTERN = r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
 """Name of a function in a config: ``module:name``."""
 
 OWN_NAME = re.compile(OWN_PATTERN)
+
+
+class Carried:
+    """A function as it goes to workers: unpickled where it is called, so that its failing is told.
+
+    Parameters
+    ----------
+    function
+        Function; None on the way.
+    pickled
+        The function, pickled.
+    """
+
+    def __init__(self, function: Callable[..., Any] | None, pickled: bytes = b"") -> None:
+        self._function, self._pickled = function, pickled
+
+    def __call__(self, *arguments: np.ndarray) -> Any:
+        """Call the function."""
+        if self._function is None:
+            from distributed.protocol import pickle
+
+            # From the process that gave the tasks out, by the channel that they come by.
+            self._function = pickle.loads(self._pickled)
+        return self._function(*arguments)
+
+    def __reduce__(self) -> tuple[type, tuple[None, bytes]]:
+        if self._function is not None and not self._pickled:
+            from distributed.protocol import pickle
+
+            self._pickled = pickle.dumps(self._function)
+        return Carried, (None, self._pickled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +89,10 @@ class Measure:
 
     def declared(self) -> list[Statistic] | Joint:
         """Return the statistics of each channel, or the numbers of all channels together."""
+        function = Carried(self.function)
         told = (self.function.__doc__ or f"numbers of {self.name}").strip().splitlines()[0]
         if self.per == "instance":
-            finish = partial(
-                _of_instances, self.function, self.name, len(self.outputs), self.batched
-            )
+            finish = partial(_of_instances, function, self.name, len(self.outputs), self.batched)
             outputs = self.outputs or (self.name,)
             return Joint(self.name, told, outputs, self.channels, finish, self.unit)
         names = [f"{self.name}-{output}" for output in self.outputs] or [self.name]
@@ -72,7 +101,7 @@ class Measure:
                 name,
                 told,
                 ("placed",),
-                partial(_of_channel, self.function, self.name, len(names), number, self.batched),
+                partial(_of_channel, function, self.name, len(names), number, self.batched),
                 self.unit,
             )
             for number, name in enumerate(names)
@@ -172,14 +201,18 @@ def load(named: str) -> Any:
     InputError
         There is no such thing, or its module cannot be imported.
     """
-    locate(named)
+    file = locate(named)
     module, _, name = named.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         # Workers are started with this path, or in this directory.
         sys.path.append(here)
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
+        imported = Path(found.__file__ or "")
+        if imported.resolve() != file.resolve():
+            raise ImportError(f"Python has another module {module}, {imported}: rename {file}")
+        return getattr(found, name)
     except Exception as error:
         told = " ".join(str(error).split())
         raise InputError(
@@ -210,15 +243,17 @@ def locate(named: str) -> Path:
 def code_digest(named: str) -> str:
     """SHA-256 of the file of ``module:name`` and of those that it imports from beside it."""
     total = hashlib.sha256()
-    waiting, seen = [locate(named)], set()
-    root = waiting[0].parents[named.partition(":")[0].count(".")]
+    module = named.partition(":")[0]
+    first = locate(named)
+    root = first.parents[module.count(".") + (first.name == "__init__.py")]
+    waiting, seen = [first, *_beside(root, module)], set()
     while waiting:
         file = waiting.pop()
         if file in seen:
             continue
         seen.add(file)
-        names = names_imported(file.read_text("utf-8", errors="replace"))
-        waiting += [found for name in names if (found := _beside(root, name))]
+        for name in _modules_in(file, file.relative_to(root).parts[:-1]):
+            waiting += _beside(root, name)
     for file in sorted(seen):
         total.update(f"{file.relative_to(root.parent)}\0".encode())
         total.update(file.read_bytes())
@@ -242,7 +277,7 @@ def _file_of(module: str) -> Path | None:
 
 def _names_in(file: Path) -> Iterator[str]:
     """Yield the names that a file defines or imports at its top level."""
-    for node in ast.parse(file.read_bytes()).body:
+    for node in _parsed(file).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.Assign):
@@ -253,10 +288,38 @@ def _names_in(file: Path) -> Iterator[str]:
             yield from (alias.asname or alias.name for alias in node.names)
 
 
-def _beside(root: Path, module: str) -> Path | None:
-    """File of a module in the folder of a user's own; installed packages have versions."""
+def _modules_in(file: Path, package: Sequence[str]) -> Iterator[str]:
+    """Yield the names in a file's imports, wherever they are, that may be modules.
+
+    Parameters
+    ----------
+    package
+        Names of the packages that it is in, which relative imports begin at.
+    """
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            parent = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*parent, alias.name]) for alias in node.names)
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"stats: {file} is no Python that can be read: {error}") from error
+
+
+def _beside(root: Path, module: str) -> list[Path]:
+    """Files of a module and its packages in the folder of a user's own.
+
+    There are none of what is installed: it has versions.
+    """
     if root.name == "site-packages":
-        return None
-    inside = root.joinpath(*module.split("."))
-    candidates = (inside.with_suffix(".py"), inside / "__init__.py")
-    return next((file for file in candidates if file.is_file()), None)
+        return []
+    names = module.split(".")
+    inside = [root.joinpath(*names[:number]) for number in range(1, len(names) + 1)]
+    files = [file for at in inside for file in (at.with_suffix(".py"), at / "__init__.py")]
+    return [file for file in files if file.is_file()]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
+import types
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +30,7 @@ import harpy_core as hc
 from harpy_core.aggregate import whole
 from harpy_core.aggregate.store import aggregate_to_store
 from harpy_core.running import schedule
-from harpy_core.statistics import calling
+from harpy_core.statistics import calling, own
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -312,6 +315,75 @@ def test_a_function_that_fails_or_returns_too_much_is_named() -> None:
         found(case, "zarr", failing)
     with pytest.raises(hc.InputError, match=r"ranges returned 2 numbers .* declares 1"):
         found(case, "zarr", hc.measure(ranges))
+
+
+def test_numbers_that_are_lost_and_names_that_are_taken_are_refused() -> None:
+    case = tissue("u2")
+
+    def imaginary(pixels: np.ndarray, coordinates: np.ndarray) -> Any:
+        return np.array(1 + 2j)
+
+    def leaving(pixels: np.ndarray, coordinates: np.ndarray) -> Any:
+        raise SystemExit(3)
+
+    def spatial(pixels: np.ndarray, coordinates: np.ndarray) -> float:
+        return 0.0
+
+    with pytest.raises(hc.InputError, match="imaginary failed .* complex numbers"):
+        found(case, "numpy", imaginary)
+    with pytest.raises(hc.InputError, match="leaving failed .* SystemExit: 3"):
+        found(case, "numpy", leaving)
+    with pytest.raises(hc.InputError, match="'spatial' are the centroids in obsm; rename"):
+        found(case, "numpy", hc.measure(spatial, per="instance"))
+
+
+def test_a_function_that_workers_cannot_import_is_told_as_such(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here_alone = types.ModuleType("here_alone")
+    exec("def one(pixels, coordinates):\n    return 1.0\n", here_alone.__dict__)
+    monkeypatch.setitem(sys.modules, "here_alone", here_alone)
+    one = here_alone.__dict__["one"]
+    with pytest.raises(hc.InputError, match="one failed .* No module named 'here_alone'"):
+        found(tissue("u2"), "zarr", one, client=client)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of the user's own in the working directory."""
+    (tmp_path / "mine/deep").mkdir(parents=True)
+    (tmp_path / "mine/__init__.py").write_text("from .outer import one\n")
+    (tmp_path / "mine/deep/__init__.py").write_text("")
+    (tmp_path / "mine/outer.py").write_text("one = 1\n")
+    (tmp_path / "mine/near.py").write_text("two = 2\n")
+    (tmp_path / "mine/deep/stats.py").write_text(
+        "from .. import near\ndef own(pixels, coordinates):\n    return near.two\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+@pytest.mark.parametrize("named", ["mine.deep.stats:own", "mine:one"])
+def test_all_that_a_function_imports_from_beside_it_is_its_code(package: Path, named: str) -> None:
+    before = [own.code_digest(named)]
+    changed = ["mine/outer.py", "mine/__init__.py"]
+    if "deep" in named:
+        changed += ["mine/near.py", "mine/deep/__init__.py", "mine/deep/stats.py"]
+    for file in changed:
+        (package / file).write_text((package / file).read_text() + "# changed\n")
+        before.append(own.code_digest(named))
+    assert len(set(before)) == len(before)
+
+
+def test_modules_that_are_no_python_or_another_one_are_told(package: Path) -> None:
+    (package / "broken.py").write_text("def own(:\n")
+    # Python has a module of this name.
+    (package / "fractions.py").write_text("def gcd(pixels, coordinates):\n    return 1\n")
+    with pytest.raises(hc.InputError, match=r"broken\.py is no Python that can be read"):
+        own.code_digest("broken:own")
+    with pytest.raises(hc.InputError, match=r"Python has another module fractions, .*: rename"):
+        own.load("fractions:gcd")
 
 
 def test_channels_that_are_not_there_are_refused_before_anything_is_read() -> None:
