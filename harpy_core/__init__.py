@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harpy_core.embedding.embedding import embed
     from harpy_core.errors import InputError
     from harpy_core.extract.crops import open_crops
+    from harpy_core.extract.exporting import export_crops
     from harpy_core.extract.extraction import extract_instances
     from harpy_core.extract.one_read import aggregate_and_extract
     from harpy_core.instances.finding import find_instances

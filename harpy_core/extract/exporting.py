@@ -18,7 +18,7 @@ import numpy as np
 from harpy_core.errors import InputError
 from harpy_core.extract.crops import Crops, open_crops
 from harpy_core.raster.chunks import ChunkFiles
-from harpy_core.storage.folders import room_for, staging
+from harpy_core.storage.folders import local, room_for, staging
 
 Layout = Literal["h5sc", "images", "webdataset"]
 
@@ -85,10 +85,11 @@ def export_crops(
     Raises
     ------
     InputError
-        There is no such layout, the crops do not fit it, a crop has no class, or the path is taken.
+        There is no such layout, the crops or their pixels do not fit it, a crop has no class or one
+        that is neither text nor a number, or the path is taken.
     """
     store = crops if isinstance(crops, Crops) else open_crops(crops)
-    target = Path(path)
+    target = local(path)
     writers: dict[str, Callable[[Crops, Path, Mapping[int, Any] | None], None]] = {
         "h5sc": _h5sc,
         "images": _images,
@@ -144,13 +145,9 @@ def _h5sc(crops: Crops, target: Path, labels: Mapping[int, Any] | None) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             _h5sc_table(crops, labels, masks).write_h5ad(temporary)
             with h5py.File(temporary, "a") as file:
-                images = file.create_dataset(
-                    "obsm/single_cell_images",
-                    shape,
-                    np.float16,
-                    chunks=(1, 1, height, width),
-                    compression="lzf",
-                )
+                # HDF5 has no chunk larger than its array.
+                chunks = {"chunks": (1, 1, height, width), "compression": "lzf"} if number else {}
+                images = file.create_dataset("obsm/single_cell_images", shape, np.float16, **chunks)
                 images.attrs["encoding-type"] = "array"
                 images.attrs["encoding-version"] = "0.2.0"
                 for block in _blocks(crops):
@@ -164,10 +161,24 @@ def _h5sc(crops: Crops, target: Path, labels: Mapping[int, Any] | None) -> None:
 
 
 def _shares(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as float16; those of integers divided by their type's largest value."""
+    """Pixels as float16; those of integers divided by their type's largest value.
+
+    Raises
+    ------
+    InputError
+        One is too large for float16.
+    """
     if pixels.dtype.kind in "iu":
         return (pixels / np.iinfo(pixels.dtype).max).astype(np.float16)
-    return pixels.astype(np.float16)
+    with np.errstate(over="ignore"):
+        found = pixels.astype(np.float16)
+    lost = np.isinf(found) & np.isfinite(pixels)
+    if lost.any():
+        raise InputError(
+            f"layout = 'h5sc': a pixel of {np.abs(pixels[lost]).max():g} is too large for float16, "
+            "which h5sc has; extract with a dtype and a scale, or choose images or webdataset"
+        )
+    return found
 
 
 def _h5sc_table(crops: Crops, labels: Mapping[int, Any] | None, masks: int) -> Any:
@@ -254,10 +265,17 @@ def _members(
     if labels is not None:
         found = labels[label]
         facts["label"] = found.item() if hasattr(found, "item") else found
+    try:
+        told = json.dumps(facts).encode()
+    except TypeError as error:
+        raise InputError(
+            f"labels: the class of instance {label} is a {type(found).__name__}: give text or a "
+            "number"
+        ) from error
     yield f"{label}.image.npy", _as_npy(block.image[row])
     if block.mask is not None:
         yield f"{label}.mask.npy", _as_npy(block.mask[row])
-    yield f"{label}.json", json.dumps(facts).encode()
+    yield f"{label}.json", told
 
 
 def _as_npy(values: np.ndarray) -> bytes:

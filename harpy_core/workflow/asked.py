@@ -53,7 +53,7 @@ def crop_settings(section: Mapping[str, Any], raster: Raster) -> CropSettings:
 
 
 def counts(manifest: str) -> AnnData:
-    """Return of the table beside a manifest what is known of whole channels, and no values."""
+    """Return what the table beside a manifest knows of whole channels, without its values."""
     import zarr
     from anndata import AnnData
     from anndata.io import read_elem

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -93,6 +95,32 @@ def test_a_webdataset_has_a_sample_for_each_crop(
     assert [a.read_bytes() for a in sorted(again.iterdir())] == [
         b.read_bytes() for b in sorted(place.iterdir())
     ]
+
+
+def test_a_store_without_crops_is_an_empty_file(tmp_path: Path) -> None:
+    none = extracted(replace(tissue(), labels=np.zeros((60, 60), "u4")), tmp_path, diameter=9)
+    place = hc.export_crops(none, tmp_path / "none.h5sc", "h5sc")
+    assert anndata.read_h5ad(place).obsm["single_cell_images"].shape == (0, 5, 9, 9)
+
+
+def test_what_its_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
+    case = tissue("f4")
+    case.image[0, 30, 30] = np.inf
+    case.labels[30, 30] = 7
+    infinite = extracted(case, tmp_path, diameter=9)
+    images = anndata.read_h5ad(hc.export_crops(infinite, tmp_path / "a.h5sc", "h5sc"))
+    assert np.isinf(images.obsm["single_cell_images"]).sum() == 1
+    shutil.rmtree(tmp_path / "crops")
+    case.image[0, 30, 30] = 70_000
+    large = extracted(case, tmp_path, diameter=9)
+    with pytest.raises(hc.InputError, match="a pixel of 70000 is too large for float16"):
+        hc.export_crops(large, tmp_path / "b.h5sc", "h5sc")
+    with pytest.raises(hc.InputError, match=r"class of instance \d+ is a object: give text"):
+        odd = dict.fromkeys(large.instance_id.tolist(), object())
+        hc.export_crops(large, tmp_path / "b", "webdataset", labels=odd)
+    with pytest.raises(hc.InputError, match="s3://bucket/b: this is written to a disk"):
+        hc.export_crops(large, "s3://bucket/b", "images")
+    assert {place.name for place in tmp_path.iterdir()} == {"crops", "a.h5sc"}
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_touched(crops: Crops, tmp_path: Path) -> None:
