@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ class Laid:
 
 
 def _by_axis(value: Sides, axes: int, what: str, otherwise: float) -> np.ndarray:
-    if isinstance(value, Real):
+    if isinstance(value, int | float | np.number):
         return np.array([otherwise] * (3 - axes) + [float(value)] * axes, np.float64)
     if len(value) != axes:
         raise InputError(f"{what} = {list(value)}: give one number, or {axes}, one for each axis")

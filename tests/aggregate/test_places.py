@@ -198,10 +198,14 @@ def test_functions_of_ones_own_see_each_instance_whole_and_in_order(form: str) -
     assert list(table.layers) == ["ranges-range", "ranges-height", "area", "mean"]
 
 
-def test_a_process_calls_functions_from_one_thread_at_a_time() -> None:
-    # Whole instances in each of four tiles.
+def in_four_tiles() -> Case:
+    """Whole instances in each of four tiles."""
     labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((8, 8), int)).astype("u4")
-    case = Case(np.ones((2, 64, 64), "u2"), labels, (2, 32, 32), (32, 32), 1)
+    return Case(np.ones((2, 64, 64), "u2"), labels, (2, 32, 32), (32, 32), 1)
+
+
+def test_a_process_calls_functions_from_one_thread_at_a_time() -> None:
+    case = in_four_tiles()
     inside, most = 0, 0
 
     def slow(pixels: np.ndarray, coordinates: np.ndarray) -> int:
@@ -329,9 +333,9 @@ def test_numbers_that_are_lost_and_names_that_are_taken_are_refused() -> None:
     def spatial(pixels: np.ndarray, coordinates: np.ndarray) -> float:
         return 0.0
 
-    with pytest.raises(hc.InputError, match="imaginary failed .* complex numbers"):
+    with pytest.raises(hc.InputError, match=r"imaginary failed .* complex numbers"):
         found(case, "numpy", imaginary)
-    with pytest.raises(hc.InputError, match="leaving failed .* SystemExit: 3"):
+    with pytest.raises(hc.InputError, match=r"leaving failed .* SystemExit: 3"):
         found(case, "numpy", leaving)
     with pytest.raises(hc.InputError, match="'spatial' are the centroids in obsm; rename"):
         found(case, "numpy", hc.measure(spatial, per="instance"))
@@ -344,8 +348,8 @@ def test_a_function_that_workers_cannot_import_is_told_as_such(
     exec("def one(pixels, coordinates):\n    return 1.0\n", here_alone.__dict__)
     monkeypatch.setitem(sys.modules, "here_alone", here_alone)
     one = here_alone.__dict__["one"]
-    with pytest.raises(hc.InputError, match="one failed .* No module named 'here_alone'"):
-        found(tissue("u2"), "zarr", one, client=client)
+    with pytest.raises(hc.InputError, match=r"one failed .* No module named 'here_alone'"):
+        found(in_four_tiles(), "zarr", one, client=client)
 
 
 @pytest.fixture

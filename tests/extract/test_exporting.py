@@ -106,7 +106,7 @@ def test_a_store_without_crops_is_an_empty_file(tmp_path: Path) -> None:
 def test_what_its_layout_cannot_hold_is_refused(tmp_path: Path) -> None:
     case = tissue("f4")
     case.image[0, 30, 30] = np.inf
-    case.labels[30, 30] = 7
+    case.labels[30, 30] = 1
     infinite = extracted(case, tmp_path, diameter=9)
     images = anndata.read_h5ad(hc.export_crops(infinite, tmp_path / "a.h5sc", "h5sc"))
     assert np.isinf(images.obsm["single_cell_images"]).sum() == 1
