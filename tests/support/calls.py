@@ -12,6 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import script_server
 import yaml
 
 from harpy_core.config.documents import DEFAULT_CONFIG
@@ -32,25 +33,32 @@ def command(*arguments: str, cores: int = 2) -> list[str]:
     return [sys.executable, "-m", "snakemake", *_arguments(*arguments, cores=cores)]
 
 
-def snakemake(
-    folder: Path, *arguments: str, cores: int = 2, environment: Mapping[str, str] | None = None
+def snakemake(folder: Path, *arguments: str, cores: int = 2, **how: Any) -> Ended:
+    """Run the workflow in a folder, on its ``config.yaml``; see `started`."""
+    return started(folder, *_arguments(*arguments, cores=cores), **how)
+
+
+def started(
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    fresh_scripts: bool = False,
 ) -> Ended:
-    """Run the workflow in a folder, on its ``config.yaml``."""
-    return started(folder, *_arguments(*arguments, cores=cores), environment=environment)
-
-
-def started(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
     """Run Snakemake in a folder.
 
     Parameters
     ----------
     environment
         Variables besides those of this process.
+    fresh_scripts
+        Whether each script is a Python of its own, not a process forked from `script_server`.
     """
+    python = sys.executable if fresh_scripts else str(script_server.interpreter())
     known = {**os.environ, **(environment or {})}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         streams = [_FORKED.reducer.DupFd(stream.fileno()) for stream in (out, err)]
-        process = _FORKED.Process(target=_main, args=(str(folder), arguments, known, streams))
+        given = (str(folder), arguments, known, streams, python)
+        process = _FORKED.Process(target=_main, args=given)
         process.start()
         process.join()
         assert process.exitcode is not None
@@ -59,7 +67,11 @@ def started(folder: Path, *arguments: str, environment: Mapping[str, str] | None
 
 
 def _main(
-    folder: str, arguments: tuple[str, ...], environment: dict[str, str], streams: list[Any]
+    folder: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    streams: list[Any],
+    python: str,
 ) -> None:
     from snakemake import cli
 
@@ -69,6 +81,7 @@ def _main(
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = ["snakemake", *arguments]
+    sys.executable = python
     cli.main(list(arguments))
 
 

@@ -15,7 +15,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the small config ran from nothing to the report."""
     folder = tmp_path_factory.mktemp("finished")
     write_config(folder, small_config())
-    ended = snakemake(folder)
+    ended = snakemake(folder, fresh_scripts=True)
     assert ended.returncode == 0, ended.stderr
     return folder
 
