@@ -7,13 +7,14 @@ environment, waits for it, and ends as it did. Anything but a script goes to the
 
 from __future__ import annotations
 
-import atexit
 import builtins
 import functools
 import gc
 import importlib
 import json
 import os
+import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,6 +64,10 @@ os._exit(status)
 """
 
 
+_servers: list[subprocess.Popen[bytes]] = []
+"""That of this process; it ends when nobody can write to its input any more."""
+
+
 @functools.cache
 def interpreter() -> Path:
     """Start the server of this process, and return the file that takes the place of Python."""
@@ -82,14 +87,12 @@ def interpreter() -> Path:
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
-    atexit.register(server.kill)
+    _servers.append(server)
     return client
 
 
 def serve(address: str) -> None:
     """Fork a process for each script that is handed over, until the tests have ended."""
-    import selectors
-
     for module in MODULES:
         importlib.import_module(module)
     gc.collect()
@@ -104,6 +107,7 @@ def serve(address: str) -> None:
         while True:
             for key, _ in ready.select():
                 if key.fileobj is sys.stdin:
+                    shutil.rmtree(Path(address).parent)
                     return
                 connection, _ = listening.accept()
                 if os.fork() == 0:
