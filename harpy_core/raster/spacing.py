@@ -99,7 +99,7 @@ def at_level(sides: Sides, finest: Sequence[int], level: Sequence[int], axes: st
     """
     places = {axis: i for i, axis in enumerate(axes.lower())}
     return {
-        axis: side * finest[places[axis]] / level[places[axis]] if axis in places else side
+        axis: side * (finest[places[axis]] / level[places[axis]]) if axis in places else side
         for axis, side in sides.items()
     }
 

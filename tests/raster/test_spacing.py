@@ -90,6 +90,14 @@ def test_a_tiff_says_how_large_a_pixel_is(
     assert raster.spacing == pytest.approx(expected)
 
 
+def test_the_finest_level_of_a_tiff_has_the_very_number_of_its_metadata(tmp_path: Path) -> None:
+    image, labels = tmp_path / "image.ome.tif", tmp_path / "labels.tif"
+    sizes = {"PhysicalSizeX": 0.499, "PhysicalSizeY": 0.499}
+    tifffile.imwrite(image, np.ones((2, 12, 12), "u2"), metadata={"axes": "CYX", **sizes})
+    tifffile.imwrite(labels, np.ones((12, 12), "u2"))
+    assert hc.open_raster(image, labels=str(labels)).spacing == (0.499, 0.499)
+
+
 def test_shapes_are_in_micrometres_where_the_metadata_say_how_large_a_pixel_is(
     tmp_path: Path,
 ) -> None:
