@@ -62,7 +62,8 @@ def aggregate_and_extract(
     """Write the table of statistics and the crops of all instances, in one read of the image.
 
     Both are what they would be if they were made one after the other, to the last bit. A run that
-    died resumes. The image is read twice after all where it is a Dask array, where nothing tells
+    died resumes; one that died after its table was written needs `overwrite`, and makes the table
+    anew. The image is read twice after all where it is a Dask array, where nothing tells
     what it holds, and where a statistic needs more of a tile than is merged from its pixels:
     whole instances (median, percentiles, rings, edges, functions), pairs of channels, or whole
     channels.
