@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -36,6 +37,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 4 * 2**30
 """More than what the tests that run at the same time have in files."""
+_IN_MEMORY = "harpy-core-tests-"
+_FOLDER = pytest.StashKey[Path]()
+_PASSED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,7 +54,24 @@ def pytest_configure(config: pytest.Config) -> None:
     # Tests run and load what they write.
     runs = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK)
     if runs and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
-        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+        for left in MEMORY.glob(f"{_IN_MEMORY}*"):
+            if not psutil.pid_exists(int(left.name.removeprefix(_IN_MEMORY))):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = MEMORY / f"{_IN_MEMORY}{os.getpid()}"
+        folder.mkdir()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        config.stash[_FOLDER] = folder
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remember whether there is anything left to look at."""
+    session.config.stash[_PASSED] = exitstatus == pytest.ExitCode.OK
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give back the memory, with what killed processes left; after a failure the next run does."""
+    if _FOLDER in config.stash and config.stash.get(_PASSED, False):
+        shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

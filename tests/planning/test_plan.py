@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from cases import as_form, threads, tiles_of
+from cases import as_form, peak_of, threads, tiles_of
 
 import harpy_core as hc
 from harpy_core.aggregate.slabs import COMMIT_BYTES, COMMIT_COPIES, SLAB_BYTES
@@ -74,17 +74,6 @@ def test_tasks_and_bytes_are_those_of_the_job(
     assert aggregate.bytes_written == len(instances) * 5 * 8 * 3
     assert aggregate.bytes_read >= 5 * 64 * 64 * 2 + 64 * 64 * 4
     assert aggregate.instances == extract.instances == len(instances)
-
-
-def peak_of(job: Callable[[], Any]) -> int:
-    """Most bytes that a job held at a time, on one thread."""
-    tracemalloc.start()
-    try:
-        with threads(1):
-            job()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def assert_foretold(plan: Plan, job: Callable[[], Any]) -> None:

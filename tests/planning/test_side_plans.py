@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tracemalloc
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import threads
+from cases import peak_of
 
 from harpy_core import InputError, find_instances
 from harpy_core.aggregate.fields import join_tables
@@ -21,17 +19,6 @@ from harpy_core.datasets import REGISTRY, tissue, unpacking
 from harpy_core.datasets.limits import ENTRY_BYTES
 from harpy_core.planning.side_plans import dataset_bytes, joined_bytes
 from harpy_core.running.workers import PROCESS_BYTES
-
-
-def peak_of(job: Callable[[], Any]) -> int:
-    """Most bytes that a job held at a time, on one thread."""
-    tracemalloc.start()
-    try:
-        with threads(1):
-            job()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def test_joined_tables_take_what_is_planned(tmp_path: Path) -> None:
@@ -69,7 +56,9 @@ def test_an_entry_of_an_archive_takes_what_is_planned(tmp_path: Path) -> None:
         with zipfile.ZipFile(archive) as opened:
             return opened, unpacking._checked(opened, archive)
 
-    assert peak_of(listed) <= 3000 * ENTRY_BYTES <= 2.5 * peak_of(listed)
+    # The least of several: what another thread of this process makes meanwhile counts too.
+    took = min(peak_of(listed) for _ in range(3))
+    assert took <= 3000 * ENTRY_BYTES <= 2.5 * took
 
 
 def test_an_archive_of_more_files_than_are_planned_is_refused(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,17 @@ def threads(number: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule, "threads_of", lambda client: number)
         yield
+
+
+def peak_of(job: Callable[[], Any]) -> int:
+    """Most bytes that a job held at a time, on one thread."""
+    tracemalloc.start()
+    try:
+        with threads(1):
+            job()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @contextmanager

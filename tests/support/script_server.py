@@ -107,7 +107,7 @@ def serve(address: str) -> None:
         while True:
             for key, _ in ready.select():
                 if key.fileobj is sys.stdin:
-                    shutil.rmtree(Path(address).parent)
+                    shutil.rmtree(Path(address).parent, ignore_errors=True)
                     return
                 connection, _ = listening.accept()
                 if os.fork() == 0:
