@@ -6,9 +6,16 @@ It is imported while the workflow is parsed, so nothing heavy is imported here.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from harpy_core.config.addresses import expanded
@@ -60,6 +67,34 @@ else:
     ]
 
 
+def _in_order(given: Any) -> Any:
+    """Put the distances of a ring that names them in order."""
+    if isinstance(given, dict) and given.keys() == {"inner", "outer"}:
+        return [given["inner"], given["outer"]]
+    return given
+
+
+_REACH = {"type": "number", "minimum": 0, "maximum": 10_000}
+Ring = Annotated[
+    list[Reach],
+    Field(min_length=2, max_length=2),
+    BeforeValidator(_in_order),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": _REACH, "minItems": 2, "maxItems": 2},
+                {
+                    "type": "object",
+                    "properties": {"inner": _REACH, "outer": _REACH},
+                    "required": ["inner", "outer"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
 class Layer(Section):
     """Other labels, measured in the same read: one of labels, expand, ring and without."""
 
@@ -94,10 +129,10 @@ class Layer(Section):
         "a distance is a number from 0 to 10000",
         default=None,
     )
-    ring: Annotated[list[Reach], Field(min_length=2, max_length=2)] | None = key(
-        "Ring around each instance: [inner, outer], the pixels farther than inner and no farther "
-        "than outer.",
-        "a ring is two numbers from 0 to 10000: [inner, outer]",
+    ring: Ring | None = key(
+        "Ring around each instance: [inner, outer] or {inner: 2, outer: 8}, the pixels farther "
+        "than inner and no farther than outer.",
+        "a ring is two numbers from 0 to 10000: [inner, outer] or {inner: 2, outer: 8}",
         default=None,
     )
     without: str | None = key(

@@ -374,6 +374,19 @@ def test_statistics_with_parameters_need_them_and_functions_their_file(
     assert load({"cases": {"a": case}}, "config.yaml").cases["a"].aggregate is not None
 
 
+@pytest.mark.parametrize("ring", [[2, 8], {"inner": 2, "outer": 8}])
+def test_a_ring_is_two_distances_or_names_them(ring: Any) -> None:
+    layers = {"background": {"ring": ring}}
+    read = load(with_case(aggregate={"layers": layers}), FILE).cases["liver"].aggregate
+    assert read is not None
+    assert read.layers["background"].ring == [2, 8]
+
+
+def test_a_ring_of_one_distance_is_told() -> None:
+    line = told(with_case(aggregate={"layers": {"a": {"ring": {"inner": 2}}}}))
+    assert "a ring is two numbers from 0 to 10000: [inner, outer] or {inner: 2, outer: 8}" in line
+
+
 def test_a_model_needs_crops_and_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.onnx").touch()
