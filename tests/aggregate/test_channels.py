@@ -144,7 +144,7 @@ def test_pixels_without_a_bounded_histogram_and_bad_percentiles_are_refused() ->
     with pytest.raises(hc.InputError, match="two that rise"):
         hc.channel_percentiles(table, (99, 1))
     with pytest.raises(hc.InputError, match="two that rise"):
-        hc.channel_percentiles(table, (99,))  # type: ignore[arg-type]
+        hc.channel_percentiles(table, (99,))
     with pytest.raises(hc.InputError, match="a list of names"):
         hc.channel_percentiles(table, channels="0")
     with pytest.raises(hc.InputError, match="has no channel 'DAPI'"):

@@ -19,13 +19,19 @@ from harpy_core.figures.sweeps import published
 # Sweep
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Figures that are drawn meanwhile, none of which is written."""
+    figures: list[Any] = []
+    monkeypatch.setattr(style, "save", lambda figure, path: figures.append(figure))
+    return figures
+
+
 def test_lines_join_the_medians_and_every_run_is_a_dot(
-    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sweep_csv: Path, drawn: list[Any]
 ) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(sweeps.style, "save", lambda figure, path: seen.append(figure))
     figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png")
-    panels = {axes.get_title(loc="left").split(" (")[0]: axes for axes in seen[0].axes}
+    panels = {axes.get_title(loc="left").split(" (")[0]: axes for axes in drawn[0].axes}
     assert list(panels) == [
         "Peak RSS",
         "Average RSS",
@@ -43,15 +49,13 @@ def test_lines_join_the_medians_and_every_run_is_a_dot(
 
 
 def test_axes_start_at_zero_unless_they_span_orders_of_magnitude(
-    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sweep_csv: Path, drawn: list[Any]
 ) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(sweeps.style, "save", lambda figure, path: seen.append(figure))
     like_no_other(sweep_csv)
     figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png")
     like_no_other(sweep_csv, shape="100 x 20000 x 20000")
     figures.sweep_panels(sweep_csv, "aggregate", tmp_path / "x.png")
-    alone, overlaid = (figure.axes[0] for figure in seen)
+    alone, overlaid = (figure.axes[0] for figure in drawn)
     assert alone.get_ylim()[0] == 0
     assert overlaid.get_yscale() == "log"
     assert "log scale" in overlaid.get_title(loc="left")
@@ -119,22 +123,20 @@ def test_links_and_short_runs_are_told_in_the_title(sweep_csv: Path) -> None:
 
 
 def test_failed_runs_are_left_out_of_the_panels_and_told_on_the_page(
-    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sweep_csv: Path, drawn: list[Any]
 ) -> None:
     table = pd.read_csv(sweep_csv)
     table["failed"] = np.where(table["engine"] == "harpy", "exit status 1: out of memory", None)
     table.to_csv(sweep_csv, index=False)
     assert set(sweeps.runs_of(sweep_csv, "aggregate")["engine"]) == {"numba"}
-    seen: list[Any] = []
-    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
     figures.overview([sweep_csv], tmp_path / "x.png")
-    texts = [text.get_text() for text in seen[0].axes[0].texts]
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
     assert "failed 9×: out of memory" in texts
     assert "3.5 [2.5, 4.5]" in texts
 
 
 def test_no_text_of_the_page_on_all_sweeps_runs_into_another(
-    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sweep_csv: Path, drawn: list[Any]
 ) -> None:
     table = pd.read_csv(sweep_csv)
     slow = table.assign(
@@ -145,10 +147,8 @@ def test_no_text_of_the_page_on_all_sweeps_runs_into_another(
     )
     failed = slow.assign(case="b", failed="exit status 1: " + 60 * "why ")
     pd.concat([table, slow, failed]).to_csv(sweep_csv, index=False)
-    seen: list[Any] = []
-    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
     figures.overview([sweep_csv], tmp_path / "x.png")
-    figure = seen[0]
+    figure = drawn[0]
     figure.draw_without_rendering()
     boxes: dict[float, list[Any]] = {}
     for text in figure.axes[0].texts:
@@ -165,13 +165,11 @@ def test_no_text_of_the_page_on_all_sweeps_runs_into_another(
 
 
 def test_bars_carry_their_ratio_to_the_shortest(
-    tmp_path: Path, sweep_csv: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sweep_csv: Path, drawn: list[Any]
 ) -> None:
     table = pd.read_csv(sweep_csv)
     table.loc[table["engine"] == "harpy", "wall_s"] *= 8
     table.to_csv(sweep_csv, index=False)
-    seen: list[Any] = []
-    monkeypatch.setattr(style, "save", lambda figure, path: seen.append(figure))
     figures.comparison(sweep_csv, "aggregate", tmp_path / "x.png")
-    texts = [text.get_text().strip() for text in seen[0].axes[0].texts]
+    texts = [text.get_text().strip() for text in drawn[0].axes[0].texts]
     assert texts == ["28 · 8×", "3.5 · 1×"]

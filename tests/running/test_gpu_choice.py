@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
@@ -13,9 +14,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-# Both look for CuPy as they are imported: before it is replaced.
-import anndata  # noqa: F401
-import dask.array  # noqa: F401
 import numpy as np
 import pytest
 from distributed import Client as DaskClient
@@ -27,6 +25,10 @@ from harpy_core.kernels import ENGINES, compiled, engine, gpu
 from harpy_core.planning.fits import refuse_small_gpus
 from harpy_core.planning.plan import plan_aggregate
 from harpy_core.running import cluster, engines
+
+# Both look for CuPy as they are imported: before it is replaced.
+for module in ("anndata", "dask.array"):
+    importlib.import_module(module)
 
 if TYPE_CHECKING:
     from distributed import Client
